@@ -1,0 +1,84 @@
+/* The write-ahead log: where an event's bytes are made durable, once, on this replica.
+ *
+ * It keeps what Raft must find again after a crash: the entries (in segment files) and the term and vote (in a small
+ * double-buffered file). A Raft entry is one *record*; records go behind each other into zero-filled segments that are
+ * overwritten, so that fdatasync has no metadata to write. A writer thread writes whatever has been queued since the
+ * last sync in one go and syncs it: that is the group commit.
+ *
+ * Promises
+ *  W1  on_persisted(index) is called only after every byte up to `index` is on the disk.
+ *  W2  After a crash wal_open() finds every persisted entry, in order, unchanged, or refuses with ERROR_CORRUPT and says
+ *      where: only a torn tail behind the last position known to be synced is cut, never anything below it.
+ *  W3  Replacing a suffix (a conflict seen by Raft) is one durable record before the place is used again.
+ *  W4  A failed write or sync is fatal: on_failed() is called once, nothing is retried, nothing is reported persisted.
+ *
+ * Thread: all functions on the loop's thread; the callbacks too. wal_open() and wal_set_hard_state() block (start-up
+ * and elections only). Reads take bytes from memory or the page cache with pread.
+ * Source: protocol-aware recovery (Alagappan et al., FAST'18); recycled log files as in XFS, PostgreSQL. */
+#ifndef CRSC_LOGD_WAL_WAL_H
+#define CRSC_LOGD_WAL_WAL_H
+
+#include <stdint.h>
+#include <uv.h>
+
+#include "common/buf.h"
+#include "common/error.h"
+#include "logd/wal/location.h"
+
+struct wal;
+
+struct wal_options {
+    const char *dir;         /* borrowed during wal_open(); made if it is missing (its parent must exist) */
+    uint64_t segment_bytes;  /* 64 KiB to 1 GiB, a multiple of 4096; an entry larger than a segment gets a larger one */
+    uint64_t cache_bytes;    /* newest entries kept in memory for followers and readers; 0: 32 MiB */
+    void *user;              /* given to the callbacks */
+    void (*on_persisted)(void *user, uint64_t index, uint64_t term); /* highest entry now on the disk, and its term */
+    void (*on_failed)(void *user, const struct error *e);
+};
+
+struct wal_entry {
+    uint64_t index; /* consecutive in one call */
+    uint64_t term;
+    uint32_t type;        /* opaque here: the consensus module's */
+    struct blob *payload; /* the log takes its own reference */
+};
+
+/* Opens or makes the log in `dir`, recovering it. `loop` must outlive the wal. Errors: ERROR_IO, ERROR_NOSPACE,
+ * ERROR_CORRUPT (W2), ERROR_INVALID (options), ERROR_EXISTS (another process has it open: a lock file is held). */
+int wal_open(uv_loop_t *loop, const struct wal_options *options, struct wal **ret_wal, struct error *e);
+
+/* Finishes queued writes, stops the thread, and calls `done` from the loop; the wal is gone by then. */
+void wal_close(struct wal *wal, void (*done)(void *user), void *user);
+
+/* Entries present. An empty log has first 1, last 0. */
+uint64_t wal_first_index(const struct wal *wal);
+uint64_t wal_last_index(const struct wal *wal);      /* queued, perhaps not yet persisted */
+uint64_t wal_persisted_index(const struct wal *wal); /* W1 */
+uint64_t wal_bytes(const struct wal *wal);           /* in segment files */
+
+/* Term of a present entry, 0 for any other index. */
+uint64_t wal_term_at(const struct wal *wal, uint64_t index);
+
+/* Queues entries for writing. entries[0].index must be <= last + 1; when it is <= last, everything from it on is
+ * replaced (W3). Never blocks; on_persisted() follows in order. -ERROR_NOMEM, or -ERROR_INTERNAL after on_failed().
+ * Queued bytes are bounded by what Raft has in flight; wal_queued_bytes() tells. */
+int wal_append(struct wal *wal, const struct wal_entry *entries, unsigned n);
+uint64_t wal_queued_bytes(const struct wal *wal);
+
+/* The whole entry at `index`, from memory or disk; its checksum was verified. A new reference for the caller.
+ * -ERROR_NOT_FOUND, -ERROR_CORRUPT (L6: say so, never serve it), -ERROR_IO, -ERROR_NOMEM. */
+int wal_read(struct wal *wal, uint64_t index, struct wal_entry *ret_entry, struct error *e);
+
+/* Where the payload of a present entry is (or will be) on disk; known as soon as the entry is queued. */
+int wal_locate(const struct wal *wal, uint64_t index, struct wal_location *ret_location);
+
+/* Copies `len` payload bytes from a place that wal_locate() gave (plus an offset inside the entry). The caller checks
+ * them: client frames carry their own checksum. Works for queued entries as well. */
+int wal_read_at(struct wal *wal, struct wal_location at, size_t len, void *ret_bytes, struct error *e);
+
+/* Raft's hard state; both 0 in a new log. Set blocks until it is on the disk. */
+uint64_t wal_term(const struct wal *wal);
+uint64_t wal_vote(const struct wal *wal);
+int wal_set_hard_state(struct wal *wal, uint64_t term, uint64_t vote, struct error *e);
+
+#endif
