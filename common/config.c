@@ -158,15 +158,12 @@ static int read_file(const struct config_program *p, const char *path, void *val
     struct fy_document *document = fy_document_build_from_fp(&cfg, file);
     fclose(file);
     int rv = 0;
+    void *errors = NULL;
+    struct fy_diag_error *wrong = quiet == NULL ? NULL : fy_diag_errors_iterate(quiet, &errors);
     struct fy_node *top = document == NULL ? NULL : fy_document_root(document);
-    if (document == NULL) {
-        struct fy_diag_error *found = NULL;
-        void *iter = NULL;
-        found = quiet == NULL ? NULL : fy_diag_errors_iterate(quiet, &iter);
-        rv = error_set(e, ERROR_INVALID, "%s:%d: not valid YAML: %s", path, found == NULL ? 0 : found->line,
-                       found == NULL ? "cannot be read" : found->msg);
+    if (document == NULL && wrong != NULL) { /* without either, the file is empty: no settings */
+        rv = error_set(e, ERROR_INVALID, "%s:%d: not valid YAML: %s", path, wrong->line, wrong->msg);
     } else if (top != NULL && !fy_node_is_mapping(top)) {
-        /* an empty file is an empty mapping; anything else but a mapping is a mistake */
         const char *text = fy_node_get_scalar0(top);
         if (text == NULL || *text != '\0') rv = error_set(e, ERROR_INVALID, "%s: must be lines of \"name: value\"", path);
     } else if (top != NULL) {

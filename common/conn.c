@@ -71,7 +71,7 @@ void conn_close(struct conn *c, uint32_t linger_ms, const struct error *why)
     }
     if (c->closed) return;
     bool pending = c->writes || c->out.len > 0;
-    if (linger_ms == 0 || !c->connected || !pending) {
+    if (linger_ms == 0 || !pending) {
         close_handles(c);
         return;
     }
@@ -269,7 +269,7 @@ static void ready(struct conn *c)
 {
     c->connected = true;
     uv_tcp_nodelay(&c->tcp, 1);
-    if (!c->paused) start_reading(c);
+    if (!c->paused && !c->closing) start_reading(c);
 }
 
 /* An accepted connection that cannot be had must still leave the listener's queue: it is taken and closed. */
@@ -298,15 +298,14 @@ int conn_accept(uv_stream_t *listener, const struct conn_handlers *handlers, voi
 static void on_connected(uv_connect_t *request, int status)
 {
     struct conn *c = request->data;
-    if (c->closing) return;
-    uv_timer_stop(&c->timer);
+    if (c->closed) return;
+    if (!c->closing) uv_timer_stop(&c->timer); /* else it is the linger's by now */
     if (status != 0) {
         fail(c, ERROR_UNAVAILABLE, status, "connect to");
         return;
     }
     ready(c);
-    if (c->closing) return;
-    if (c->handlers.on_open != NULL) c->handlers.on_open(c, c->user);
+    if (!c->closing && c->handlers.on_open != NULL) c->handlers.on_open(c, c->user);
     flush(c);
 }
 
