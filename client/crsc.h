@@ -28,11 +28,15 @@ struct crsc_client_options {
     const char *software;    /* program name and version, for the servers' logs; may be NULL */
     uint32_t timeout_ms;     /* per call, retries included; 0: 30000 */
     uint32_t window_bytes;   /* appended and not yet acknowledged, per producer; 0: 16 MiB */
+    bool fixed;              /* ask these servers as they are, leader or not, and learn no others: reads are what that
+                              * server has, and what it refuses because it does not lead fails */
 };
 
 int crsc_client_new(uv_loop_t *loop, const struct crsc_client_options *options, struct crsc_client **ret_client,
                     struct error *e);
-/* Every outstanding call ends with ERROR_CANCELED, then `done` (may be NULL) is called; the client is gone by then. */
+/* Every outstanding call ends with ERROR_CANCELED (before this returns), then, from the loop, `done` (may be NULL) is
+ * called; the client is gone by then. Producers and follows that are still open are closed with it: their pointers are
+ * of no use after this returns. Call it once. */
 void crsc_client_close(struct crsc_client *client, void (*done)(void *user), void *user);
 
 /* ---- appending ------------------------------------------------------------------------------------------------ */
