@@ -22,6 +22,7 @@
 
 #include "common/buf.h"
 #include "common/error.h"
+#include "common/frame.h"
 #include "logd/wal/location.h"
 
 struct streams;
@@ -30,6 +31,12 @@ enum {
     STREAMS_NAME_MAX = 255,   /* bytes of a stream, producer or snapshot name */
     STREAMS_BATCH_MAX = 4096, /* events in one append */
     STREAMS_DEDUP_MAX = 65536, /* newest sequences of an epoch whose outcome is remembered */
+    STREAMS_MAX = 1 << 20,       /* streams */
+    STREAMS_SESSIONS_MAX = 256,  /* live epochs of a stream (shared producers); beyond, the longest idle one is fenced */
+    STREAMS_SNAPSHOTS_MAX = 1024, /* snapshot records of a stream; beyond, the oldest deleted or failed one is forgotten */
+    STREAMS_IMAGE_MAX = 1024,    /* bytes of a snapshot's image reference */
+    STREAMS_DIGEST_MAX = 128,    /* of its sha256 */
+    STREAMS_REASON_MAX = 1024,   /* of its reason */
 };
 
 /* Which LMDB database a write goes to; keys and values are this module's own fixed formats. */

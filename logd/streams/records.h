@@ -1,0 +1,42 @@
+/* The index' keys and values: how streams, sessions, snapshots and runs look on disk.
+ *
+ *   table     key (big-endian: key order is number order)  value (little-endian)
+ *   stream    stream id                                    version, numbers, name, newest producer
+ *   session   stream id, epoch                             version, last sequence, used offset, producer, runs
+ *   snapshot  stream id, number                            version, state, numbers, strings
+ *   event     stream id, first offset of the run           count, frame length, place, epoch, sequence, time
+ *
+ * Decoding trusts nothing: bytes that no encoder of ours could have made are -ERROR_CORRUPT.
+ * Pure. Thread: any. */
+#ifndef CRSC_LOGD_STREAMS_RECORDS_H
+#define CRSC_LOGD_STREAMS_RECORDS_H
+
+#include "logd/streams/stream.h"
+
+enum {
+    RECORDS_KEY_MAX = 16,
+    RECORDS_VALUE_MAX = 4096,
+    RECORDS_EVENT_VALUE = 48,
+};
+
+/* All tables but the streams' own have this key; the streams' is its first half. */
+void records_key(uint64_t stream_id, uint64_t number, uint8_t ret_key[static RECORDS_KEY_MAX]);
+
+/* Each fills `ret` and returns its length, which is never 0. */
+size_t records_encode_stream(const struct stream *s, uint8_t ret[static RECORDS_VALUE_MAX]);
+size_t records_encode_session(const struct session *s, uint8_t ret[static RECORDS_VALUE_MAX]);
+size_t records_encode_snapshot(const struct snapshot *s, uint8_t ret[static RECORDS_VALUE_MAX]);
+size_t records_encode_event(const struct streams_run *run, uint8_t ret[static RECORDS_EVENT_VALUE]);
+
+/* The numbers of a key of this table. 0 or -ERROR_CORRUPT. `ret_number` is 0 for a stream's key. */
+int records_decode_key(enum streams_table table, const void *key, size_t key_len, uint64_t *ret_stream_id,
+                       uint64_t *ret_number);
+
+/* Fills the recorded fields of `s`, whose name and producer are NULL. 0, -ERROR_CORRUPT, -ERROR_NOMEM. */
+int records_decode_stream(const void *value, size_t len, struct stream *s);
+
+/* New objects for the caller. 0, -ERROR_CORRUPT, -ERROR_NOMEM. */
+int records_decode_session(uint64_t epoch, const void *value, size_t len, struct session **ret_session);
+int records_decode_snapshot(uint64_t number, const void *value, size_t len, struct snapshot **ret_snapshot);
+
+#endif
