@@ -1,0 +1,66 @@
+/* crsc-logd: reads its settings, runs one node until it is told to stop. Exit statuses are in --help (server/settings.c). */
+#include <stdio.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "common/log.h"
+#include "common/loop.h"
+#include "logd/server/node.h"
+
+struct program {
+    struct node *node;
+    struct loop_signals signals;
+};
+
+static void on_stop(void *user)
+{
+    struct program *program = user;
+    node_stop(program->node);
+}
+
+static void on_stopped(void *user)
+{
+    struct program *program = user;
+    loop_signals_stop(&program->signals);
+}
+
+static int refuse(const struct error *e)
+{
+    log_error("cannot start", "code=%s reason=%s", error_name((int)e->code), e->text);
+    if (e->code == ERROR_CORRUPT)
+        log_error("the data directory was left as it is: restore it from a copy, or leave this server off; the others go on "
+                  "without it as long as they are a majority", NULL);
+    /* Not exit(): the log's thread may be running, and nothing is to be written any more. */
+    _exit(e->code == ERROR_CORRUPT ? 3 : e->code == ERROR_INVALID ? 2 : 1);
+}
+
+int main(int argc, char **argv)
+{
+    static struct program program;
+    struct settings settings = {0};
+    enum config_action action;
+    struct error e = {0};
+    uv_loop_t loop;
+    log_init("logd", LOG_INFO);
+    if (settings_load(argc, argv, &settings, &action, &e) != 0) {
+        fprintf(stderr, "crsc-logd: %s\n", e.text);
+        return 2;
+    }
+    if (action == CONFIG_EXIT) {
+        settings_free(&settings);
+        return 0;
+    }
+    log_init("logd", settings.level);
+    uv_loop_init(&loop);
+    if (node_start(&loop, &settings, on_stopped, &program, &program.node, &e) != 0) return refuse(&e);
+    int rv = loop_signals_start(&loop, &program.signals, on_stop, &program);
+    if (rv != 0) {
+        error_uv(&e, ERROR_INTERNAL, rv, "signals cannot be handled");
+        return refuse(&e);
+    }
+    uv_run(&loop, UV_RUN_DEFAULT);
+    if (uv_loop_close(&loop) != 0) log_warn("something was left open at the end", NULL);
+    settings_free(&settings);
+    log_info("stopped", NULL);
+    return 0;
+}

@@ -1,0 +1,78 @@
+#include "logd/server/identity.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Two lines of text, so that a person can read it: "id N", "cluster NAME". */
+enum { IDENTITY_MAX = 512 };
+
+static int make_directories(const char *dir, struct error *e)
+{
+    char path[4096];
+    size_t len = strlen(dir);
+    if (len == 0 || len >= sizeof path) return error_set(e, ERROR_INVALID, "data-dir is empty or too long");
+    memcpy(path, dir, len + 1);
+    for (size_t i = 1; i <= len; i++) {
+        if (path[i] != '/' && path[i] != '\0') continue;
+        char kept = path[i];
+        path[i] = '\0';
+        if (mkdir(path, 0700) != 0 && errno != EEXIST) return error_errno(e, ERROR_IO, errno, "cannot make the directory %s", path);
+        path[i] = kept;
+    }
+    return 0;
+}
+
+static int sync_directory(const char *dir, struct error *e)
+{
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return error_errno(e, ERROR_IO, errno, "cannot open %s", dir);
+    int rv = fsync(fd) == 0 ? 0 : error_errno(e, ERROR_IO, errno, "cannot sync %s", dir);
+    close(fd);
+    return rv;
+}
+
+static int write_file(const char *dir, const char *path, const char *text, struct error *e)
+{
+    char temporary[4200];
+    snprintf(temporary, sizeof temporary, "%s.new", path);
+    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0) return error_errno(e, ERROR_IO, errno, "cannot write %s", temporary);
+    size_t len = strlen(text);
+    bool ok = write(fd, text, len) == (ssize_t)len && fsync(fd) == 0;
+    int saved = errno;
+    close(fd);
+    if (!ok) return error_errno(e, ERROR_IO, saved, "cannot write %s", temporary);
+    if (rename(temporary, path) != 0) return error_errno(e, ERROR_IO, errno, "cannot rename %s", temporary);
+    return sync_directory(dir, e);
+}
+
+int identity_check(const char *dir, uint64_t id, const char *cluster, struct error *e)
+{
+    char path[4160], want[IDENTITY_MAX], found[IDENTITY_MAX];
+    int rv = make_directories(dir, e);
+    if (rv != 0) return rv;
+    if ((size_t)snprintf(path, sizeof path, "%s/identity", dir) >= sizeof path)
+        return error_set(e, ERROR_INVALID, "data-dir is too long");
+    snprintf(want, sizeof want, "id %llu\ncluster %s\n", (unsigned long long)id, cluster);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT) return write_file(dir, path, want, e);
+    if (fd < 0) return error_errno(e, ERROR_IO, errno, "cannot read %s", path);
+    ssize_t n = read(fd, found, sizeof found - 1);
+    int saved = errno;
+    close(fd);
+    if (n < 0) return error_errno(e, ERROR_IO, saved, "cannot read %s", path);
+    found[n] = '\0';
+    if (strcmp(found, want) == 0) return 0;
+    unsigned long long was = 0;
+    char name[256] = "";
+    if (sscanf(found, "id %llu\ncluster %255[^\n]\n", &was, name) != 2)
+        return error_set(e, ERROR_CORRUPT, "%s is damaged: it should say \"id N\" and \"cluster NAME\"", path);
+    return error_set(e, ERROR_INVALID, "%s holds the data of server %llu of cluster \"%s\", but this is server %llu of \"%s\": "
+                     "use its own data-dir, or an empty one", dir, was, name, (unsigned long long)id, cluster);
+}

@@ -1,0 +1,88 @@
+/* One server: executes what consensus decides, with the log, the streams and the index.
+ *
+ *      session --commands--> batcher --entry--> consensus --update--> wal, peers
+ *      wal on_persisted --> consensus --commit--> streams --effects--> index, waiting sessions, follows, queries
+ *
+ * Invariants kept here (DESIGN, sections 2 and 4): term and vote are durable before a message of the same update leaves;
+ * consensus hears "persisted" only from the wal's callback; only entries <= min(committed, persisted) are applied, in
+ * order, each once; a failure of wal or index, or stored bytes that are not what was written, end the process (status 1,
+ * or 3 for damage) with a log line: nothing is retried on the same file and nothing doubtful is served.
+ *
+ * The struct is shared by the files of this folder only. Thread: the loop's. */
+#ifndef CRSC_LOGD_SERVER_NODE_H
+#define CRSC_LOGD_SERVER_NODE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <uv.h>
+
+#include "common/error.h"
+#include "common/frame.h"
+#include "logd/consensus/consensus.h"
+#include "logd/index/index.h"
+#include "logd/server/settings.h"
+#include "logd/streams/streams.h"
+#include "logd/wal/wal.h"
+
+struct batcher;
+struct follows;
+struct peers;
+struct queries;
+struct reads;
+struct session;
+struct sessions;
+
+struct node {
+    uv_loop_t *loop;
+    const struct settings *settings; /* borrowed */
+    struct consensus *consensus;
+    struct wal *wal;
+    struct index *index;
+    struct streams *streams;
+    struct streams_update update; /* reused for each entry */
+    struct batcher *batcher;
+    struct peers *peers;
+    struct sessions *sessions;
+    struct queries *queries;
+    struct follows *follows;
+    struct reads *reads;
+    uv_timer_t timer;     /* consensus' next deadline */
+    uv_timer_t second;    /* housekeeping */
+    uv_check_t check;     /* after each round of I/O: propose, apply */
+    uv_idle_t idle;       /* active while committed entries wait to be applied: keeps the loop from sleeping */
+    enum consensus_role role; /* as last logged */
+    uint64_t leader;          /* as last logged */
+    uint64_t started_us;
+    bool executing; /* an update is being executed: consensus must not be called */
+    bool stopping;
+    uint64_t stop_by_ms;
+    unsigned open_handles;
+    void (*on_stopped)(void *user);
+    void *user;
+};
+
+/* Opens data and sockets, recovers, joins. Errors: ERROR_CORRUPT when stored data is damaged or does not fit together,
+ * ERROR_INVALID, ERROR_IO, ERROR_EXISTS. Blocks until the log is loaded. */
+int node_start(uv_loop_t *loop, const struct settings *settings, void (*on_stopped)(void *user), void *user,
+               struct node **ret_node, struct error *e);
+/* Hands leadership over if there is someone (bounded by settings->stop_ms), then closes everything in order; on_stopped
+ * is the last thing that happens. The node is gone by then. */
+void node_stop(struct node *node);
+
+/* ---- for the other files of this folder ---- */
+
+uint64_t node_now_ms(void);
+_Noreturn void node_fatal(const char *what, const struct error *e);
+
+/* A client's command. It is answered later, or right now when it is refused. */
+void node_command(struct node *node, struct session *session, const struct frame *f);
+/* A message of another server. */
+void node_receive(struct node *node, const struct consensus_message *m);
+/* The connection to or from a server broke: when it was our leader, do not wait for its silence to be long enough. */
+void node_peer_lost(struct node *node, uint64_t id);
+
+/* Answers with not-leader and the leader's address. */
+void node_refuse_not_leader(struct node *node, struct session *session, uint64_t id);
+const char *node_address_of(const struct node *node, uint64_t id); /* NULL for a stranger */
+
+#endif

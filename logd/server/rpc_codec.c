@@ -1,0 +1,350 @@
+#include "logd/server/rpc_codec.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "proto/rpc.pb-c.h"
+
+static int pack(const ProtobufCMessage *m, struct buf *head)
+{
+    size_t size = protobuf_c_message_get_packed_size(m);
+    if (size > FRAME_HEAD_MAX) return -ERROR_TOO_LARGE;
+    head->len = 0;
+    int rv = buf_reserve(head, size == 0 ? 1 : size);
+    if (rv != 0) return rv;
+    head->len = protobuf_c_message_pack(m, head->data);
+    return 0;
+}
+
+/* protobuf-c wants char * that it never writes to. */
+static char *text(const char *s)
+{
+    return (char *)(uintptr_t)(s == NULL ? "" : s);
+}
+
+static int not_a(const char *what, struct error *e)
+{
+    return error_set(e, ERROR_PROTOCOL, "the head of this frame is not a %s message", what);
+}
+
+static int copy(char ret[static RPC_NAME], const char *s, const char *what, struct error *e)
+{
+    size_t len = strlen(s);
+    if (len >= RPC_NAME) return error_set(e, ERROR_INVALID, "%s has %zu bytes, at most %d are allowed", what, len, RPC_NAME - 1);
+    memcpy(ret, s, len + 1);
+    return 0;
+}
+
+static int copy_stream(char ret[static RPC_NAME], const char *s, struct error *e)
+{
+    if (s[0] == '\0') return error_set(e, ERROR_INVALID, "the stream's name is missing");
+    return copy(ret, s, "the stream's name", e);
+}
+
+/* ---- hello, errors ----------------------------------------------------------------------------------------------- */
+
+int rpc_decode_hello(const struct frame *f, struct rpc_hello *ret_hello, struct error *e)
+{
+    Crsc__Hello *m = crsc__hello__unpack(NULL, f->head_len, f->head);
+    if (m == NULL) return not_a("Hello", e);
+    struct rpc_hello hello = {.version = m->version, .node_id = m->node_id};
+    int rv = copy(hello.cluster, m->cluster, "the cluster's name", e);
+    snprintf(hello.software, sizeof hello.software, "%s", m->software);
+    crsc__hello__free_unpacked(m, NULL);
+    if (rv == 0) *ret_hello = hello;
+    return rv;
+}
+
+int rpc_encode_hello(uint64_t node_id, const char *cluster, struct buf *head)
+{
+    Crsc__Hello m = CRSC__HELLO__INIT;
+    m.version = RPC_VERSION;
+    m.node_id = node_id;
+    m.cluster = text(cluster);
+    m.software = text("crsc-logd " CRSC_VERSION);
+    return pack(&m.base, head);
+}
+
+int rpc_encode_error(const struct rpc_error *error, struct buf *head)
+{
+    Crsc__ErrorReply m = CRSC__ERROR_REPLY__INIT;
+    m.code = (uint32_t)error->code;
+    m.text = text(error->text);
+    m.leader_id = error->leader_id;
+    m.leader_address = text(error->leader_address);
+    m.expected = error->expected;
+    return pack(&m.base, head);
+}
+
+int rpc_decode_error(const struct frame *f, struct error *ret_error, struct error *e)
+{
+    Crsc__ErrorReply *m = crsc__error_reply__unpack(NULL, f->head_len, f->head);
+    if (m == NULL) return not_a("ErrorReply", e);
+    error_set(ret_error, m->code < ERROR_CODE_MAX ? (enum error_code)m->code : ERROR_INTERNAL, "%s", m->text);
+    crsc__error_reply__free_unpacked(m, NULL);
+    return 0;
+}
+
+/* ---- commands ---------------------------------------------------------------------------------------------------- */
+
+int rpc_decode_record_snapshot(const struct frame *f, struct rpc_snapshot_key *ret_key, struct error *e)
+{
+    Crsc__RecordSnapshotRequest *m = crsc__record_snapshot_request__unpack(NULL, f->head_len, f->head);
+    if (m == NULL) return not_a("RecordSnapshot", e);
+    struct rpc_snapshot_key key = {0};
+    int rv = m->snapshot == NULL ? error_set(e, ERROR_INVALID, "the snapshot is missing") : 0;
+    if (rv == 0) rv = copy_stream(key.stream, m->snapshot->stream, e);
+    if (rv == 0) rv = copy(key.id, m->snapshot->id, "the snapshot's id", e);
+    crsc__record_snapshot_request__free_unpacked(m, NULL);
+    if (rv == 0) *ret_key = key;
+    return rv;
+}
+
+static void fill_snapshot(Crsc__Snapshot *m, const char *stream, const struct streams_snapshot *s)
+{
+    crsc__snapshot__init(m);
+    m->stream = text(stream);
+    m->id = text(s->id);
+    m->offset = s->offset;
+    m->state = (Crsc__SnapshotState)s->state;
+    m->image = text(s->image);
+    m->sha256 = text(s->sha256);
+    m->size = s->size;
+    m->node = text(s->node);
+    m->template_hash = text(s->template_hash);
+    m->started_us = s->started_us;
+    m->finished_us = s->finished_us;
+    m->reason = text(s->reason);
+    m->recorded_us = s->recorded_us;
+}
+
+int rpc_encode_outcome(const struct streams_outcome *o, const char *stream, const struct streams_snapshot *snapshot,
+                       struct buf *head)
+{
+    switch (o->type) {
+    case FRAME_OPEN_PRODUCER: {
+        Crsc__OpenProducerReply m = CRSC__OPEN_PRODUCER_REPLY__INIT;
+        m.epoch = o->epoch;
+        m.last_offset = o->offset;
+        return pack(&m.base, head);
+    }
+    case FRAME_APPEND: {
+        Crsc__AppendReply m = CRSC__APPEND_REPLY__INIT;
+        m.first_offset = o->offset;
+        m.count = o->count;
+        m.duplicate = o->duplicate;
+        return pack(&m.base, head);
+    }
+    case FRAME_FENCE: {
+        Crsc__FenceReply m = CRSC__FENCE_REPLY__INIT;
+        m.epoch = o->epoch;
+        return pack(&m.base, head);
+    }
+    case FRAME_RECORD_SNAPSHOT: {
+        Crsc__RecordSnapshotReply m = CRSC__RECORD_SNAPSHOT_REPLY__INIT;
+        Crsc__Snapshot s;
+        if (snapshot != NULL) {
+            fill_snapshot(&s, stream, snapshot);
+            m.snapshot = &s;
+        }
+        return pack(&m.base, head);
+    }
+    default: return -ERROR_INTERNAL;
+    }
+}
+
+/* ---- reading ------------------------------------------------------------------------------------------------------- */
+
+int rpc_decode_read(const struct frame *f, struct rpc_read *ret_read, struct error *e)
+{
+    Crsc__ReadRequest *m = crsc__read_request__unpack(NULL, f->head_len, f->head);
+    if (m == NULL) return not_a("Read", e);
+    struct rpc_read read = {.from = m->from, .to = m->to, .max_bytes = m->max_bytes, .max_events = m->max_events};
+    int rv = copy_stream(read.stream, m->stream, e);
+    crsc__read_request__free_unpacked(m, NULL);
+    if (rv == 0 && read.from == 0) rv = error_set(e, ERROR_INVALID, "offsets begin at 1");
+    if (rv == 0) *ret_read = read;
+    return rv;
+}
+
+int rpc_decode_follow(const struct frame *f, struct rpc_follow *ret_follow, struct error *e)
+{
+    Crsc__FollowRequest *m = crsc__follow_request__unpack(NULL, f->head_len, f->head);
+    if (m == NULL) return not_a("Follow", e);
+    struct rpc_follow follow = {.from = m->from, .credit = m->credit, .wait = m->wait};
+    int rv = copy_stream(follow.stream, m->stream, e);
+    crsc__follow_request__free_unpacked(m, NULL);
+    if (rv == 0 && follow.from == 0) rv = error_set(e, ERROR_INVALID, "offsets begin at 1");
+    if (rv == 0) *ret_follow = follow;
+    return rv;
+}
+
+int rpc_decode_credit(const struct frame *f, uint32_t *ret_bytes, struct error *e)
+{
+    Crsc__FollowCredit *m = crsc__follow_credit__unpack(NULL, f->head_len, f->head);
+    if (m == NULL) return not_a("FollowCredit", e);
+    *ret_bytes = m->bytes;
+    crsc__follow_credit__free_unpacked(m, NULL);
+    return 0;
+}
+
+static int decode_latest(const struct frame *f, struct rpc_query *q, struct error *e)
+{
+    Crsc__LatestSnapshotRequest *m = crsc__latest_snapshot_request__unpack(NULL, f->head_len, f->head);
+    if (m == NULL) return not_a("LatestSnapshot", e);
+    int rv = copy_stream(q->stream, m->stream, e);
+    if (rv == 0) rv = copy(q->template_hash, m->template_hash, "the template hash", e);
+    crsc__latest_snapshot_request__free_unpacked(m, NULL);
+    return rv;
+}
+
+static int decode_list_snapshots(const struct frame *f, struct rpc_query *q, struct error *e)
+{
+    Crsc__ListSnapshotsRequest *m = crsc__list_snapshots_request__unpack(NULL, f->head_len, f->head);
+    if (m == NULL) return not_a("ListSnapshots", e);
+    int rv = copy_stream(q->stream, m->stream, e);
+    crsc__list_snapshots_request__free_unpacked(m, NULL);
+    return rv;
+}
+
+int rpc_decode_query(const struct frame *f, struct rpc_query *ret_query, struct error *e)
+{
+    struct rpc_query q = {0};
+    int rv = 0;
+    if (f->type == FRAME_LATEST_SNAPSHOT) {
+        q.linearizable = true;
+        rv = decode_latest(f, &q, e);
+    } else if (f->type == FRAME_LIST_SNAPSHOTS) {
+        q.linearizable = true;
+        rv = decode_list_snapshots(f, &q, e);
+    } else if (f->type == FRAME_LIST_STREAMS) {
+        Crsc__ListStreamsRequest *m = crsc__list_streams_request__unpack(NULL, f->head_len, f->head);
+        if (m == NULL) return not_a("ListStreams", e);
+        rv = copy(q.stream, m->prefix, "the prefix", e);
+        crsc__list_streams_request__free_unpacked(m, NULL);
+    } else {
+        Crsc__StatusRequest *m = crsc__status_request__unpack(NULL, f->head_len, f->head);
+        if (m == NULL) return not_a("Status", e);
+        q.linearizable = m->linearizable;
+        crsc__status_request__free_unpacked(m, NULL);
+    }
+    if (rv == 0) *ret_query = q;
+    return rv;
+}
+
+int rpc_encode_events(const struct run_event *events, size_t n, uint64_t last_offset, struct buf *head)
+{
+    Crsc__ReadReply m = CRSC__READ_REPLY__INIT;
+    Crsc__EventHead *list = calloc(n + 1, sizeof *list);
+    Crsc__EventHead **pointers = calloc(n + 1, sizeof *pointers);
+    int rv = list == NULL || pointers == NULL ? -ERROR_NOMEM : 0;
+    for (size_t i = 0; rv == 0 && i < n; i++) {
+        crsc__event_head__init(&list[i]);
+        list[i].kind = (Crsc__EventKind)events[i].kind;
+        list[i].after = events[i].after;
+        list[i].size = events[i].size;
+        list[i].ref = events[i].ref;
+        list[i].offset = events[i].offset;
+        list[i].epoch = events[i].epoch;
+        list[i].sequence = events[i].sequence;
+        list[i].time_us = events[i].time_us;
+        pointers[i] = &list[i];
+    }
+    m.n_events = n;
+    m.events = pointers;
+    m.last_offset = last_offset;
+    if (rv == 0) rv = pack(&m.base, head);
+    free(pointers);
+    free(list);
+    return rv;
+}
+
+/* ---- queries --------------------------------------------------------------------------------------------------------- */
+
+int rpc_encode_snapshot(uint16_t type, const char *stream, const struct streams_snapshot *snapshots, size_t n, struct buf *head)
+{
+    Crsc__Snapshot *list = calloc(n + 1, sizeof *list);
+    Crsc__Snapshot **pointers = calloc(n + 1, sizeof *pointers);
+    int rv = list == NULL || pointers == NULL ? -ERROR_NOMEM : 0;
+    for (size_t i = 0; rv == 0 && i < n; i++) {
+        fill_snapshot(&list[i], stream, &snapshots[i]);
+        pointers[i] = &list[i];
+    }
+    if (rv == 0 && type == FRAME_LATEST_SNAPSHOT) {
+        Crsc__LatestSnapshotReply m = CRSC__LATEST_SNAPSHOT_REPLY__INIT;
+        m.snapshot = pointers[0];
+        rv = pack(&m.base, head);
+    } else if (rv == 0) {
+        Crsc__ListSnapshotsReply m = CRSC__LIST_SNAPSHOTS_REPLY__INIT;
+        m.n_snapshots = n;
+        m.snapshots = pointers;
+        rv = pack(&m.base, head);
+    }
+    free(pointers);
+    free(list);
+    return rv;
+}
+
+int rpc_encode_streams(const struct streams_info *streams, size_t n, struct buf *head)
+{
+    Crsc__ListStreamsReply m = CRSC__LIST_STREAMS_REPLY__INIT;
+    Crsc__StreamInfo *list = calloc(n + 1, sizeof *list);
+    Crsc__StreamInfo **pointers = calloc(n + 1, sizeof *pointers);
+    int rv = list == NULL || pointers == NULL ? -ERROR_NOMEM : 0;
+    for (size_t i = 0; rv == 0 && i < n; i++) {
+        crsc__stream_info__init(&list[i]);
+        list[i].name = text(streams[i].name);
+        list[i].first_offset = streams[i].first_offset;
+        list[i].last_offset = streams[i].last_offset;
+        list[i].epoch = streams[i].epoch;
+        list[i].min_epoch = streams[i].min_epoch;
+        list[i].bytes = streams[i].bytes;
+        list[i].last_time_us = streams[i].last_time_us;
+        list[i].snapshots_valid = streams[i].snapshots_valid;
+        list[i].latest_snapshot_offset = streams[i].latest_snapshot_offset;
+        list[i].producer = text(streams[i].producer);
+        pointers[i] = &list[i];
+    }
+    m.n_streams = n;
+    m.streams = pointers;
+    if (rv == 0) rv = pack(&m.base, head);
+    free(pointers);
+    free(list);
+    return rv;
+}
+
+int rpc_encode_status(const struct rpc_status *s, struct buf *head)
+{
+    enum { MEMBERS = 16 };
+    Crsc__StatusReply m = CRSC__STATUS_REPLY__INIT;
+    Crsc__Member list[MEMBERS], *pointers[MEMBERS];
+    if (s->n_members > MEMBERS) return -ERROR_TOO_LARGE;
+    for (size_t i = 0; i < s->n_members; i++) {
+        crsc__member__init(&list[i]);
+        list[i].id = s->members[i].id;
+        list[i].address = text(s->members[i].address);
+        list[i].role = text("voter");
+        list[i].reachable = s->members[i].reachable;
+        pointers[i] = &list[i];
+    }
+    m.node_id = s->node_id;
+    m.cluster = text(s->cluster);
+    m.role = text(s->role);
+    m.term = s->term;
+    m.leader_id = s->leader_id;
+    m.leader_address = text(s->leader_address);
+    m.commit_index = s->commit_index;
+    m.applied_index = s->applied_index;
+    m.persisted_index = s->persisted_index;
+    m.durable_applied_index = s->durable_applied_index;
+    m.first_index = s->first_index;
+    m.last_index = s->last_index;
+    m.streams = s->streams;
+    m.log_bytes = s->log_bytes;
+    m.started_us = s->started_us;
+    m.version = text(CRSC_VERSION);
+    m.n_members = s->n_members;
+    m.members = pointers;
+    return pack(&m.base, head);
+}
