@@ -32,8 +32,12 @@ void node_fatal(const char *what, const struct error *e)
 
 const char *node_address_of(const struct node *node, uint64_t id)
 {
-    for (unsigned i = 0; i < node->settings->n_members; i++)
-        if (node->settings->members[i].id == id) return node->settings->members[i].address;
+    const struct settings *s = node->settings;
+    /* Alone and not told otherwise we are where we listen, with the port that the system chose. */
+    if (id == s->id && s->n_members == 1 && s->advertise[0] == '\0' && s->initial_cluster[0] == '\0' && node->sessions != NULL)
+        return sessions_address(node->sessions);
+    for (unsigned i = 0; i < s->n_members; i++)
+        if (s->members[i].id == id) return s->members[i].address;
     return NULL;
 }
 
@@ -407,23 +411,32 @@ static void on_sessions_closed(void *user)
     peers_close(node->peers, on_peers_closed, node);
 }
 
+/* The reachable server that has most of the log; 0: none. libraft's own choice may be one that is down. */
+static uint64_t successor(const struct node *node)
+{
+    uint64_t best = 0, most = 0;
+    for (unsigned i = 0; i < node->settings->n_members; i++) {
+        uint64_t id = node->settings->members[i].id, match = consensus_match(node->consensus, id);
+        if (peers_reachable(node->peers, id) && (best == 0 || match > most)) best = id, most = match;
+    }
+    return best;
+}
+
 /* Hands leadership over, again if it was not taken, until somebody leads, nobody is there, or time is up. */
 static void on_stop_poll(uv_timer_t *timer)
 {
     struct node *node = timer->data;
     struct consensus_update u;
-    bool someone = false;
-    for (unsigned i = 0; i < node->settings->n_members; i++)
-        someone = someone || peers_reachable(node->peers, node->settings->members[i].id);
     bool leads = consensus_role(node->consensus) == CONSENSUS_LEADER;
-    bool wait = leads && (someone || !batcher_idle(node->batcher));
+    uint64_t to = leads ? successor(node) : 0;
+    bool wait = leads && (to != 0 || !batcher_idle(node->batcher));
     if (wait && node_now_ms() < node->stop_by_ms) {
-        if (someone && !consensus_transferring(node->consensus) &&
-            consensus_transfer(node->consensus, node_now_ms(), 0, &u, NULL) == 0)
+        if (to != 0 && !consensus_transferring(node->consensus) &&
+            consensus_transfer(node->consensus, node_now_ms(), to, &u, NULL) == 0)
             execute(node, &u);
         return;
     }
-    if (leads && someone) log_warn("leadership could not be handed over in time", NULL);
+    if (wait) log_warn("leadership could not be handed over in time", NULL);
     uv_timer_stop(&node->second);
     sessions_close(node->sessions, on_sessions_closed, node);
 }

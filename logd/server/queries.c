@@ -104,7 +104,8 @@ static void answer_status(struct queries *q, struct session *s, uint64_t id)
     struct rpc_member members[CONSENSUS_MEMBERS_MAX];
     for (unsigned i = 0; i < node->settings->n_members; i++) {
         const struct consensus_member *m = &node->settings->members[i];
-        members[i] = (struct rpc_member){m->id, m->address, m->id == node->settings->id || peers_reachable(node->peers, m->id)};
+        members[i] = (struct rpc_member){m->id, node_address_of(node, m->id),
+                                         m->id == node->settings->id || peers_reachable(node->peers, m->id)};
     }
     uint64_t leader = consensus_leader(node->consensus);
     struct rpc_status status = {
