@@ -29,7 +29,8 @@ struct index_options {
 
 int index_open(uv_loop_t *loop, const struct index_options *options, struct index **ret_index, struct error *e);
 
-/* Commits what is queued, then calls `done`; the index is gone by then. */
+/* Commits what is queued, then calls `done`; the index is gone by then. on_durable() and on_failed() may still come
+ * before `done`, and none after it. */
 void index_close(struct index *index, void (*done)(void *user), void *user);
 
 /* Applied Raft index as of the last durable transaction; 0 in a new index. */
@@ -38,15 +39,18 @@ uint64_t index_applied(const struct index *index);
 /* Feeds every record except the events' to streams_load(), then streams_loaded(). Blocks; start-up only. */
 int index_load(struct index *index, struct streams *streams, struct error *e);
 
-/* Queues the effects of the entry `applied_index` (copied). Call once per applied entry, also without effects. */
+/* Queues the effects of the entry `applied_index` (copied). Call once per applied entry, also without effects. Does not
+ * wait, except beyond 64 MiB in the queue: then until the transaction under way has ended, which is the backpressure.
+ * -ERROR_NOMEM, or the code that on_failed() has told or is about to tell. */
 int index_put(struct index *index, uint64_t applied_index, const struct streams_update *update, struct error *e);
 
-/* Asks for a transaction now rather than in commit_ms; on_durable() tells when. */
+/* Asks for a transaction now rather than in commit_ms; on_durable() tells when. With nothing queued it does nothing. */
 void index_sync(struct index *index);
 
 /* The run holding `offset` of the stream. -ERROR_NOT_FOUND, -ERROR_CORRUPT, -ERROR_IO. */
 int index_find(struct index *index, uint64_t stream_id, uint64_t offset, struct streams_run *ret_run, struct error *e);
 
+uint64_t index_queued_bytes(const struct index *index); /* of effects that are not durable yet */
 uint64_t index_bytes(const struct index *index); /* of the data file in use */
 
 #endif

@@ -1,0 +1,284 @@
+#include "logd/index/index.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "logd/index/store.h"
+
+/* A transaction costs a sync however small it is: effects wait for company up to commit_ms, or this many bytes. Beyond
+ * QUEUE_MAX index_put() waits for the worker: a log that is applied faster than it can be indexed is slowed down. */
+enum { COMMIT_MS = 100, COMMIT_BYTES = 4 << 20, QUEUE_MAX = 64 << 20 };
+
+struct index {
+    uv_loop_t *loop;
+    struct index_options options;
+    struct store *store;
+    uv_thread_t thread;
+    uv_async_t async; /* the worker has an answer */
+    uv_timer_t timer; /* the oldest queued effect is commit_ms old */
+
+    /* The loop's thread only: */
+    struct batch queued;
+    uint64_t put;     /* highest index given to index_put() */
+    uint64_t applied; /* durably */
+    bool busy;        /* `committing` is the worker's */
+    bool wanted;      /* a transaction is due as soon as the worker is free */
+    bool news;        /* on_durable() is owed */
+    bool failed;      /* on_failed() was called or is owed */
+    bool told;        /* on_failed() was called */
+    struct error why;
+    bool closing;
+    bool ended;       /* the worker was told to stop */
+    unsigned open_handles;
+    void (*done)(void *user);
+    void *done_user;
+
+    struct batch committing; /* the worker's while `busy`, else the loop's */
+
+    uv_mutex_t lock; /* for what follows */
+    uv_cond_t changed;
+    enum { WORKER_IDLE, WORKER_GIVEN, WORKER_DONE, WORKER_STOP } state;
+    int result;
+    struct error result_why;
+};
+
+/* ---- the worker's thread ---------------------------------------------------------------------------------------- */
+
+static void work(void *arg)
+{
+    struct index *x = arg;
+    uv_mutex_lock(&x->lock);
+    for (;;) {
+        while (x->state != WORKER_GIVEN && x->state != WORKER_STOP) uv_cond_wait(&x->changed, &x->lock);
+        if (x->state == WORKER_STOP) break;
+        uv_mutex_unlock(&x->lock);
+        struct error why = {0};
+        int result = store_commit(x->store, &x->committing, &why);
+        uv_mutex_lock(&x->lock);
+        x->result = result;
+        x->result_why = why;
+        x->state = WORKER_DONE;
+        uv_cond_broadcast(&x->changed);
+        uv_async_send(&x->async);
+    }
+    uv_mutex_unlock(&x->lock);
+}
+
+static void set_state(struct index *x, int state)
+{
+    uv_mutex_lock(&x->lock);
+    x->state = state;
+    uv_cond_broadcast(&x->changed);
+    uv_mutex_unlock(&x->lock);
+}
+
+/* ---- the loop's thread: starting and ending transactions --------------------------------------------------------- */
+
+static void start(struct index *x)
+{
+    if (x->busy || x->failed || !x->wanted || x->queued.applied == 0) return;
+    struct batch empty = x->committing;
+    x->committing = x->queued;
+    x->queued = empty;
+    x->wanted = false;
+    x->busy = true;
+    uv_timer_stop(&x->timer);
+    set_state(x, WORKER_GIVEN);
+}
+
+/* Takes the worker's answer, if there is one (or waits for it). Calls nobody: who is to hear of it does so later. */
+static void harvest(struct index *x, bool wait)
+{
+    uv_mutex_lock(&x->lock);
+    while (wait && x->state == WORKER_GIVEN) uv_cond_wait(&x->changed, &x->lock);
+    bool done = x->state == WORKER_DONE;
+    if (done) x->state = WORKER_IDLE;
+    int result = x->result;
+    struct error why = x->result_why;
+    uv_mutex_unlock(&x->lock);
+    if (!done) return;
+
+    x->busy = false;
+    if (result == 0) {
+        x->applied = x->committing.applied;
+        x->news = true;
+    } else {
+        x->failed = true;
+        x->why = why;
+        uv_timer_stop(&x->timer);
+    }
+    batch_clear(&x->committing);
+}
+
+static void on_handle_closed(uv_handle_t *handle)
+{
+    struct index *x = handle->data;
+    if (--x->open_handles > 0) return;
+    store_close(x->store);
+    batch_fini(&x->queued);
+    batch_fini(&x->committing);
+    uv_cond_destroy(&x->changed);
+    uv_mutex_destroy(&x->lock);
+    void (*done)(void *) = x->done;
+    void *user = x->done_user;
+    free(x);
+    if (done != NULL) done(user);
+}
+
+/* Once closing, and when nothing is under way or left to commit. */
+static void end_if_done(struct index *x)
+{
+    if (!x->closing || x->ended || x->busy || (x->queued.applied != 0 && !x->failed)) return;
+    x->ended = true;
+    set_state(x, WORKER_STOP);
+    uv_thread_join(&x->thread); /* it is idle: this does not wait for a disk */
+    uv_close((uv_handle_t *)&x->timer, on_handle_closed);
+    uv_close((uv_handle_t *)&x->async, on_handle_closed);
+}
+
+static void on_answer(uv_async_t *async)
+{
+    struct index *x = async->data;
+    harvest(x, false);
+    start(x);
+    /* The callbacks may call anything here, index_close() too; `x` lives on until its handles are closed. */
+    if (x->news) {
+        x->news = false;
+        x->options.on_durable(x->options.user, x->applied);
+    }
+    if (x->failed && !x->told) {
+        x->told = true;
+        x->options.on_failed(x->options.user, &x->why);
+    }
+    end_if_done(x);
+}
+
+static void on_due(uv_timer_t *timer)
+{
+    index_sync(timer->data);
+}
+
+/* ---- public ----------------------------------------------------------------------------------------------------- */
+
+static void free_unopened(struct index *x)
+{
+    store_close(x->store);
+    free(x);
+}
+
+int index_open(uv_loop_t *loop, const struct index_options *options, struct index **ret_index, struct error *e)
+{
+    assert(options->on_durable != NULL && options->on_failed != NULL);
+    struct index *x = calloc(1, sizeof *x);
+    if (x == NULL) return error_set(e, ERROR_NOMEM, "no memory for the index");
+    x->loop = loop;
+    x->options = *options;
+    x->options.dir = NULL; /* borrowed only during this call */
+    if (x->options.commit_ms == 0) x->options.commit_ms = COMMIT_MS;
+    int rv = store_open(options->dir, options->map_bytes, &x->store, e);
+    if (rv != 0) {
+        free_unopened(x);
+        return rv;
+    }
+    x->applied = x->put = store_opened_at(x->store);
+    if (uv_mutex_init(&x->lock) != 0) {
+        free_unopened(x);
+        return error_set(e, ERROR_NOMEM, "no memory for the index' lock");
+    }
+    int status = uv_cond_init(&x->changed);
+    if (status == 0) {
+        status = uv_thread_create(&x->thread, work, x);
+        if (status != 0) uv_cond_destroy(&x->changed);
+    }
+    if (status != 0) {
+        uv_mutex_destroy(&x->lock);
+        free_unopened(x);
+        return error_uv(e, ERROR_IO, status, "cannot start the index' thread");
+    }
+    uv_timer_init(loop, &x->timer);
+    uv_async_init(loop, &x->async, on_answer);
+    x->timer.data = x->async.data = x;
+    x->open_handles = 2;
+    *ret_index = x;
+    return 0;
+}
+
+void index_close(struct index *x, void (*done)(void *user), void *user)
+{
+    assert(!x->closing);
+    x->closing = true;
+    x->done = done;
+    x->done_user = user;
+    index_sync(x);
+    end_if_done(x);
+}
+
+uint64_t index_applied(const struct index *x)
+{
+    return x->applied;
+}
+
+uint64_t index_queued_bytes(const struct index *x)
+{
+    return x->queued.bytes.len + (x->busy ? x->committing.bytes.len : 0);
+}
+
+uint64_t index_bytes(const struct index *x)
+{
+    return store_bytes(x->store);
+}
+
+struct load {
+    struct streams *streams;
+    enum streams_table table;
+};
+
+static int load_record(void *user, const void *key, size_t key_len, const void *value, size_t value_len, struct error *e)
+{
+    struct load *l = user;
+    return streams_load(l->streams, l->table, key, key_len, value, value_len, e);
+}
+
+int index_load(struct index *x, struct streams *streams, struct error *e)
+{
+    static const enum streams_table tables[] = {STREAMS_TABLE_STREAM, STREAMS_TABLE_SESSION, STREAMS_TABLE_SNAPSHOT};
+    assert(!x->busy);
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
+        struct load l = {streams, tables[i]};
+        int rv = store_each(x->store, tables[i], load_record, &l, e);
+        if (rv != 0) return rv;
+    }
+    return streams_loaded(streams, x->applied, e);
+}
+
+int index_put(struct index *x, uint64_t applied_index, const struct streams_update *update, struct error *e)
+{
+    assert(applied_index > x->put && !x->closing);
+    if (x->failed) {
+        if (e != NULL) *e = x->why;
+        return -(int)x->why.code;
+    }
+    int rv = batch_add(&x->queued, applied_index, update);
+    if (rv != 0) return error_set(e, ERROR_NOMEM, "no memory to queue effects for the index");
+    x->put = applied_index;
+    if (x->queued.bytes.len >= COMMIT_BYTES)
+        index_sync(x);
+    else if (!x->wanted && !uv_is_active((uv_handle_t *)&x->timer))
+        uv_timer_start(&x->timer, on_due, x->options.commit_ms, 0);
+    if (x->busy && x->queued.bytes.len >= QUEUE_MAX) {
+        harvest(x, true);
+        start(x);
+    }
+    return 0;
+}
+
+void index_sync(struct index *x)
+{
+    x->wanted = x->queued.applied != 0;
+    start(x);
+}
+
+int index_find(struct index *x, uint64_t stream_id, uint64_t offset, struct streams_run *ret_run, struct error *e)
+{
+    return store_find(x->store, stream_id, offset, ret_run, e);
+}
