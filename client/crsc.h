@@ -4,6 +4,8 @@
  * and repeats what was not answered. Repeating is safe: appends carry (epoch, sequence), the rest is idempotent. Every
  * call is asynchronous and ends with exactly one callback, also at a timeout or at crsc_client_close().
  *
+ * The program ignores SIGPIPE (loop_signals_start() sees to it), as libuv wants it.
+ *
  * Thread: the loop's, for calls and callbacks. A callback may call anything, crsc_client_close() included.
  * Ownership: arguments are copied during the call; what a callback is given is borrowed until it returns.
  * Errors: a callback gets `e` NULL when it succeeded. While there is no leader the client keeps trying until the
