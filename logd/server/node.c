@@ -17,7 +17,7 @@
 #include "logd/streams/entry.h"
 
 /* Applied in one go before the loop looks at its sockets again. */
-enum { APPLY_ENTRIES = 256, APPLY_BYTES = 8 << 20, SECOND_MS = 1000, STOP_POLL_MS = 10 };
+enum { APPLY_ENTRIES = 256, APPLY_BYTES = 8 << 20, SECOND_MS = 1000, STOP_POLL_MS = 10, STALL_MS = 20 };
 
 uint64_t node_now_ms(void)
 {
@@ -151,6 +151,16 @@ static void on_deadline(uv_timer_t *timer)
     struct node *node = timer->data;
     struct consensus_update u;
     struct error e;
+    /* After a stall of this process (a busy machine, a stopped one) timers come before sockets: what the leader sent meanwhile
+     * waits to be read. Read it before believing that it was silent. */
+    uint64_t late = node_now_ms() - consensus_deadline(node->consensus);
+    if (!node->stalled && consensus_role(node->consensus) != CONSENSUS_LEADER && (int64_t)late > STALL_MS) {
+        node->stalled = true;
+        uv_update_time(node->loop);
+        uv_timer_start(timer, on_deadline, 2, 0);
+        return;
+    }
+    node->stalled = false;
     if (consensus_tick(node->consensus, node_now_ms(), &u, &e) != 0) node_fatal("consensus failed", &e);
     execute(node, &u);
     queries_tick(node->queries);
@@ -160,9 +170,12 @@ static void on_deadline(uv_timer_t *timer)
 void node_peer_lost(struct node *node, uint64_t id)
 {
     if (node->consensus == NULL || consensus_leader(node->consensus) != id) return;
-    /* Spread, so that the followers do not all stand at once. */
-    uint32_t spread = (uint32_t)node->settings->election_ms / 4;
-    uint32_t delay = 1 + (uint32_t)(loop_wall_us() * 2654435761u >> 8) % (spread + 1);
+    /* One after the other, so that the followers do not all stand at once; a little later, so that the others have noticed
+     * too: whoever still believes in the leader refuses its vote. */
+    uint32_t rank = 0, step = (uint32_t)node->settings->election_ms / 20;
+    for (unsigned i = 0; i < node->settings->n_members && node->settings->members[i].id != node->settings->id; i++)
+        if (node->settings->members[i].id != id) rank++;
+    uint32_t delay = 2 + rank * (step < 10 ? 10 : step);
     log_info("the leader's connection broke", "leader=%" PRIu64 " delay_ms=%u", id, delay);
     consensus_leader_gone(node->consensus, node_now_ms(), id, delay);
     node->leader = 0;

@@ -54,6 +54,7 @@ struct node {
     uint64_t leader;          /* as last logged */
     uint64_t started_us;
     bool executing; /* an update is being executed: consensus must not be called */
+    bool stalled; /* a deadline was missed by far; sockets are read before it is acted on */
     bool stopping;
     uint64_t stop_by_ms;
     unsigned open_handles;

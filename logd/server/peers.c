@@ -261,6 +261,16 @@ static void start_connecting(struct peer *p)
     }
 }
 
+void peers_knocked(struct peers *peers, uint64_t id)
+{
+    for (unsigned i = 0; i < peers->n; i++) {
+        struct peer *p = &peers->list[i];
+        if (p->member.id != id || p->conn != NULL || peers->closing) continue;
+        p->delay_ms = PEERS_RETRY_MIN_MS;
+        uv_timer_start(&p->retry, on_retry, 0, 0);
+    }
+}
+
 /* ---- life ------------------------------------------------------------------------------------------------------------------ */
 
 int peers_start(struct node *node, struct peers **ret_peers, struct error *e)

@@ -33,6 +33,8 @@ void peers_close(struct peers *peers, void (*done)(void *user), void *user);
 void peers_send(struct peers *peers, const struct consensus_message *m);
 /* Asks every peer for its term (read_index.h). Lost when it is not connected: the caller asks again. */
 void peers_probe(struct peers *peers, uint64_t round, uint64_t term);
+/* It has just connected to us, so it is up: do not wait out the delay before connecting to it. */
+void peers_knocked(struct peers *peers, uint64_t id);
 bool peers_reachable(const struct peers *peers, uint64_t id);
 
 #endif

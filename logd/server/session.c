@@ -9,6 +9,7 @@
 #include "logd/consensus/raft_codec.h"
 #include "logd/server/follow.h"
 #include "logd/server/node.h"
+#include "logd/server/peers.h"
 #include "logd/server/queries.h"
 #include "logd/server/reads.h"
 
@@ -162,6 +163,7 @@ static int greet(struct session *s, const struct frame *f, struct error *e)
         s->kind = hello.node_id != 0 ? KIND_PEER : KIND_CLIENT;
         s->peer_id = hello.node_id;
         session_reply(s, FRAME_HELLO | FRAME_REPLY, f->id, &head, NULL, 0);
+        if (s->kind == KIND_PEER && node->peers != NULL) peers_knocked(node->peers, s->peer_id);
     }
     buf_fini(&head);
     return rv == 0 ? 0 : error_set(e, (enum error_code)-rv, "no memory for a HELLO");
