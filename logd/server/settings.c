@@ -110,11 +110,13 @@ int settings_load(int argc, char **argv, struct settings *s, enum config_action 
 {
     int rv = config_load(&program, argc, argv, s, ret_action, e);
     if (rv != 0 || *ret_action == CONFIG_EXIT) return rv;
-    return derive(s, e);
+    if ((rv = derive(s, e)) != 0) settings_free(s);
+    return rv;
 }
 
 void settings_free(struct settings *s)
 {
     free(s->member_text);
+    s->member_text = NULL;
     config_free(&program, s);
 }
