@@ -49,7 +49,9 @@ void testing_fence(struct buf *out, const char *stream, uint64_t epoch)
 
 uint8_t testing_payload(const char *stream, uint64_t epoch, uint64_t sequence, uint32_t at)
 {
-    return (uint8_t)((uint8_t)stream[strlen(stream) - 1] + epoch * 31 + sequence * 131 + (sequence >> 8) + at * 7);
+    uint64_t sum = 0;
+    for (const char *c = stream; *c != '\0'; c++) sum = sum * 3 + (uint8_t)*c;
+    return (uint8_t)(sum + epoch * 31 + sequence * 131 + (sequence >> 8) + at * 7);
 }
 
 void testing_append(struct buf *out, const struct testing_append *a)
