@@ -69,7 +69,8 @@ int startup_run(struct node *node, void (*on_persisted)(void *, uint64_t, uint64
     if (rv != 0) return rv;
     snprintf(wal_dir, sizeof wal_dir, "%s/wal", s->data_dir);
     snprintf(index_dir, sizeof index_dir, "%s/index", s->data_dir);
-    struct wal_options wal = {.dir = wal_dir, .segment_bytes = s->segment_bytes, .cache_bytes = s->cache_bytes, .user = node,
+    struct wal_options wal = {.dir = wal_dir, .segment_bytes = s->segment_bytes, .cache_bytes = s->cache_bytes,
+                              .salt_seed = (uint32_t)(loop_wall_us() * 2654435761u >> 16), .user = node,
                               .on_persisted = on_persisted, .on_failed = on_wal_failed};
     struct index_options index = {.dir = index_dir, .map_bytes = s->map_bytes, .commit_ms = (uint32_t)s->index_commit_ms,
                                   .user = node, .on_durable = on_durable, .on_failed = on_index_failed};
