@@ -47,7 +47,7 @@ struct load {
     char *payload;
     struct histogram latency;
     uint64_t begun_us, ended_us, issued, acked, failed;
-    bool stopping, closed, broke;
+    bool stopping, broke;
 };
 
 static unsigned bucket_of(uint64_t us)
@@ -101,7 +101,6 @@ int load_payload_check(const char *payload, uint32_t size, char ret_name[static 
 static void on_closed(void *user)
 {
     struct load *l = user;
-    l->closed = true;
     uv_close((uv_handle_t *)&l->pace, NULL);
     uv_close((uv_handle_t *)&l->end, NULL);
     loop_signals_stop(&l->signals);
@@ -201,8 +200,8 @@ static void on_opened(void *user, const struct error *e, uint64_t epoch, uint64_
     struct writer *w = user;
     struct load *l = w->load;
     (void)epoch, (void)last;
-    if (l->ended_us > 0) return;
     l->opening--;
+    if (l->ended_us > 0) return;
     if (e != NULL) {
         on_broken(w, e);
         l->stopping = true;
@@ -254,9 +253,14 @@ static int run(const struct load_options *o)
     l.pace.data = l.end.data = &l;
     loop_signals_start(&l.loop, &l.signals, stop, &l);
     int rv = begin(&l, &e);
-    if (rv != 0) fprintf(stderr, "crsc-appendload: %s\n", e.text);
-    while (rv == 0 && !l.closed) uv_run(&l.loop, UV_RUN_ONCE);
-    uv_run(&l.loop, UV_RUN_NOWAIT);
+    if (rv != 0) {
+        fprintf(stderr, "crsc-appendload: %s\n", e.text);
+        l.ended_us = loop_monotonic_us();
+        if (l.client != NULL) crsc_client_close(l.client, on_closed, &l);
+        else on_closed(&l);
+    }
+    uv_run(&l.loop, UV_RUN_DEFAULT); /* until on_closed() has closed the rest too */
+    uv_loop_close(&l.loop);
     bool written = fclose(l.out) == 0;
     double seconds = (double)(l.ended_us - l.begun_us) / 1e6;
     printf("{\"acked\":%" PRIu64 ",\"failed\":%" PRIu64 ",\"seconds\":%.3f,\"p50_us\":%" PRIu64 ",\"p99_us\":%" PRIu64 "}\n",
