@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -230,6 +231,15 @@ static int grow_map(struct store *s)
     return rc;
 }
 
+/* LMDB says EIO where a write came out short, which is how a disk fills up. */
+static bool disk_full(const struct store *s)
+{
+    enum { NEARLY = 1 << 20 };
+    struct statvfs fs;
+    mdb_filehandle_t fd;
+    return mdb_env_get_fd(s->env, &fd) == 0 && fstatvfs(fd, &fs) == 0 && fs.f_bavail * fs.f_frsize < NEARLY;
+}
+
 int store_commit(struct store *s, const struct batch *b, struct error *e)
 {
     int rc;
@@ -237,6 +247,7 @@ int store_commit(struct store *s, const struct batch *b, struct error *e)
         rc = grow_map(s);
         if (rc != 0) return fail(e, rc, "cannot grow the index' memory map");
     }
+    if (rc == EIO && disk_full(s)) rc = ENOSPC;
     return rc == 0 ? 0 : fail(e, rc, "cannot commit to the index");
 }
 

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -325,6 +326,53 @@ static void test_failure(void **state)
     close_index(f);
 }
 
+/* Entry 1 opens, entry i > 1 appends two events: the applied index says exactly which effects must be there. */
+static void assert_together(struct fixture *f, uint64_t told)
+{
+    struct streams_run run;
+    uint64_t applied = index_applied(f->index), last = applied > 0 ? 2 * (applied - 1) : 0;
+    assert_true(applied >= told); /* what was called durable is */
+    assert_int_equal(last_offset(f), last);
+    for (uint64_t offset = 1; offset <= last; offset++) {
+        assert_int_equal(index_find(f->index, 1, offset, &run, NULL), 0);
+        assert_int_equal(run.where.segment, (offset + 1) / 2 + 1);
+    }
+    assert_int_equal(index_find(f->index, 1, last + 1, &run, NULL), -ERROR_NOT_FOUND);
+}
+
+/* The file may not grow any more (a limit of the process stands for a full disk): told once, nothing is torn. */
+static void test_no_space(void **state)
+{
+    struct fixture *f = *state;
+    struct rlimit before, tight;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    open_index(f, 0, 1);
+    open_producer(f);
+    wait_durable(f, 1);
+    tight = before;
+    tight.rlim_cur = 300 << 10;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &tight), 0);
+    for (uint64_t i = 0; i < 100000 && f->failures == 0; i++) {
+        append(f, 1, 1 + i * 2, 2);
+        if (i % 64 == 63) index_sync(f->index);
+        if (i % 64 == 63) uv_run(&f->loop, UV_RUN_ONCE);
+    }
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, SIG_DFL);
+    assert_int_equal(f->failures, 1);
+    assert_true(f->why.code == ERROR_NOSPACE || f->why.code == ERROR_IO);
+    uint64_t told = f->durable;
+    assert_true(told > 1);
+    close_index(f);
+    f->failures = 0;
+    open_index(f, 0, 1);
+    assert_together(f, told);
+    append(f, 1, last_offset(f) + 1, 2); /* and with room again it goes on */
+    wait_durable(f, index_applied(f->index) + 1);
+    close_index(f);
+}
+
 /* One life of the process: goes on from where the index is, appends for ever, and tells through the pipe what is durable. */
 static void child(struct fixture *f, int out)
 {
@@ -339,20 +387,6 @@ static void child(struct fixture *f, int out)
         told = f->durable;
         if (write(out, &told, sizeof told) != sizeof told) _exit(1);
     }
-}
-
-/* Entry 1 opens, entry i > 1 appends two events: the applied index says exactly which effects must be there. */
-static void assert_together(struct fixture *f, uint64_t told)
-{
-    struct streams_run run;
-    uint64_t applied = index_applied(f->index), last = applied > 0 ? 2 * (applied - 1) : 0;
-    assert_true(applied >= told); /* what was called durable is */
-    assert_int_equal(last_offset(f), last);
-    for (uint64_t offset = 1; offset <= last; offset++) {
-        assert_int_equal(index_find(f->index, 1, offset, &run, NULL), 0);
-        assert_int_equal(run.where.segment, (offset + 1) / 2 + 1);
-    }
-    assert_int_equal(index_find(f->index, 1, last + 1, &run, NULL), -ERROR_NOT_FOUND);
 }
 
 static void test_killed(void **state)
@@ -392,7 +426,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         unit(test_put_find_reopen), unit(test_sync), unit(test_entry_without_effects), unit(test_map_grows),
-        unit(test_queue_is_bounded), unit(test_not_an_index), unit(test_failure), unit(test_killed),
+        unit(test_queue_is_bounded), unit(test_not_an_index), unit(test_failure), unit(test_no_space), unit(test_killed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -60,6 +60,7 @@ int streams_load(struct streams *s, enum streams_table table, const void *key, s
     uint64_t id, number;
     s->loading = true;
     int rv = table < STREAMS_TABLE_EVENT ? records_decode_key(table, key, key_len, &id, &number) : -ERROR_CORRUPT;
+    if (rv == 0) rv = records_unseal(key, key_len, value, &value_len);
     if (rv == 0) rv = know(s, id);
     if (rv == 0) {
         struct stream *t = stream_by_id(s, id);

@@ -4,15 +4,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/crc32c.h"
 #include "logd/streams/command_codec.h"
 
 enum { VERSION = 1 };
 
 /* What the formats below take at most; they must fit the index' bound on values. */
-_Static_assert(1 + 7 * 8 + 2 * (2 + STREAMS_NAME_MAX + 1) <= RECORDS_VALUE_MAX, "stream record");
-_Static_assert(1 + 2 * 8 + 2 + STREAMS_NAME_MAX + 1 + 4 + SESSION_RUNS_MAX * 16 <= RECORDS_VALUE_MAX, "session record");
+_Static_assert(1 + 7 * 8 + 2 * (2 + STREAMS_NAME_MAX + 1) + RECORDS_SEAL <= RECORDS_VALUE_MAX, "stream record");
+_Static_assert(1 + 2 * 8 + 2 + STREAMS_NAME_MAX + 1 + 4 + SESSION_RUNS_MAX * 16 + RECORDS_SEAL <= RECORDS_VALUE_MAX, "session record");
 _Static_assert(1 + 4 + 5 * 8 + STREAMS_IMAGE_MAX + STREAMS_DIGEST_MAX + STREAMS_REASON_MAX + 3 * STREAMS_NAME_MAX +
-                       SNAPSHOT_STRINGS * 3 <= RECORDS_VALUE_MAX, "snapshot record");
+                       SNAPSHOT_STRINGS * 3 + RECORDS_SEAL <= RECORDS_VALUE_MAX, "snapshot record");
 
 /* ---- writing: into a buffer that is known to be large enough ----------------------------------------------------- */
 
@@ -133,6 +134,24 @@ int records_decode_key(enum streams_table table, const void *key, size_t key_len
     if (key_len != expected || get_big(p) == 0 || (expected == 16 && get_big(p + 8) == 0)) return -ERROR_CORRUPT;
     *ret_stream_id = get_big(p);
     *ret_number = expected == 16 ? get_big(p + 8) : 0;
+    return 0;
+}
+
+/* ---- seals ------------------------------------------------------------------------------------------------------ */
+
+void records_seal(const void *key, size_t key_len, const void *value, size_t value_len, uint8_t ret_seal[static RECORDS_SEAL])
+{
+    put_u32(ret_seal, crc32c(crc32c(0, key, key_len), value, value_len));
+}
+
+int records_unseal(const void *key, size_t key_len, const void *value, size_t *value_len)
+{
+    uint8_t seal[RECORDS_SEAL];
+    if (*value_len < RECORDS_SEAL) return -ERROR_CORRUPT;
+    size_t len = *value_len - RECORDS_SEAL;
+    records_seal(key, key_len, value, len, seal);
+    if (memcmp(seal, (const uint8_t *)value + len, RECORDS_SEAL) != 0) return -ERROR_CORRUPT;
+    *value_len = len;
     return 0;
 }
 
@@ -304,6 +323,7 @@ int streams_event_decode(const void *key, size_t key_len, const void *value, siz
 {
     uint64_t id, offset;
     int rv = records_decode_key(STREAMS_TABLE_EVENT, key, key_len, &id, &offset);
+    if (rv == 0) rv = records_unseal(key, key_len, value, &value_len);
     if (rv != 0) return rv;
     if (value_len != RECORDS_EVENT_VALUE) return -ERROR_CORRUPT;
     struct cursor c = {value, value_len, false};

@@ -6,6 +6,9 @@
  *   snapshot  stream id, number                            version, state, numbers, strings
  *   event     stream id, first offset of the run           count, frame length, place, epoch, sequence, time
  *
+ * Every value ends with its seal: the CRC32C of key and value, because LMDB checks no page: a flipped bit is noticed
+ * (L6), and so is a record under another's key. update.c seals; the encoders and decoders below see no seal.
+ *
  * Decoding trusts nothing: bytes that no encoder of ours could have made are -ERROR_CORRUPT.
  * Pure. Thread: any. */
 #ifndef CRSC_LOGD_STREAMS_RECORDS_H
@@ -17,10 +20,16 @@ enum {
     RECORDS_KEY_MAX = 16,
     RECORDS_VALUE_MAX = 4096,
     RECORDS_EVENT_VALUE = 48,
+    RECORDS_SEAL = 4,
 };
 
 /* All tables but the streams' own have this key; the streams' is its first half. */
 void records_key(uint64_t stream_id, uint64_t number, uint8_t ret_key[static RECORDS_KEY_MAX]);
+
+void records_seal(const void *key, size_t key_len, const void *value, size_t value_len, uint8_t ret_seal[static RECORDS_SEAL]);
+
+/* Checks the seal at the value's end and takes it off *value_len. 0 or -ERROR_CORRUPT. */
+int records_unseal(const void *key, size_t key_len, const void *value, size_t *value_len);
 
 /* Each fills `ret` and returns its length, which is never 0. */
 size_t records_encode_stream(const struct stream *s, uint8_t ret[static RECORDS_VALUE_MAX]);

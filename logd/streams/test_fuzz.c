@@ -178,6 +178,8 @@ static void test_records(void **state)
             else if (k == bad)
                 damage(value, &value_len);
             uint8_t *cut = copy_of(value, value_len);
+            if (k == bad && value_len >= RECORDS_SEAL && testing_chance(&rnd, 70)) /* what even a right seal must not let in */
+                records_seal(key, key_len, cut, value_len - RECORDS_SEAL, cut + value_len - RECORDS_SEAL);
             rv = streams_load(s, p->table, key, key_len, cut, value_len, &e);
             assert_true(rv == 0 || (rv == -ERROR_CORRUPT && e.text[0] != '\0'));
             free(cut);
@@ -231,11 +233,14 @@ static void test_runs(void **state)
         free(cut);
         free(bytes);
 
-        uint8_t key[STREAMS_EVENT_KEY], value[RECORDS_EVENT_VALUE];
+        uint8_t key[STREAMS_EVENT_KEY], value[RECORDS_EVENT_VALUE + RECORDS_SEAL];
         uint64_t id;
         random_bytes(key, sizeof key);
         random_bytes(value, sizeof value);
-        rv = streams_event_decode(key, sizeof key, value, testing_below(&rnd, sizeof value + 1), &id, &run);
+        size_t value_len = testing_chance(&rnd, 50) ? sizeof value : testing_below(&rnd, sizeof value + 1);
+        if (value_len >= RECORDS_SEAL)
+            records_seal(key, sizeof key, value, value_len - RECORDS_SEAL, value + value_len - RECORDS_SEAL);
+        rv = streams_event_decode(key, sizeof key, value, value_len, &id, &run);
         assert_true(rv == 0 || rv == -ERROR_CORRUPT);
     }
     buf_fini(&frame);

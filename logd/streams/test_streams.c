@@ -457,6 +457,21 @@ static void test_sessions_bounded(void **state)
     assert_int_equal(append(f, 1, 2, 1)->code, ERROR_NONE);
 }
 
+/* To have opened counts as well: who came last without having appended yet is not the one who is idle. */
+static void test_idle_session(void **state)
+{
+    struct fixture *f = *state;
+    char producer[16];
+    open_producer(f, "p1", true);
+    append(f, 1, 1, 1);
+    for (int i = 2; i <= STREAMS_SESSIONS_MAX + 1; i++) {
+        snprintf(producer, sizeof producer, "p%d", i);
+        assert_int_equal(open_producer(f, producer, true)->epoch, i);
+    }
+    assert_refused(append(f, 1, 2, 1), ERROR_FENCED, f);
+    assert_int_equal(append(f, 2, 1, 1)->code, ERROR_NONE);
+}
+
 static void test_dedup_bounds(void **state)
 {
     struct fixture *f = *state;
@@ -600,7 +615,7 @@ static void test_find_and_read(void **state)
 static void test_event_record(void **state)
 {
     (void)state;
-    uint8_t key[STREAMS_EVENT_KEY], next[STREAMS_EVENT_KEY], value[RECORDS_EVENT_VALUE];
+    uint8_t key[STREAMS_EVENT_KEY], next[STREAMS_EVENT_KEY], value[RECORDS_EVENT_VALUE + RECORDS_SEAL];
     struct streams_run run = {256, 7, 99, {3, 4}, 5, 6, 8}, back;
     uint64_t id;
     streams_event_key(1, 255, key);
@@ -608,10 +623,17 @@ static void test_event_record(void **state)
     assert_true(memcmp(key, next, sizeof key) < 0);
     streams_event_key(2, 1, key);
     assert_true(memcmp(next, key, sizeof key) < 0);
-    assert_int_equal(records_encode_event(&run, value), sizeof value);
+    assert_int_equal(records_encode_event(&run, value), RECORDS_EVENT_VALUE);
+    records_seal(next, sizeof next, value, RECORDS_EVENT_VALUE, value + RECORDS_EVENT_VALUE);
     assert_int_equal(streams_event_decode(next, sizeof next, value, sizeof value, &id, &back), 0);
     assert_int_equal(id, 1);
     assert_memory_equal(&run, &back, sizeof run);
+    for (size_t bit = 0; bit < sizeof value * 8; bit++) {
+        value[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        assert_int_equal(streams_event_decode(next, sizeof next, value, sizeof value, &id, &back), -ERROR_CORRUPT);
+        value[bit / 8] ^= (uint8_t)(1 << bit % 8);
+    }
+    assert_int_equal(streams_event_decode(key, sizeof key, value, sizeof value, &id, &back), -ERROR_CORRUPT); /* not its key */
     assert_int_equal(streams_event_decode(next, 15, value, sizeof value, &id, &back), -ERROR_CORRUPT);
     assert_int_equal(streams_event_decode(next, sizeof next, value, sizeof value - 1, &id, &back), -ERROR_CORRUPT);
 }
@@ -624,7 +646,7 @@ int main(void)
         unit(test_open), unit(test_open_shared), unit(test_append), unit(test_if_last), unit(test_references),
         unit(test_append_invalid), unit(test_names), unit(test_malformed), unit(test_fence), unit(test_snapshots),
         unit(test_snapshot_moves), unit(test_snapshot_invalid), unit(test_snapshots_bounded),
-        unit(test_sessions_bounded), unit(test_dedup_bounds), unit(test_runs_bounded), unit(test_one_entry),
+        unit(test_sessions_bounded), unit(test_idle_session), unit(test_dedup_bounds), unit(test_runs_bounded), unit(test_one_entry),
         unit(test_not_an_entry), unit(test_find_and_read), unit(test_event_record),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

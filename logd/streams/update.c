@@ -2,6 +2,8 @@
 
 #include <stdlib.h>
 
+#include "logd/streams/records.h"
+
 void update_reset(struct streams_update *u)
 {
     u->n_outcomes = u->n_puts = 0;
@@ -45,8 +47,14 @@ int update_put(struct streams_update *u, enum streams_table table, const void *k
     if (rv != 0) return rv;
     u->puts = items;
     struct streams_put put = {table, (uint32_t)u->bytes.len, (uint32_t)key_len,
-                              (uint32_t)(u->bytes.len + key_len), (uint32_t)value_len};
+                              (uint32_t)(u->bytes.len + key_len), 0};
     if ((rv = buf_add(&u->bytes, key, key_len)) != 0 || (rv = buf_add(&u->bytes, value, value_len)) != 0) return rv;
+    if (value_len > 0) {
+        uint8_t seal[RECORDS_SEAL];
+        records_seal(key, key_len, value, value_len, seal);
+        if ((rv = buf_add(&u->bytes, seal, sizeof seal)) != 0) return rv;
+        put.value_len = (uint32_t)(value_len + sizeof seal);
+    }
     u->puts[u->n_puts++] = put;
     return 0;
 }
