@@ -93,7 +93,8 @@ uint64_t streams_applied(const struct streams *s);
 void streams_index_durable(struct streams *s, uint64_t applied_index);
 
 /* A leader's first look at a command before it is proposed: shape and limits only (names, counts, sizes against the
- * body, kinds). Anything that depends on state is decided by streams_apply(). 0, -ERROR_INVALID, -ERROR_TOO_LARGE. */
+ * body, kinds). Anything that depends on state is decided by streams_apply(). 0, -ERROR_INVALID, -ERROR_TOO_LARGE;
+ * -ERROR_NOMEM. */
 int streams_check(const struct frame *f, struct error *e);
 
 /* Where events are: one run is the frame of one append, holding `count` events from `first_offset` on. */
