@@ -135,7 +135,8 @@ static void on_appended(void *user, const struct error *e, uint64_t offset)
         l->acked++;
         l->latency.total++;
         l->latency.counts[bucket_of(us)]++;
-        fprintf(l->out, "%s %" PRIu64 " %" PRIu64 " %s/%" PRIu64 "\n", w->stream, offset, p->number, w->name, p->number);
+        fprintf(l->out, "%s %" PRIu64 " %" PRIu64 " %s/%" PRIu64 "\n", w->stream, offset, p->number, w->name,
+                p->number);
     } else {
         l->failed++;
     }
@@ -218,8 +219,8 @@ static void on_opened(void *user, const struct error *e, uint64_t epoch, uint64_
 
 static int begin(struct load *l, struct error *e)
 {
-    struct crsc_client_options options = {.servers = l->o->servers, .software = "crsc-appendload " CRSC_VERSION,
-                                          .timeout_ms = l->o->timeout_ms};
+    struct crsc_client_options options = {
+        .servers = l->o->servers, .software = "crsc-appendload " CRSC_VERSION, .timeout_ms = l->o->timeout_ms};
     uint64_t run = loop_wall_us() ^ (uint64_t)getpid() << 40;
     int rv = crsc_client_new(&l->loop, &options, &l->client, e);
     for (unsigned i = 0; rv == 0 && i < l->o->producers; i++) {
@@ -256,14 +257,17 @@ static int run(const struct load_options *o)
     if (rv != 0) {
         fprintf(stderr, "crsc-appendload: %s\n", e.text);
         l.ended_us = loop_monotonic_us();
-        if (l.client != NULL) crsc_client_close(l.client, on_closed, &l);
-        else on_closed(&l);
+        if (l.client != NULL)
+            crsc_client_close(l.client, on_closed, &l);
+        else
+            on_closed(&l);
     }
     uv_run(&l.loop, UV_RUN_DEFAULT); /* until on_closed() has closed the rest too */
     uv_loop_close(&l.loop);
     bool written = fclose(l.out) == 0;
     double seconds = (double)(l.ended_us - l.begun_us) / 1e6;
-    printf("{\"acked\":%" PRIu64 ",\"failed\":%" PRIu64 ",\"seconds\":%.3f,\"p50_us\":%" PRIu64 ",\"p99_us\":%" PRIu64 "}\n",
+    printf("{\"acked\":%" PRIu64 ",\"failed\":%" PRIu64 ",\"seconds\":%.3f,\"p50_us\":%" PRIu64 ",\"p99_us\":%" PRIu64
+           "}\n",
            l.acked, l.failed, l.begun_us > 0 ? seconds : 0.0, percentile(&l.latency, 50), percentile(&l.latency, 99));
     free(l.writers);
     free(l.payload);
@@ -276,7 +280,8 @@ static const char usage[] =
     "Usage: crsc-appendload --stream S --out FILE [OPTION...]\n"
     "       crsc-appendload --verify --stream S --out FILE [OPTION...]\n"
     "Appends from P producers to the streams S-0 .. S-(P-1), and writes a line to FILE for each acknowledged append:\n"
-    "STREAM OFFSET NUMBER ID. With --verify it reads the streams from each server by itself and checks that every line of FILE is\n"
+    "STREAM OFFSET NUMBER ID. With --verify it reads the streams from each server by itself and checks that every line "
+    "of FILE is\n"
     "there, that offsets are dense, that no id is there twice, and that all servers hold the same.\n\n"
     "  --servers LIST    host:port,...            [127.0.0.1:7400]\n"
     "  --producers P     one stream each          [1]\n"
@@ -291,9 +296,9 @@ static int parse(int argc, char **argv, struct load_options *o)
 {
     enum { SERVERS = 1, STREAM, OUT, PRODUCERS, WINDOW, SECONDS, RATE, SIZE, TIMEOUT, VERIFY, HELP };
     static const struct option known[] = {
-        {"servers", 1, 0, SERVERS}, {"stream", 1, 0, STREAM}, {"out", 1, 0, OUT}, {"producers", 1, 0, PRODUCERS},
-        {"window", 1, 0, WINDOW}, {"seconds", 1, 0, SECONDS}, {"rate", 1, 0, RATE}, {"size", 1, 0, SIZE},
-        {"timeout", 1, 0, TIMEOUT}, {"verify", 0, 0, VERIFY}, {"help", 0, 0, HELP}, {0, 0, 0, 0}};
+        {"servers", 1, 0, SERVERS}, {"stream", 1, 0, STREAM},   {"out", 1, 0, OUT},   {"producers", 1, 0, PRODUCERS},
+        {"window", 1, 0, WINDOW},   {"seconds", 1, 0, SECONDS}, {"rate", 1, 0, RATE}, {"size", 1, 0, SIZE},
+        {"timeout", 1, 0, TIMEOUT}, {"verify", 0, 0, VERIFY},   {"help", 0, 0, HELP}, {0, 0, 0, 0}};
     int option;
     while ((option = getopt_long(argc, argv, "", known, NULL)) != -1) {
         switch (option) {
@@ -311,16 +316,16 @@ static int parse(int argc, char **argv, struct load_options *o)
         default: return -1;
         }
     }
-    bool sane = optind == argc && o->stream != NULL && o->out != NULL && o->producers >= 1
-                && o->producers <= LOAD_PRODUCERS_MAX && o->window >= 1 && o->seconds > 0 && o->size <= LOAD_SIZE_MAX
-                && o->timeout_ms > 0;
+    bool sane = optind == argc && o->stream != NULL && o->out != NULL && o->producers >= 1 &&
+                o->producers <= LOAD_PRODUCERS_MAX && o->window >= 1 && o->seconds > 0 && o->size <= LOAD_SIZE_MAX &&
+                o->timeout_ms > 0;
     return sane ? 0 : -1;
 }
 
 int main(int argc, char **argv)
 {
-    struct load_options o = {.servers = "127.0.0.1:7400", .producers = 1, .window = 64, .seconds = 5, .size = 100,
-                             .timeout_ms = 30000};
+    struct load_options o = {
+        .servers = "127.0.0.1:7400", .producers = 1, .window = 64, .seconds = 5, .size = 100, .timeout_ms = 30000};
     if (parse(argc, argv, &o) != 0) {
         fputs(usage, stderr);
         return 2;

@@ -13,8 +13,8 @@ struct load_options {
     const char *servers, *stream, *out;
     unsigned producers, window;
     double seconds;
-    uint64_t rate;       /* events per second, all producers together; 0: as fast as it goes */
-    uint32_t size;       /* bytes of payload, at least */
+    uint64_t rate; /* events per second, all producers together; 0: as fast as it goes */
+    uint32_t size; /* bytes of payload, at least */
     uint32_t timeout_ms;
     bool verify;
 };

@@ -32,7 +32,7 @@ struct check {
     char stream[256];
     struct acked *acked; /* of this stream, by offset */
     size_t n_acked, cap_acked, next_acked;
-    uint64_t offset;     /* last seen */
+    uint64_t offset;                       /* last seen */
     struct numbers digests, first_digests; /* of this server's events, of the first server's */
     struct numbers ids;
     uint64_t events, lines;
@@ -131,8 +131,8 @@ static void check_event(struct check *c, const struct crsc_event *e)
         const struct acked *a = &c->acked[c->next_acked++];
         c->lines++;
         if (a->number != number || strcmp(a->name, name) != 0)
-            finding(c, "offset %" PRIu64 " was acknowledged for %s/%" PRIu64 " and holds %s/%" PRIu64, e->offset, a->name,
-                    a->number, name, number);
+            finding(c, "offset %" PRIu64 " was acknowledged for %s/%" PRIu64 " and holds %s/%" PRIu64, e->offset,
+                    a->name, a->number, name, number);
     }
 }
 
@@ -149,7 +149,8 @@ static void check_end(struct check *c, bool first)
         finding(c, "the append acknowledged at offset %" PRIu64 " is lost", c->acked[c->next_acked].offset);
     qsort(c->ids.at, c->ids.n, sizeof *c->ids.at, by_value);
     for (size_t i = 1; i < c->ids.n; i++)
-        if (c->ids.at[i] == c->ids.at[i - 1]) finding(c, "a payload is there twice (its digest is %" PRIx64 ")", c->ids.at[i]);
+        if (c->ids.at[i] == c->ids.at[i - 1])
+            finding(c, "a payload is there twice (its digest is %" PRIx64 ")", c->ids.at[i]);
     if (first) {
         struct numbers swap = c->first_digests;
         c->first_digests = c->digests;
@@ -263,8 +264,8 @@ int load_verify(const struct load_options *o)
     signal(SIGPIPE, SIG_IGN);
     for (char *name = strtok_r(list, ",", &save); name != NULL && n < SERVERS_MAX; name = strtok_r(NULL, ",", &save)) {
         struct error e;
-        struct crsc_client_options options = {.servers = name, .software = "crsc-appendload " CRSC_VERSION,
-                                              .timeout_ms = o->timeout_ms, .fixed = true};
+        struct crsc_client_options options = {
+            .servers = name, .software = "crsc-appendload " CRSC_VERSION, .timeout_ms = o->timeout_ms, .fixed = true};
         if (crsc_sync_new(&options, &servers[n], &e) != 0) {
             fprintf(stderr, "crsc-appendload: %s\n", e.text);
             status = 2;
@@ -273,8 +274,8 @@ int load_verify(const struct load_options *o)
         names[n++] = name;
     }
     if (status == 0) status = verify_all(&c, servers, names, n);
-    printf("{\"servers\":%u,\"events\":%" PRIu64 ",\"acked\":%" PRIu64 ",\"violations\":%u,\"status\":%d}\n", n, c.events,
-           c.lines, c.findings, status);
+    printf("{\"servers\":%u,\"events\":%" PRIu64 ",\"acked\":%" PRIu64 ",\"violations\":%u,\"status\":%d}\n", n,
+           c.events, c.lines, c.findings, status);
     for (unsigned i = 0; i < n; i++) crsc_sync_free(servers[i]);
     free(list);
     free(c.acked);

@@ -31,12 +31,9 @@ enum client_verdict client_judge(enum error_code code)
     case ERROR_NOT_LEADER:
     case ERROR_UNAVAILABLE:
     case ERROR_TIMEOUT:
-    case ERROR_CANCELED: /* it is stopping */
-        return VERDICT_MOVE;
-    case ERROR_BUSY:
-        return VERDICT_RETRY;
-    default:
-        return VERDICT_FINAL;
+    case ERROR_CANCELED: /* it is stopping */ return VERDICT_MOVE;
+    case ERROR_BUSY: return VERDICT_RETRY;
+    default: return VERDICT_FINAL;
     }
 }
 
@@ -113,8 +110,10 @@ static void call_send(struct call *call, uint64_t now)
 {
     struct uplink *u = call->channel->uplink;
     if (call->sent || call->retry_at > now || !uplink_up(u)) return;
-    if (uplink_send(u, call->type, call->id, &call->head, NULL) == 0) call->sent = true;
-    else client_wake_at(call->channel->client, call->retry_at = now + client_backoff(call->tries++));
+    if (uplink_send(u, call->type, call->id, &call->head, NULL) == 0)
+        call->sent = true;
+    else
+        client_wake_at(call->channel->client, call->retry_at = now + client_backoff(call->tries++));
 }
 
 static void call_timed_out(struct call *call)
@@ -130,7 +129,8 @@ static uint64_t channel_tick(struct channel *channel, uint64_t now)
     struct call *call;
     uint64_t next = UINT64_MAX;
 again:
-    TAILQ_FOREACH(call, &channel->calls, entry) {
+    TAILQ_FOREACH(call, &channel->calls, entry)
+    {
         if (call->deadline <= now) {
             bool once = channel->once;
             call_timed_out(call);
@@ -235,9 +235,11 @@ static void call_answered(struct call *call, const struct frame *f)
         channel->client->n_calls++;
     }
     struct error e;
-    error_set(&e, (enum error_code)-rv, "sent an answer to a request of type %u that cannot be used", call->type);
-    if (channel->once) call_failed(call, &e);
-    else uplink_move(channel->uplink, &e, NULL);
+    error_set(&e, (enum error_code) - rv, "sent an answer to a request of type %u that cannot be used", call->type);
+    if (channel->once)
+        call_failed(call, &e);
+    else
+        uplink_move(channel->uplink, &e, NULL);
 }
 
 static void channel_frame(void *user, const struct frame *f)
@@ -249,10 +251,12 @@ static void channel_frame(void *user, const struct frame *f)
         return;
     }
     TAILQ_FOREACH(call, &channel->calls, entry)
-        if (call->id == f->id && call->sent) break;
+    if (call->id == f->id && call->sent) break;
     if (call == NULL) return; /* of a call that ended before */
-    if (f->type == FRAME_ERROR || f->type == (FRAME_ERROR | FRAME_REPLY)) call_refused(call, f);
-    else call_answered(call, f);
+    if (f->type == FRAME_ERROR || f->type == (FRAME_ERROR | FRAME_REPLY))
+        call_refused(call, f);
+    else
+        call_answered(call, f);
 }
 
 static void channel_drained(void *user)
@@ -292,12 +296,14 @@ static void channel_closed(void *user)
     client_uplink_gone(c);
 }
 
-static const struct uplink_handlers channel_handlers = {.on_up = channel_up, .on_frame = channel_frame,
-                                                        .on_drained = channel_drained, .on_down = channel_down,
+static const struct uplink_handlers channel_handlers = {.on_up = channel_up,
+                                                        .on_frame = channel_frame,
+                                                        .on_drained = channel_drained,
+                                                        .on_down = channel_down,
                                                         .on_closed = channel_closed};
 
-static int new_uplink(struct crsc_client *c, struct endpoints *from, bool leader, const struct uplink_handlers *handlers,
-                      void *user, struct uplink **ret_uplink)
+static int new_uplink(struct crsc_client *c, struct endpoints *from, bool leader,
+                      const struct uplink_handlers *handlers, void *user, struct uplink **ret_uplink)
 {
     int rv = uplink_new(c->loop, from, leader, c->software, handlers, user, ret_uplink, NULL);
     if (rv == 0) c->handles++;
@@ -324,8 +330,13 @@ int client_call(struct channel *channel, uint16_t type, struct buf *head, call_f
     }
     c->last_id = (c->last_id + 1) & UINT32_MAX;
     if (c->last_id == 0) c->last_id = 1;
-    *call = (struct call){.channel = channel, .type = type, .id = c->last_id, .head = *head,
-                          .deadline = client_now(c) + c->timeout_ms, .finish = finish, .callback = callback,
+    *call = (struct call){.channel = channel,
+                          .type = type,
+                          .id = c->last_id,
+                          .head = *head,
+                          .deadline = client_now(c) + c->timeout_ms,
+                          .finish = finish,
+                          .callback = callback,
                           .user = user};
     *head = (struct buf)BUF_INIT;
     TAILQ_INSERT_TAIL(&channel->calls, call, entry);
@@ -437,7 +448,8 @@ int crsc_status(struct crsc_client *c, const char *server, crsc_status_cb *done,
     if (c->closing) return -ERROR_CANCELED;
     int rv = wire_status(&head, server == NULL && !c->fixed);
     if (rv != 0 || server == NULL)
-        return rv != 0 ? rv : client_call(&c->main, FRAME_STATUS, &head, finish_status, (void (*)(void))done, user, NULL);
+        return rv != 0 ? rv
+                       : client_call(&c->main, FRAME_STATUS, &head, finish_status, (void (*)(void))done, user, NULL);
 
     struct once *once = calloc(1, sizeof *once);
     if (once == NULL) rv = -ERROR_NOMEM;

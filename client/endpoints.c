@@ -19,7 +19,7 @@ struct endpoints {
     int hinted;        /* place of who is said to lead; -1: nobody */
     unsigned attempts; /* since the last success */
     bool fixed;
-    bool started;      /* endpoints_next() was called */
+    bool started; /* endpoints_next() was called */
 };
 
 static int find(const struct endpoints *ep, const char *address)
@@ -162,7 +162,9 @@ void endpoints_describe(const struct endpoints *ep, char *text, size_t size)
         const struct endpoint *one = &ep->list[i];
         bool asked = one->reason[0] != '\0' || one->tried > 0;
         int n = snprintf(text + used, size - used, "%s%s (%s)", i > 0 ? ", " : "", one->address,
-                         one->reason[0] != '\0' ? one->reason : asked ? "no answer yet" : "not asked yet");
+                         one->reason[0] != '\0' ? one->reason
+                         : asked                ? "no answer yet"
+                                                : "not asked yet");
         used += n > 0 ? (size_t)n : 0;
     }
 }

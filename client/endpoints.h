@@ -1,9 +1,9 @@
 /* Which server to try next: the addresses a client knows, who was named as the leader, and how long to wait.
  *
  * Servers are tried in a ring. A hint ("X is the leader") comes before the ring's order, unless X was tried twice
- * already without success: two servers that name each other, or all naming a dead one, must not keep the rest from being
- * asked. The first round goes without waiting; later attempts wait, doubling per round up to ENDPOINTS_WAIT_MAX, with
- * jitter so that many clients do not come back together. A success starts all of this anew.
+ * already without success: two servers that name each other, or all naming a dead one, must not keep the rest from
+ * being asked. The first round goes without waiting; later attempts wait, doubling per round up to ENDPOINTS_WAIT_MAX,
+ * with jitter so that many clients do not come back together. A success starts all of this anew.
  *
  * Pure: no I/O, no clock; randomness is passed in. Thread: any, one at a time. */
 #ifndef CRSC_CLIENT_ENDPOINTS_H
@@ -18,10 +18,10 @@
 struct endpoints;
 
 enum {
-    ENDPOINTS_MAX = 16,         /* addresses known at one time */
+    ENDPOINTS_MAX = 16,          /* addresses known at one time */
     ENDPOINTS_ADDRESS_MAX = 272, /* bytes of "host:port" with its zero */
-    ENDPOINTS_WAIT_MIN = 10,    /* ms between attempts in the second round */
-    ENDPOINTS_WAIT_MAX = 200,   /* ms */
+    ENDPOINTS_WAIT_MIN = 10,     /* ms between attempts in the second round */
+    ENDPOINTS_WAIT_MAX = 200,    /* ms */
 };
 
 /* From "host:port,host:port". With `fixed` nothing is ever learnt. -ERROR_INVALID, -ERROR_TOO_LARGE, -ERROR_NOMEM. */

@@ -95,7 +95,7 @@ static void refuse(struct client *to, uint64_t id, enum error_code code, uint64_
 {
     Crsc__ErrorReply m = CRSC__ERROR_REPLY__INIT;
     m.code = (uint32_t)code;
-    m.text = (char *)(uintptr_t)"the fake refuses";
+    m.text = (char *)(uintptr_t) "the fake refuses";
     m.expected = expected;
     m.leader_address = (char *)(uintptr_t)(leader != NULL ? leader : "");
     put(to, FRAME_ERROR | FRAME_REPLY, id, &m.base, NULL, 0);
@@ -124,7 +124,8 @@ static size_t put_events(struct client *to, uint16_t type, uint64_t id, const st
 {
     size_t n = 0, bytes = 0;
     Crsc__ReadReply m = CRSC__READ_REPLY__INIT;
-    while (from + n <= last && (n == 0 || bytes + s->events[from + n - 1].size <= max)) bytes += s->events[from + n++ - 1].size;
+    while (from + n <= last && (n == 0 || bytes + s->events[from + n - 1].size <= max))
+        bytes += s->events[from + n++ - 1].size;
     Crsc__EventHead *heads = calloc(n + 1, sizeof *heads), **list = calloc(n + 1, sizeof *list);
     uint8_t *body = malloc(bytes + 1);
     for (size_t i = 0, at = 0; i < n; i++) {
@@ -153,6 +154,7 @@ static void push_follow(struct client *to)
 {
     while (to->follows != NULL && to->credit > 0 && to->follow_next <= to->follows->n_events) {
         size_t before = to->answers.len;
+        if (to->follow_next > 1 && happens(to->server->cluster, to->server->cluster->faults.repeats)) to->follow_next--;
         to->follow_next += put_events(to, FRAME_FOLLOW | FRAME_REPLY, to->follow_id, to->follows, to->follow_next,
                                       to->follows->n_events, 64 << 10);
         to->credit -= (int64_t)(to->answers.len - before);
@@ -186,14 +188,20 @@ static struct batch *apply(struct stream *s, const Crsc__AppendRequest *m, const
 {
     s->batches = realloc(s->batches, (s->n_batches + 1) * sizeof *s->batches);
     struct batch *b = &s->batches[s->n_batches++];
-    *b = (struct batch){.epoch = m->epoch, .sequence = m->sequence, .first_offset = s->n_events + 1,
-                        .n = (uint32_t)m->n_events, .crc = crc32c(0, f->body, f->body_len)};
+    *b = (struct batch){.epoch = m->epoch,
+                        .sequence = m->sequence,
+                        .first_offset = s->n_events + 1,
+                        .n = (uint32_t)m->n_events,
+                        .crc = crc32c(0, f->body, f->body_len)};
     s->events = realloc(s->events, (s->n_events + m->n_events) * sizeof *s->events);
     const uint8_t *at = f->body;
     for (size_t i = 0; i < m->n_events; i++) {
         const Crsc__EventHead *h = m->events[i];
         struct event *e = &s->events[s->n_events++];
-        *e = (struct event){.epoch = m->epoch, .sequence = m->sequence + i, .kind = h->kind, .size = h->size,
+        *e = (struct event){.epoch = m->epoch,
+                            .sequence = m->sequence + i,
+                            .kind = h->kind,
+                            .size = h->size,
                             .payload = malloc(h->size + 1)};
         memcpy(e->payload, at, h->size);
         at += h->size;
@@ -249,7 +257,8 @@ static void do_read(struct client *from, const struct frame *f)
     Crsc__ReadRequest *m = crsc__read_request__unpack(NULL, f->head_len, f->head);
     assert(m != NULL);
     struct stream *s = stream_of(from->server->cluster, m->stream, false);
-    if (s == NULL) refuse(from, f->id, ERROR_NOT_FOUND, 0, NULL);
+    if (s == NULL)
+        refuse(from, f->id, ERROR_NOT_FOUND, 0, NULL);
     else
         put_events(from, FRAME_READ | FRAME_REPLY, f->id, s, m->from,
                    m->to == 0 || m->to > s->n_events ? s->n_events : m->to, m->max_bytes > 0 ? m->max_bytes : 1 << 20);
@@ -308,13 +317,13 @@ static void do_status(struct client *from, const struct frame *f)
         crsc__member__init(&members[i]);
         members[i].id = i + 1;
         members[i].address = c->servers[i].address;
-        members[i].role = (char *)(uintptr_t)"voter";
+        members[i].role = (char *)(uintptr_t) "voter";
         list[i] = &members[i];
     }
     r.node_id = from->server->number + 1;
     r.role = (char *)(uintptr_t)(leads ? "leader" : "follower");
     r.leader_id = (uint64_t)(c->leader + 1);
-    r.leader_address = c->leader >= 0 ? c->servers[c->leader].address : (char *)(uintptr_t)"";
+    r.leader_address = c->leader >= 0 ? c->servers[c->leader].address : (char *)(uintptr_t) "";
     r.n_members = c->n_servers;
     r.members = list;
     put(from, FRAME_STATUS | FRAME_REPLY, f->id, &r.base, NULL, 0);
@@ -326,17 +335,28 @@ static void do_frame(struct client *from, const struct frame *f)
     Crsc__Hello hello = CRSC__HELLO__INIT;
     hello.version = 1;
     bool leads = (int)from->server->number == c->leader;
-    if (f->type == FRAME_HELLO) put(from, FRAME_HELLO, f->id, &hello.base, NULL, 0);
-    else if (f->type == FRAME_STATUS) do_status(from, f);
-    else if (f->type == FRAME_FOLLOW_CREDIT) do_credit(from, f);
-    else if (!leads && f->type != FRAME_READ) refuse_not_leader(from, f->id);
-    else if (f->type == FRAME_OPEN_PRODUCER) do_open(from, f);
-    else if (f->type == FRAME_APPEND) do_append(from, f);
-    else if (f->type == FRAME_FENCE) do_fence(from, f);
-    else if (f->type == FRAME_READ) do_read(from, f);
-    else if (f->type == FRAME_FOLLOW) do_follow(from, f);
-    else if (f->type == FRAME_LIST_STREAMS) do_list(from, f);
-    else refuse(from, f->id, ERROR_INVALID, 0, NULL);
+    if (f->type == FRAME_HELLO)
+        put(from, FRAME_HELLO, f->id, &hello.base, NULL, 0);
+    else if (f->type == FRAME_STATUS)
+        do_status(from, f);
+    else if (f->type == FRAME_FOLLOW_CREDIT)
+        do_credit(from, f);
+    else if (!leads && f->type != FRAME_READ)
+        refuse_not_leader(from, f->id);
+    else if (f->type == FRAME_OPEN_PRODUCER)
+        do_open(from, f);
+    else if (f->type == FRAME_APPEND)
+        do_append(from, f);
+    else if (f->type == FRAME_FENCE)
+        do_fence(from, f);
+    else if (f->type == FRAME_READ)
+        do_read(from, f);
+    else if (f->type == FRAME_FOLLOW)
+        do_follow(from, f);
+    else if (f->type == FRAME_LIST_STREAMS)
+        do_list(from, f);
+    else
+        refuse(from, f->id, ERROR_INVALID, 0, NULL);
 }
 
 /* ---- failing -------------------------------------------------------------------------------------------------- */
@@ -361,9 +381,12 @@ static bool fails(struct client *from, const struct frame *f)
     if (f->type == FRAME_HELLO || f->type == FRAME_STATUS) return false;
     if (happens(c, x->not_leader)) {
         uint64_t r = fake_random(&c->random);
-        if (r % 3 == 0) refuse(from, f->id, ERROR_NOT_LEADER, 0, NULL);
-        else if (r % 3 == 1) refuse(from, f->id, ERROR_NOT_LEADER, 0, c->servers[r % c->n_servers].address);
-        else refuse_not_leader(from, f->id);
+        if (r % 3 == 0)
+            refuse(from, f->id, ERROR_NOT_LEADER, 0, NULL);
+        else if (r % 3 == 1)
+            refuse(from, f->id, ERROR_NOT_LEADER, 0, c->servers[r % c->n_servers].address);
+        else
+            refuse_not_leader(from, f->id);
         return true;
     }
     if (happens(c, x->unavailable)) {
@@ -422,7 +445,8 @@ static void on_tick(uv_timer_t *timer)
 {
     struct fake_cluster *c = timer->data;
     struct client *one;
-    TAILQ_FOREACH(one, &c->clients, entry) {
+    TAILQ_FOREACH(one, &c->clients, entry)
+    {
         push_follow(one);
         size_t at = 0;
         while (at < one->answers.len) {

@@ -2,8 +2,9 @@
  *
  * The server sends as long as it has credit, counted in bytes of frames. Credit goes back when the consumer has had the
  * events; while it is paused none does, and what was on its way is held here: at most FOLLOW_CREDIT bytes, since
- * nothing new is subscribed to while anything is held. After a reconnection the subscription begins at the offset behind the last
- * event received, so nothing is asked for twice; what comes twice all the same is dropped, and a gap is never handed on. */
+ * nothing new is subscribed to while anything is held. After a reconnection the subscription begins at the offset
+ * behind the last event received, so nothing is asked for twice; what comes twice all the same is dropped, and a gap is
+ * never handed on. */
 #include "client/internal.h"
 
 #include <stdlib.h>
@@ -28,8 +29,8 @@ static void give_back(struct crsc_follow *f, uint64_t subscription, uint32_t byt
     if (f->cancelled || f->subscription == 0 || subscription != f->subscription) return; /* another connection's */
     f->owed += bytes;
     if (f->owed < CREDIT_BACK || !uplink_up(f->uplink)) return;
-    if (wire_credit(&head, f->owed) == 0
-        && uplink_send(f->uplink, FRAME_FOLLOW_CREDIT, f->subscription, &head, NULL) == 0)
+    if (wire_credit(&head, f->owed) == 0 &&
+        uplink_send(f->uplink, FRAME_FOLLOW_CREDIT, f->subscription, &head, NULL) == 0)
         f->owed = 0;
     buf_fini(&head);
 }
@@ -45,8 +46,8 @@ static void subscribe(struct crsc_follow *f)
 {
     struct buf head = BUF_INIT;
     struct crsc_client *c = f->client;
-    if (f->ended || f->cancelled || f->subscription != 0 || f->resume_at > 0 || !STAILQ_EMPTY(&f->held)
-        || !uplink_up(f->uplink))
+    if (f->ended || f->cancelled || f->subscription != 0 || f->resume_at > 0 || !STAILQ_EMPTY(&f->held) ||
+        !uplink_up(f->uplink))
         return;
     c->last_id = (c->last_id + 1) & UINT32_MAX;
     uint64_t id = c->last_id | (uint64_t)1 << 32; /* never 0 */
@@ -112,8 +113,10 @@ static void on_pushed(struct crsc_follow *f, const struct frame *frame)
     uplink_worked(f->uplink);
     f->tries = 0;
     if (f->paused || !STAILQ_EMPTY(&f->held)) {
-        if (hold(f, frame) != 0) move(f, ERROR_NOMEM, "no memory to hold events");
-        else if (d.n > 0 && events[d.n - 1].offset >= f->next) f->next = events[d.n - 1].offset + 1;
+        if (hold(f, frame) != 0)
+            move(f, ERROR_NOMEM, "no memory to hold events");
+        else if (d.n > 0 && events[d.n - 1].offset >= f->next)
+            f->next = events[d.n - 1].offset + 1;
     } else {
         if (d.n > 0 && events[d.n - 1].offset >= f->next) f->next = events[d.n - 1].offset + 1;
         hand_on(f, &d, from);
@@ -153,9 +156,12 @@ static void on_frame(void *user, const struct frame *frame)
 {
     struct crsc_follow *f = user;
     if (f->ended || f->subscription == 0 || frame->id != f->subscription) return;
-    if (frame->type == (FRAME_FOLLOW | FRAME_REPLY)) on_pushed(f, frame);
-    else if (frame->type == FRAME_ERROR || frame->type == (FRAME_ERROR | FRAME_REPLY)) on_refusal(f, frame);
-    else move(f, ERROR_PROTOCOL, "answered a follow with something else");
+    if (frame->type == (FRAME_FOLLOW | FRAME_REPLY))
+        on_pushed(f, frame);
+    else if (frame->type == FRAME_ERROR || frame->type == (FRAME_ERROR | FRAME_REPLY))
+        on_refusal(f, frame);
+    else
+        move(f, ERROR_PROTOCOL, "answered a follow with something else");
 }
 
 static void on_drained(void *user)
@@ -184,8 +190,8 @@ static void on_closed(void *user)
     client_uplink_gone(c);
 }
 
-static const struct uplink_handlers handlers = {.on_up = on_up, .on_frame = on_frame, .on_drained = on_drained,
-                                                .on_down = on_down, .on_closed = on_closed};
+static const struct uplink_handlers handlers = {
+    .on_up = on_up, .on_frame = on_frame, .on_drained = on_drained, .on_down = on_down, .on_closed = on_closed};
 
 /* What was held while it was paused, then the subscription that waited for that. The consumer may pause again, cancel,
  * or close the client at each step; f is in the client's list as long as it may be touched. */
@@ -213,7 +219,8 @@ void follow_turn(struct crsc_client *c)
 {
     struct crsc_follow *f;
 again:
-    TAILQ_FOREACH(f, &c->follows, entry) {
+    TAILQ_FOREACH(f, &c->follows, entry)
+    {
         if (f->paused || f->ended || STAILQ_EMPTY(&f->held)) continue;
         hand_on_held(f); /* frees nothing: memory goes from the loop */
         goto again;      /* ends: each round empties one, or it paused, ended or left the list */
@@ -224,7 +231,8 @@ uint64_t follow_tick(struct crsc_client *c, uint64_t now)
 {
     struct crsc_follow *f;
     uint64_t next = UINT64_MAX;
-    TAILQ_FOREACH(f, &c->follows, entry) {
+    TAILQ_FOREACH(f, &c->follows, entry)
+    {
         if (f->resume_at > 0 && f->resume_at <= now) {
             f->resume_at = 0;
             subscribe(f);

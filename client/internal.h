@@ -1,8 +1,8 @@
 /* What the files of libcrsc share: the client, its channels and calls. Nobody else includes this.
  *
- * A client has two channels to the leader, made when first needed: `main` for appends and everything small, `bulk` for reads,
- * so that a large answer never delays an append; and one `once` channel for each status asked of a given server. A
- * follow has an uplink of its own.
+ * A client has two channels to the leader, made when first needed: `main` for appends and everything small, `bulk` for
+ * reads, so that a large answer never delays an append; and one `once` channel for each status asked of a given server.
+ * A follow has an uplink of its own.
  *
  * User callbacks may do anything, so nothing is touched after one unless it is known to be there: the client's memory
  * stays until its handles have told the loop that they are closed; producers that were closed wait in `graveyard` for
@@ -26,7 +26,8 @@ enum {
 };
 
 struct call;
-/* Ends the call: decodes `f` (NULL with an error) and calls its user. -ERROR_PROTOCOL, nobody called, for a bad answer. */
+/* Ends the call: decodes `f` (NULL with an error) and calls its user. -ERROR_PROTOCOL, nobody called, for a bad answer.
+ */
 typedef int call_finish(struct call *call, const struct error *e, const struct frame *f);
 
 struct call {
@@ -48,22 +49,22 @@ struct channel {
     struct crsc_client *client;
     struct uplink *uplink; /* NULL until needed */
     TAILQ_HEAD(calls, call) calls;
-    bool once;             /* one server, one attempt; goes with its call */
+    bool once; /* one server, one attempt; goes with its call */
 };
 
 struct crsc_producer {
     TAILQ_ENTRY(crsc_producer) entry, dirty_entry;
     struct crsc_client *client;
-    unsigned slot;         /* in client->producers; high half of its frames' ids, less one */
+    unsigned slot; /* in client->producers; high half of its frames' ids, less one */
     char *stream;
     struct call *opening;
     struct outbox *outbox;
-    uint64_t epoch;        /* 0: not opened */
-    uint64_t last_offset;  /* highest acknowledged: they only grow */
-    uint64_t resume_at;    /* after a refusal; 0: not waiting */
-    unsigned tries;        /* refusals since the last success */
-    struct error why;      /* last refusal, for a timeout's text */
-    struct error broken;   /* code 0: it works */
+    uint64_t epoch;       /* 0: not opened */
+    uint64_t last_offset; /* highest acknowledged: they only grow */
+    uint64_t resume_at;   /* after a refusal; 0: not waiting */
+    unsigned tries;       /* refusals since the last success */
+    struct error why;     /* last refusal, for a timeout's text */
+    struct error broken;  /* code 0: it works */
     bool closed, dirty;
     crsc_opened_cb *opened;
     void (*on_broken)(void *user, const struct error *e);
@@ -100,7 +101,7 @@ struct crsc_client {
     struct channel main, bulk;
     TAILQ_HEAD(onces, once) onces;
     unsigned n_calls;
-    uint64_t last_id; /* of frames: low half */
+    uint64_t last_id;                 /* of frames: low half */
     struct crsc_producer **producers; /* by slot; NULL: free */
     unsigned n_slots;
     struct producer_list open, dirty, graveyard;
@@ -120,7 +121,8 @@ uint32_t client_backoff(unsigned tries);
 void client_wake_at(struct crsc_client *c, uint64_t when); /* ticks then at the latest */
 void client_next_turn(struct crsc_client *c);              /* runs the prepare handle before the loop blocks again */
 /* An uplink to the leader (or, fixed, to whoever is given) that knows what the main channel's has learnt. */
-int client_uplink(struct crsc_client *c, const struct uplink_handlers *handlers, void *user, struct uplink **ret_uplink);
+int client_uplink(struct crsc_client *c, const struct uplink_handlers *handlers, void *user,
+                  struct uplink **ret_uplink);
 void client_uplink_gone(struct crsc_client *c); /* from on_closed of such an uplink */
 /* Takes `head` over in any case. */
 int client_call(struct channel *channel, uint16_t type, struct buf *head, call_finish *finish, void (*callback)(void),

@@ -60,8 +60,8 @@ struct outbox *outbox_free(struct outbox *o)
 
 static bool takes(const struct batch *b, uint32_t size)
 {
-    return b != NULL && !b->sealed && b->shown.n < OUTBOX_BATCH_EVENTS
-           && b->shown.body.len + size <= OUTBOX_BATCH_BYTES;
+    return b != NULL && !b->sealed && b->shown.n < OUTBOX_BATCH_EVENTS &&
+           b->shown.body.len + size <= OUTBOX_BATCH_BYTES;
 }
 
 /* Room for one more event in the batch; on failure the batch is as it was. */
@@ -116,7 +116,7 @@ struct outbox_batch *outbox_due(struct outbox *o)
     struct batch *b;
     if (o->flight >= OUTBOX_FLIGHT) return NULL;
     TAILQ_FOREACH(b, &o->batches, next)
-        if (!b->acked && b->shown.id == 0) return &b->shown;
+    if (!b->acked && b->shown.id == 0) return &b->shown;
     return NULL;
 }
 
@@ -132,7 +132,7 @@ struct outbox_batch *outbox_find(struct outbox *o, uint64_t id)
 {
     struct batch *b;
     TAILQ_FOREACH(b, &o->batches, next)
-        if (b->shown.id == id && id != 0) return &b->shown;
+    if (b->shown.id == id && id != 0) return &b->shown;
     return NULL;
 }
 
@@ -155,7 +155,7 @@ int outbox_rewind(struct outbox *o, uint64_t sequence)
 {
     struct batch *b;
     TAILQ_FOREACH(b, &o->batches, next)
-        if (!b->acked && b->shown.sequence == sequence) break;
+    if (!b->acked && b->shown.sequence == sequence) break;
     if (b == NULL) return -ERROR_SEQUENCE;
     for (; b != NULL; b = TAILQ_NEXT(b, next)) landed(o, b);
     return 0;
@@ -206,7 +206,7 @@ uint64_t outbox_oldest_ms(const struct outbox *o)
 {
     const struct batch *b;
     TAILQ_FOREACH(b, &o->batches, next)
-        if (!b->acked) return b->shown.made_ms;
+    if (!b->acked) return b->shown.made_ms;
     return UINT64_MAX;
 }
 

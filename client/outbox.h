@@ -1,7 +1,8 @@
 /* A producer's appends that are not acknowledged yet, in order, cut into batches.
  *
- * A batch is one Append frame. It takes events until it is sent or full; from the first sending on its boundaries never change, so
- * that a repetition carries the same sequence and the same events and the log can tell that it has them already.
+ * A batch is one Append frame. It takes events until it is sent or full; from the first sending on its boundaries never
+ * change, so that a repetition carries the same sequence and the same events and the log can tell that it has them
+ * already.
  *
  *   front [acked][on its way][on its way][due][due, still open] back
  *
@@ -19,16 +20,16 @@
 struct outbox;
 
 enum {
-    OUTBOX_FLIGHT = 8,             /* batches on their way */
-    OUTBOX_BATCH_EVENTS = 1024,    /* events in a batch */
-    OUTBOX_BATCH_BYTES = 1 << 20,  /* payload bytes in a batch; a bigger event travels alone */
-    OUTBOX_EVENT_COST = 64,        /* bytes of the window an event takes beside its payload */
+    OUTBOX_FLIGHT = 8,            /* batches on their way */
+    OUTBOX_BATCH_EVENTS = 1024,   /* events in a batch */
+    OUTBOX_BATCH_BYTES = 1 << 20, /* payload bytes in a batch; a bigger event travels alone */
+    OUTBOX_EVENT_COST = 64,       /* bytes of the window an event takes beside its payload */
 };
 
 struct outbox_batch {
-    uint64_t id;              /* of its frame while it is on its way; 0: it is not */
-    uint64_t sequence;        /* of its first event; the first of all is 1 */
-    uint64_t made_ms;         /* when its first event came */
+    uint64_t id;                     /* of its frame while it is on its way; 0: it is not */
+    uint64_t sequence;               /* of its first event; the first of all is 1 */
+    uint64_t made_ms;                /* when its first event came */
     const struct crsc_event *events; /* payload pointers unset: the bytes are in body */
     uint32_t n;
     struct buf body;
@@ -42,8 +43,8 @@ struct outbox_ticket {
     void *user;
 };
 
-/* Adds an event (payload copied) at the back. -ERROR_BUSY when it does not fit the window (an empty outbox takes any), -ERROR_TOO_LARGE,
- * -ERROR_INVALID for an unknown kind, -ERROR_NOMEM. */
+/* Adds an event (payload copied) at the back. -ERROR_BUSY when it does not fit the window (an empty outbox takes any),
+ * -ERROR_TOO_LARGE, -ERROR_INVALID for an unknown kind, -ERROR_NOMEM. */
 int outbox_push(struct outbox *o, const struct crsc_event *event, struct outbox_ticket ticket, uint64_t now_ms);
 
 /* The next batch to send, or NULL when there is none or enough are on their way. Then outbox_sent(); `id` is not 0. */
@@ -56,7 +57,8 @@ struct outbox_batch *outbox_find(struct outbox *o, uint64_t id);
 /* Its events have the offsets from first_offset on. Any order. */
 void outbox_acked(struct outbox *o, struct outbox_batch *batch, uint64_t first_offset);
 
-/* Everything not acknowledged from this sequence on is due again. -ERROR_SEQUENCE (and nothing done) when no unacknowledged batch begins there. */
+/* Everything not acknowledged from this sequence on is due again. -ERROR_SEQUENCE (and nothing done) when no
+ * unacknowledged batch begins there. */
 int outbox_rewind(struct outbox *o, uint64_t sequence);
 void outbox_rewind_all(struct outbox *o);
 

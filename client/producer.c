@@ -4,7 +4,7 @@
  *   the connection is lost,    every batch without an answer is sent again, in order, with the same sequences, when
  *   NOT_LEADER, UNAVAILABLE    the uplink has found the leader
  *   BUSY, NOSPACE              the refused batch and all behind it are sent again a little later (go-back-N)
- *   SEQUENCE, expected E       what is before E is in the log, its answers are on their way; from E on it is sent again,
+ *   SEQUENCE, expected E       what is before E is in the log, its answers are on their way; the rest is sent again,
  *                              also a little later
  *   FENCED, anything else      the producer is broken: nothing is ever skipped
  *
@@ -79,7 +79,8 @@ void producer_flush_all(struct crsc_client *c)
 void producer_main_up(struct crsc_client *c)
 {
     struct crsc_producer *p;
-    TAILQ_FOREACH(p, &c->open, entry) {
+    TAILQ_FOREACH(p, &c->open, entry)
+    {
         p->resume_at = 0;
         flush(p);
     }
@@ -145,7 +146,8 @@ uint64_t producer_tick(struct crsc_client *c, uint64_t now)
     struct crsc_producer *p;
     uint64_t next = UINT64_MAX;
 again:
-    TAILQ_FOREACH(p, &c->open, entry) {
+    TAILQ_FOREACH(p, &c->open, entry)
+    {
         if (!works(p)) continue;
         uint64_t oldest = outbox_oldest_ms(p->outbox);
         if (oldest != UINT64_MAX && oldest + c->timeout_ms <= now) {
@@ -213,7 +215,8 @@ static void on_gap(struct crsc_producer *p, const struct outbox_batch *b, const 
         back_off(p);
         return;
     }
-    /* Below what it acknowledged, beyond what we ever had, or inside a batch: the two sides do not agree on the past. */
+    /* Below what it acknowledged, beyond what we ever had, or inside a batch: the two sides do not agree on the past.
+     */
     struct error e;
     error_set(&e, ERROR_SEQUENCE, "the log expects sequence %" PRIu64 ", this producer stands at %" PRIu64 ": %.120s",
               r->expected, b->sequence, r->error.text);
@@ -252,9 +255,12 @@ void producer_frame(struct crsc_client *c, const struct frame *f)
     struct crsc_producer *p = slot < c->n_slots ? c->producers[slot] : NULL;
     struct outbox_batch *b = p != NULL && works(p) ? outbox_find(p->outbox, f->id) : NULL;
     if (b == NULL) return; /* to a sending that was given up, or a producer that was closed */
-    if (f->type == (FRAME_APPEND | FRAME_REPLY)) on_reply(p, b, f);
-    else if (f->type == FRAME_ERROR || f->type == (FRAME_ERROR | FRAME_REPLY)) on_refusal(p, b, f);
-    else bad_answer(p);
+    if (f->type == (FRAME_APPEND | FRAME_REPLY))
+        on_reply(p, b, f);
+    else if (f->type == FRAME_ERROR || f->type == (FRAME_ERROR | FRAME_REPLY))
+        on_refusal(p, b, f);
+    else
+        bad_answer(p);
 }
 
 /* ---- the user's side ------------------------------------------------------------------------------------------ */
@@ -303,15 +309,14 @@ int crsc_producer_open(struct crsc_client *c, const char *stream, const char *pr
                  ? -ERROR_NOMEM
                  : take_slot(c, &p->slot);
     if (rv == 0) rv = wire_open(&head, stream, producer, shared);
-    if (rv == 0)
-        rv = client_call(&c->main, FRAME_OPEN_PRODUCER, &head, finish_open, NULL, p, &p->opening);
+    if (rv == 0) rv = client_call(&c->main, FRAME_OPEN_PRODUCER, &head, finish_open, NULL, p, &p->opening);
     if (rv != 0) {
         if (p != NULL) {
             outbox_free(p->outbox);
             free(p->stream);
         }
         free(p);
-        return error_set(e, (enum error_code)-rv, "open stream %.200s: %s", stream, error_name(rv));
+        return error_set(e, (enum error_code) - rv, "open stream %.200s: %s", stream, error_name(rv));
     }
     p->client = c;
     p->opened = opened;

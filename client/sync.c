@@ -6,9 +6,9 @@
 struct crsc_sync {
     uv_loop_t loop;
     struct crsc_client *client;
-    bool ended;      /* the call under way */
-    struct error e;  /* how; code 0: well */
-    union {          /* its user's */
+    bool ended;     /* the call under way */
+    struct error e; /* how; code 0: well */
+    union {         /* its user's */
         crsc_status_cb *status;
         crsc_streams_cb *streams;
         crsc_snapshots_cb *snapshots;
@@ -56,7 +56,7 @@ static bool ended(struct crsc_sync *s, const struct error *e)
 
 static int run(struct crsc_sync *s, int rv, const char *what, struct error *e)
 {
-    if (rv != 0) return error_set(e, (enum error_code)-rv, "%s: %s", what, error_name(rv));
+    if (rv != 0) return error_set(e, (enum error_code) - rv, "%s: %s", what, error_name(rv));
     while (!s->ended) uv_run(&s->loop, UV_RUN_ONCE);
     if (s->e.code == ERROR_NONE) return 0;
     if (e != NULL) *e = s->e;
@@ -128,8 +128,10 @@ static void on_followed(void *user, const struct error *e, const struct crsc_eve
 {
     struct crsc_sync *s = user;
     if (s->ended) return;
-    if (e != NULL) ended(s, e);
-    else s->result.events(s->user, NULL, events, n, last_offset);
+    if (e != NULL)
+        ended(s, e);
+    else
+        s->result.events(s->user, NULL, events, n, last_offset);
 }
 
 static void on_signal(uv_signal_t *handle, int number)

@@ -14,7 +14,8 @@ struct crsc_sync *crsc_sync_free(struct crsc_sync *s);
 
 int crsc_sync_status(struct crsc_sync *s, const char *server, crsc_status_cb *result, void *user, struct error *e);
 int crsc_sync_streams(struct crsc_sync *s, const char *prefix, crsc_streams_cb *result, void *user, struct error *e);
-int crsc_sync_snapshots(struct crsc_sync *s, const char *stream, crsc_snapshots_cb *result, void *user, struct error *e);
+int crsc_sync_snapshots(struct crsc_sync *s, const char *stream, crsc_snapshots_cb *result, void *user,
+                        struct error *e);
 /* One answer of a read, as crsc_read(). */
 int crsc_sync_read(struct crsc_sync *s, const char *stream, uint64_t from, uint64_t to, uint32_t max_bytes,
                    crsc_events_cb *result, void *user, struct error *e);

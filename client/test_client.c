@@ -58,8 +58,8 @@ static void on_hang(uv_timer_t *timer)
 {
     struct world *w = timer->data;
     for (unsigned i = 0; i < w->n_writers; i++)
-        fprintf(stderr, "writer %u: made %u, done %u, opened %u, broken %d\n", i, w->writers[i].made, w->writers[i].done,
-                w->writers[i].opened, w->writers[i].broken_code);
+        fprintf(stderr, "writer %u: made %u, done %u, opened %u, broken %d\n", i, w->writers[i].made,
+                w->writers[i].done, w->writers[i].opened, w->writers[i].broken_code);
     fprintf(stderr, "hangs: seed %" PRIu64 " close_at %u callbacks %u followed %" PRIu64 "\n", w->seed, w->close_at,
             w->callbacks, w->followed);
     abort();
@@ -102,7 +102,8 @@ static struct world *world_new(unsigned servers, uint64_t seed, const char *addr
     uv_timer_start(&w->hang, on_hang, HANG_MS, 0);
     if (servers > 0) w->cluster = fake_cluster_start(&w->loop, servers, seed);
     struct crsc_client_options o = {.servers = addresses != NULL ? addresses : fake_cluster_addresses(w->cluster),
-                                    .timeout_ms = timeout_ms, .window_bytes = 1 << 20};
+                                    .timeout_ms = timeout_ms,
+                                    .window_bytes = 1 << 20};
     assert_int_equal(crsc_client_new(&w->loop, &o, &w->client, &e), 0);
     return w;
 }
@@ -120,7 +121,8 @@ static void world_free(struct world *w)
     free(w);
 }
 
-#define RUN_UNTIL(w, condition) while (!(condition)) uv_run(&(w)->loop, UV_RUN_ONCE)
+#define RUN_UNTIL(w, condition)                                                                                        \
+    while (!(condition)) uv_run(&(w)->loop, UV_RUN_ONCE)
 
 /* ---- writers -------------------------------------------------------------------------------------------------- */
 
@@ -152,8 +154,8 @@ static void pump(struct writer *wr)
     struct world *w = wr->world;
     static uint8_t payload[400 << 10];
     unsigned burst = 1 + (unsigned)(fake_random(&w->random) % 6);
-    while (!w->closing && wr->opened == 1 && wr->opened_code == 0 && burst-- > 0 && wr->made < wr->target
-           && wr->made - wr->done < 64) {
+    while (!w->closing && wr->opened == 1 && wr->opened_code == 0 && burst-- > 0 && wr->made < wr->target &&
+           wr->made - wr->done < 64) {
         struct event *event = &wr->events[wr->made];
         uint64_t r = fake_random(&w->random);
         *event = (struct event){.world = w, .number = wr->made, .size = (uint32_t)(r % 700)};
@@ -196,8 +198,8 @@ static void add_writer(struct world *w, unsigned target)
     wr->world = w;
     wr->target = target;
     snprintf(wr->stream, sizeof wr->stream, "s/%u", w->n_writers);
-    assert_int_equal(crsc_producer_open(w->client, wr->stream, "test", false, on_opened, on_broken, wr, &wr->producer, &e),
-                     0);
+    assert_int_equal(
+        crsc_producer_open(w->client, wr->stream, "test", false, on_opened, on_broken, wr, &wr->producer, &e), 0);
 }
 
 static void on_pulse(uv_timer_t *timer)
@@ -223,7 +225,8 @@ static void verify_writer(struct world *w, const struct writer *wr, bool complet
         assert_true(e->offset > previous);
         previous = e->offset;
     }
-    if (complete && last != wr->made) fail_msg("seed %" PRIu64 ": %" PRIu64 " in the log of %u", w->seed, last, wr->made);
+    if (complete && last != wr->made)
+        fail_msg("seed %" PRIu64 ": %" PRIu64 " in the log of %u", w->seed, last, wr->made);
     assert_true(last <= wr->made);
     assert_int_equal(fake_cluster_violations(w->cluster), 0);
 }
@@ -244,8 +247,8 @@ static void on_events(void *user, const struct error *e, const struct crsc_event
         for (size_t i = 0; i < n; i++) {
             uint32_t size;
             const void *is = fake_cluster_event(w->cluster, "s/1", events[i].offset, &size);
-            if (events[i].offset != w->followed + 1 || size != events[i].size
-                || memcmp(is, events[i].payload, size) != 0)
+            if (events[i].offset != w->followed + 1 || size != events[i].size ||
+                memcmp(is, events[i].payload, size) != 0)
                 fail_msg("seed %" PRIu64 ": %" PRIu64 " follows %" PRIu64, w->seed, events[i].offset, w->followed);
             w->followed++;
         }
@@ -266,8 +269,14 @@ static void on_resume(uv_timer_t *timer)
     on_pulse(timer);
 }
 
-static const struct fake_faults everything = {.drop_before = 15, .drop_after = 15, .not_leader = 15, .unavailable = 10,
-                                              .busy = 25, .garbage = 10, .new_leader = 5};
+static const struct fake_faults everything = {.drop_before = 15,
+                                              .drop_after = 15,
+                                              .not_leader = 15,
+                                              .unavailable = 10,
+                                              .busy = 25,
+                                              .garbage = 10,
+                                              .repeats = 200,
+                                              .new_leader = 5};
 
 static void exactly_once_whatever_happens(void **state)
 {
@@ -290,7 +299,8 @@ static void exactly_once_whatever_happens(void **state)
         if (fake_cluster_largest_batch(w->cluster) > gathered) gathered = fake_cluster_largest_batch(w->cluster);
         world_free(w);
     }
-    /* The test meant to test something: appends were repeated after having been applied, and events travelled together. */
+    /* The test meant to test something: appends were repeated after having been applied, and events travelled together.
+     */
     assert_true(duplicates > 20);
     assert_true(pauses > 20);
     assert_true(gathered > 1);
@@ -374,9 +384,12 @@ static void one_close(unsigned at, bool in_callback)
     for (int i = 0; i < 3; i++) assert_int_equal(crsc_fence(w->client, "s/9", 0, on_fenced, w), 0);
     uv_timer_start(&w->pulse, on_pulse, 1, 1);
     for (unsigned step = 0; !w->closing && w->calls_ended < 1000; step++) {
-        if (!in_callback && step == at) close_client(w);
-        else if (w->writers[0].done == 60 && w->writers[1].done == 60 && w->followed >= 60) break;
-        else uv_run(&w->loop, UV_RUN_ONCE);
+        if (!in_callback && step == at)
+            close_client(w);
+        else if (w->writers[0].done == 60 && w->writers[1].done == 60 && w->followed >= 60)
+            break;
+        else
+            uv_run(&w->loop, UV_RUN_ONCE);
     }
     close_client(w);
     for (unsigned i = 0; i < 2; i++) {
@@ -543,7 +556,10 @@ static void strangers_are_survived(void **state)
     (void)state;
     static const uint8_t zeros[64];
     static uint8_t huge[32] = {'C', 'R', 'S', '1', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff};
-    const struct { const void *bytes; unsigned len; } said[] = {
+    const struct {
+        const void *bytes;
+        unsigned len;
+    } said[] = {
         {"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", 47}, {zeros, 64}, {huge, 32}, {"CRS1", 4}, {"", 0}};
     for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
         struct stranger *s = calloc(1, sizeof *s);

@@ -42,8 +42,10 @@ static void goes_round_and_waits_from_the_second_round_on(void **state)
         struct endpoints_choice c = endpoints_next(ep, i * 7919);
         assert_string_equal(c.address, order[i % 3]);
         assert_string_equal(endpoints_current(ep), c.address);
-        if (i < 3) assert_int_equal(c.wait_ms, 0);
-        else assert_in_range(c.wait_ms, ENDPOINTS_WAIT_MIN / 2, ENDPOINTS_WAIT_MAX);
+        if (i < 3)
+            assert_int_equal(c.wait_ms, 0);
+        else
+            assert_in_range(c.wait_ms, ENDPOINTS_WAIT_MIN / 2, ENDPOINTS_WAIT_MAX);
         if (c.wait_ms > most) most = c.wait_ms;
     }
     assert_true(most > ENDPOINTS_WAIT_MAX / 2);
@@ -62,8 +64,10 @@ static void follows_a_hint_but_not_for_ever(void **state)
     unsigned asked = 0, others = 0;
     for (int i = 0; i < 30; i++) { /* everybody names z, which never works */
         endpoints_hint(ep, "z:9");
-        if (strcmp(endpoints_next(ep, 0).address, "z:9") == 0) asked++;
-        else others++;
+        if (strcmp(endpoints_next(ep, 0).address, "z:9") == 0)
+            asked++;
+        else
+            others++;
     }
     assert_true(asked >= 2);
     assert_true(others >= 15); /* the others are asked at least as often */

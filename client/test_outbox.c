@@ -155,14 +155,17 @@ static void any_course_of_things(void **state)
                 if (b != NULL) {
                     id++;
                     uint64_t last = b->sequence + b->n - 1;
-                    if (last > in || b->sequence <= out) fail_msg("seed %llx round %u: sent %llu", (unsigned long long)seed,
-                                                                  round, (unsigned long long)b->sequence);
+                    if (last > in || b->sequence <= out)
+                        fail_msg("seed %llx round %u: sent %llu", (unsigned long long)seed, round,
+                                 (unsigned long long)b->sequence);
                     flying[id % (OUTBOX_FLIGHT + 1)] = id;
                 }
             } else if (r % 8 == 6) {
                 struct outbox_batch *b = outbox_find(o, flying[r / 8 % (OUTBOX_FLIGHT + 1)]);
-                if (b != NULL && r % 64 < 16) outbox_rewind(o, b->sequence);
-                else if (b != NULL) outbox_acked(o, b, 1000 + b->sequence);
+                if (b != NULL && r % 64 < 16)
+                    outbox_rewind(o, b->sequence);
+                else if (b != NULL)
+                    outbox_acked(o, b, 1000 + b->sequence);
             } else if (r % 256 < 8) {
                 outbox_rewind_all(o);
             }

@@ -20,11 +20,11 @@ struct uplink {
     struct uplink_handlers handlers;
     void *user;
     enum state state;
-    struct conn *conn;   /* the current one, or NULL */
-    unsigned conns;      /* that have not told on_close yet, the given-up ones too */
-    uv_timer_t timer;    /* waiting, greeting, probing: by state */
+    struct conn *conn; /* the current one, or NULL */
+    unsigned conns;    /* that have not told on_close yet, the given-up ones too */
+    uv_timer_t timer;  /* waiting, greeting, probing: by state */
     bool timer_closed;
-    unsigned lost;       /* probes since anything was heard */
+    unsigned lost; /* probes since anything was heard */
 };
 
 static void attempt(struct uplink *u);
@@ -106,8 +106,8 @@ static int send_status(struct uplink *u, bool linearizable)
     struct buf head = BUF_INIT;
     int rv = wire_status(&head, linearizable);
     if (rv == 0)
-        rv = conn_send(u->conn, &(struct frame){.type = FRAME_STATUS, .id = PROBE_ID, .head = head.data,
-                                                .head_len = head.len});
+        rv = conn_send(u->conn,
+                       &(struct frame){.type = FRAME_STATUS, .id = PROBE_ID, .head = head.data, .head_len = head.len});
     buf_fini(&head);
     return rv;
 }
@@ -116,8 +116,10 @@ static void on_probe_time(uv_timer_t *timer)
 {
     struct uplink *u = timer->data;
     /* Counted, not timed: when it was our process that stood still, what the server sent meanwhile is read first. */
-    if (++u->lost > UPLINK_PROBES_LOST) fail(u, ERROR_TIMEOUT, "does not answer any more");
-    else if (send_status(u, false) != 0) fail(u, ERROR_NOMEM, "no memory to ask it");
+    if (++u->lost > UPLINK_PROBES_LOST)
+        fail(u, ERROR_TIMEOUT, "does not answer any more");
+    else if (send_status(u, false) != 0)
+        fail(u, ERROR_NOMEM, "no memory to ask it");
 }
 
 static void now_up(struct uplink *u)
@@ -133,8 +135,10 @@ static void on_probe_answer(struct uplink *u, const struct frame *f)
 {
     if (f->type == FRAME_ERROR || f->type == (FRAME_ERROR | FRAME_REPLY)) {
         struct wire_refusal r;
-        if (wire_decode_refusal(f, &r) != 0) fail(u, ERROR_PROTOCOL, "sent an answer that cannot be read");
-        else if (u->leader) uplink_move(u, &r.error, r.leader_address);
+        if (wire_decode_refusal(f, &r) != 0)
+            fail(u, ERROR_PROTOCOL, "sent an answer that cannot be read");
+        else if (u->leader)
+            uplink_move(u, &r.error, r.leader_address);
         return;
     }
     struct crsc_status status;
@@ -148,15 +152,17 @@ static void on_probe_answer(struct uplink *u, const struct frame *f)
         struct error e;
         char leader[ENDPOINTS_ADDRESS_MAX];
         snprintf(leader, sizeof leader, "%s", status.leader_address);
-        error_set(&e, ERROR_NOT_LEADER, leader[0] != '\0' ? "does not lead, %s does" : "does not lead and knows no leader%s",
-                  leader);
+        error_set(&e, ERROR_NOT_LEADER,
+                  leader[0] != '\0' ? "does not lead, %s does" : "does not lead and knows no leader%s", leader);
         wire_decoded_fini(&members);
         uplink_move(u, &e, leader);
         return;
     }
     wire_decoded_fini(&members);
-    if (u->state == ASKING) now_up(u);
-    else endpoints_succeeded(u->endpoints); /* it lasts */
+    if (u->state == ASKING)
+        now_up(u);
+    else
+        endpoints_succeeded(u->endpoints); /* it lasts */
 }
 
 /* ---- getting there -------------------------------------------------------------------------------------------- */
@@ -164,8 +170,9 @@ static void on_probe_answer(struct uplink *u, const struct frame *f)
 static void on_greeting_late(uv_timer_t *timer)
 {
     struct uplink *u = timer->data;
-    fail(u, ERROR_TIMEOUT, u->state == ASKING ? "did not say in time whether it leads: perhaps it reaches no majority"
-                                              : "accepts connections but does not answer");
+    fail(u, ERROR_TIMEOUT,
+         u->state == ASKING ? "did not say in time whether it leads: perhaps it reaches no majority"
+                            : "accepts connections but does not answer");
 }
 
 static void on_open(struct conn *c, void *user)
@@ -206,10 +213,14 @@ static void on_frame(struct conn *c, void *user, const struct frame *f)
     struct uplink *u = user;
     if (c != u->conn) return;
     u->lost = 0;
-    if (u->state == GREETING) on_hello(u, f);
-    else if (f->id == PROBE_ID) on_probe_answer(u, f);
-    else if (u->state == UP) u->handlers.on_frame(u->user, f);
-    else fail(u, ERROR_PROTOCOL, "answered what was not asked");
+    if (u->state == GREETING)
+        on_hello(u, f);
+    else if (f->id == PROBE_ID)
+        on_probe_answer(u, f);
+    else if (u->state == UP)
+        u->handlers.on_frame(u->user, f);
+    else
+        fail(u, ERROR_PROTOCOL, "answered what was not asked");
 }
 
 static void on_drained(struct conn *c, void *user)
@@ -228,8 +239,10 @@ static void on_close(struct conn *c, void *user, const struct error *why)
     }
     if (c != u->conn) return; /* given up before */
     u->conn = NULL;
-    if (why->code == ERROR_NONE) fail(u, ERROR_IO, "closed the connection");
-    else uplink_move(u, why, NULL);
+    if (why->code == ERROR_NONE)
+        fail(u, ERROR_IO, "closed the connection");
+    else
+        uplink_move(u, why, NULL);
 }
 
 static const struct conn_handlers conn_handlers = {
@@ -241,7 +254,8 @@ static void attempt(struct uplink *u)
     u->state = CONNECTING;
     if (conn_connect(u->loop, endpoints_current(u->endpoints), UPLINK_CONNECT_MS, &conn_handlers, u, &u->conn, &e) != 0)
         uplink_move(u, &e, NULL);
-    else u->conns++;
+    else
+        u->conns++;
 }
 
 int uplink_new(uv_loop_t *loop, struct endpoints *endpoints, bool leader, const char *software,

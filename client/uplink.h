@@ -5,9 +5,9 @@
  *      +-------------------+------- any failure, silence, or uplink_move() -----------+
  *
  * With `leader` the uplink is up only when the server has answered a linearizable Status, that is, it leads, a majority
- * agrees, and it has applied all that was acknowledged before: whatever is read through it is never stale at that moment. While
- * it is up a Status per second keeps watch: three without any answer, or one that says another one leads, and it moves on.
- * So a server that hangs, or is cut off together with us, is left within seconds.
+ * agrees, and it has applied all that was acknowledged before: whatever is read through it is never stale at that
+ * moment. While it is up a Status every half second keeps watch: three in a row without any answer, or one that says
+ * that another one leads, and it moves on. So a server that hangs, or is cut off, is left within seconds.
  *
  * Thread: the loop's. After uplink_close() only on_closed comes, once, from the loop; then the uplink is gone. */
 #ifndef CRSC_CLIENT_UPLINK_H
@@ -23,17 +23,17 @@
 struct uplink;
 
 enum {
-    UPLINK_CONNECT_MS = 1000,   /* for a TCP connection */
-    UPLINK_GREETING_MS = 1500,  /* for the answers to Hello and Status */
-    UPLINK_PROBE_MS = 1000,     /* between Status requests while it is up */
-    UPLINK_PROBES_LOST = 3,     /* so many in a row without any frame: it hangs */
+    UPLINK_CONNECT_MS = 1000,  /* for a TCP connection */
+    UPLINK_GREETING_MS = 1500, /* for the answers to Hello and Status */
+    UPLINK_PROBE_MS = 500,     /* between Status requests while it is up */
+    UPLINK_PROBES_LOST = 3,    /* so many in a row without any frame: it hangs */
 };
 
 struct uplink_handlers {
     void (*on_up)(void *user);
-    void (*on_frame)(void *user, const struct frame *f);        /* while up; borrowed */
-    void (*on_drained)(void *user);                             /* all that was sent is with the kernel */
-    void (*on_down)(void *user, const struct error *why);       /* was up and is not, or an attempt failed */
+    void (*on_frame)(void *user, const struct frame *f);  /* while up; borrowed */
+    void (*on_drained)(void *user);                       /* all that was sent is with the kernel */
+    void (*on_down)(void *user, const struct error *why); /* was up and is not, or an attempt failed */
     void (*on_closed)(void *user);
 };
 

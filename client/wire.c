@@ -9,7 +9,7 @@
 /* protobuf-c's strings are not const, though packing only reads them. */
 static char *text(const char *s)
 {
-    return s != NULL ? (char *)(uintptr_t)s : (char *)(uintptr_t)"";
+    return s != NULL ? (char *)(uintptr_t)s : (char *)(uintptr_t) "";
 }
 
 static int pack(struct buf *out, const ProtobufCMessage *message)
@@ -200,8 +200,8 @@ int wire_decode_hello(const struct frame *f, struct error *e)
     uint32_t version = m->version;
     drop(m);
     if (version != WIRE_VERSION)
-        return error_set(e, ERROR_PROTOCOL, "it speaks protocol version %u, this client %d: upgrade the older one", version,
-                         WIRE_VERSION);
+        return error_set(e, ERROR_PROTOCOL, "it speaks protocol version %u, this client %d: upgrade the older one",
+                         version, WIRE_VERSION);
     return 0;
 }
 
@@ -278,9 +278,15 @@ int wire_decode_events(const struct frame *f, struct wire_decoded *ret_events)
     const uint8_t *payload = f->body;
     for (size_t i = 0; i < d.n; i++) {
         const Crsc__EventHead *h = m->events[i];
-        events[i] = (struct crsc_event){.kind = (enum crsc_kind)h->kind, .after = h->after, .ref = h->ref,
-                                        .payload = payload, .size = h->size, .offset = h->offset, .epoch = h->epoch,
-                                        .sequence = h->sequence, .time_us = h->time_us};
+        events[i] = (struct crsc_event){.kind = (enum crsc_kind)h->kind,
+                                        .after = h->after,
+                                        .ref = h->ref,
+                                        .payload = payload,
+                                        .size = h->size,
+                                        .offset = h->offset,
+                                        .epoch = h->epoch,
+                                        .sequence = h->sequence,
+                                        .time_us = h->time_us};
         payload += h->size;
     }
     d.last_offset = m->last_offset;
@@ -290,10 +296,18 @@ int wire_decode_events(const struct frame *f, struct wire_decoded *ret_events)
 
 static void snapshot_from(struct crsc_snapshot *to, const Crsc__Snapshot *s)
 {
-    *to = (struct crsc_snapshot){.stream = s->stream, .id = s->id, .offset = s->offset,
-                                 .state = (enum crsc_snapshot_state)s->state, .image = s->image, .sha256 = s->sha256,
-                                 .node = s->node, .template_hash = s->template_hash, .reason = s->reason,
-                                 .size = s->size, .started_us = s->started_us, .finished_us = s->finished_us,
+    *to = (struct crsc_snapshot){.stream = s->stream,
+                                 .id = s->id,
+                                 .offset = s->offset,
+                                 .state = (enum crsc_snapshot_state)s->state,
+                                 .image = s->image,
+                                 .sha256 = s->sha256,
+                                 .node = s->node,
+                                 .template_hash = s->template_hash,
+                                 .reason = s->reason,
+                                 .size = s->size,
+                                 .started_us = s->started_us,
+                                 .finished_us = s->finished_us,
                                  .recorded_us = s->recorded_us};
 }
 
@@ -336,9 +350,13 @@ int wire_decode_streams(const struct frame *f, struct wire_decoded *ret_streams)
     struct crsc_stream_info *items = d.items;
     for (size_t i = 0; i < d.n; i++) {
         const Crsc__StreamInfo *s = m->streams[i];
-        items[i] = (struct crsc_stream_info){.name = s->name, .producer = s->producer, .first_offset = s->first_offset,
-                                             .last_offset = s->last_offset, .epoch = s->epoch,
-                                             .min_epoch = s->min_epoch, .bytes = s->bytes,
+        items[i] = (struct crsc_stream_info){.name = s->name,
+                                             .producer = s->producer,
+                                             .first_offset = s->first_offset,
+                                             .last_offset = s->last_offset,
+                                             .epoch = s->epoch,
+                                             .min_epoch = s->min_epoch,
+                                             .bytes = s->bytes,
                                              .last_time_us = s->last_time_us,
                                              .latest_snapshot_offset = s->latest_snapshot_offset,
                                              .snapshots_valid = s->snapshots_valid};
@@ -357,16 +375,27 @@ int wire_decode_status(const struct frame *f, struct crsc_status *ret_status, st
     struct crsc_member *members = d.items;
     for (size_t i = 0; i < d.n; i++) {
         const Crsc__Member *one = m->members[i];
-        members[i] = (struct crsc_member){.id = one->id, .address = one->address, .role = one->role,
-                                          .reachable = one->reachable};
+        members[i] = (struct crsc_member){
+            .id = one->id, .address = one->address, .role = one->role, .reachable = one->reachable};
     }
-    *ret_status = (struct crsc_status){
-        .node_id = m->node_id, .term = m->term, .leader_id = m->leader_id, .commit_index = m->commit_index,
-        .applied_index = m->applied_index, .persisted_index = m->persisted_index,
-        .durable_applied_index = m->durable_applied_index, .first_index = m->first_index, .last_index = m->last_index,
-        .streams = m->streams, .log_bytes = m->log_bytes, .started_us = m->started_us, .cluster = m->cluster,
-        .role = m->role, .leader_address = m->leader_address, .version = m->version, .members = members,
-        .n_members = d.n};
+    *ret_status = (struct crsc_status){.node_id = m->node_id,
+                                       .term = m->term,
+                                       .leader_id = m->leader_id,
+                                       .commit_index = m->commit_index,
+                                       .applied_index = m->applied_index,
+                                       .persisted_index = m->persisted_index,
+                                       .durable_applied_index = m->durable_applied_index,
+                                       .first_index = m->first_index,
+                                       .last_index = m->last_index,
+                                       .streams = m->streams,
+                                       .log_bytes = m->log_bytes,
+                                       .started_us = m->started_us,
+                                       .cluster = m->cluster,
+                                       .role = m->role,
+                                       .leader_address = m->leader_address,
+                                       .version = m->version,
+                                       .members = members,
+                                       .n_members = d.n};
     *ret_members = d;
     return 0;
 }

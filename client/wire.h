@@ -1,8 +1,8 @@
 /* Between the client's plain structs and the protobuf messages of proto/rpc.proto. The only file of the client that
  * knows generated code.
  *
- * Encoders append a message (a frame's head) to `out`: 0 or -ERROR_NOMEM. Decoders take a whole frame from the network, trust nothing
- * in it, and return -ERROR_PROTOCOL for what is not the message they look for. Pure; thread: any. */
+ * Encoders append a message (a frame's head) to `out`: 0 or -ERROR_NOMEM. Decoders take a whole frame from the network,
+ * trust nothing in it, and return -ERROR_PROTOCOL for what is not the message they look for. Pure; thread: any. */
 #ifndef CRSC_CLIENT_WIRE_H
 #define CRSC_CLIENT_WIRE_H
 
@@ -30,8 +30,8 @@ int wire_list_streams(struct buf *out, const char *prefix);
 /* An ErrorReply: what it says, as an error, and what comes with it. */
 struct wire_refusal {
     struct error error;
-    uint64_t expected;          /* see ErrorReply.expected */
-    char leader_address[272];   /* "" when unknown */
+    uint64_t expected;        /* see ErrorReply.expected */
+    char leader_address[272]; /* "" when unknown */
 };
 int wire_decode_refusal(const struct frame *f, struct wire_refusal *ret_refusal);
 
@@ -43,18 +43,18 @@ int wire_decode_fenced(const struct frame *f, uint64_t *ret_epoch);
 /* The rest gives structures that point into the frame's body (payloads) and into `message`; wire_decoded_fini() frees
  * both. `items` is an array of the type named at the decoder. */
 struct wire_decoded {
-    void *message;   /* protobuf; owned */
-    void *items;     /* owned */
+    void *message; /* protobuf; owned */
+    void *items;   /* owned */
     size_t n;
     uint64_t last_offset; /* wire_decode_events() */
 };
 void wire_decoded_fini(struct wire_decoded *d);
 
-int wire_decode_events(const struct frame *f, struct wire_decoded *ret_events);     /* struct crsc_event */
+int wire_decode_events(const struct frame *f, struct wire_decoded *ret_events); /* struct crsc_event */
 /* One snapshot (the answers to record and latest) or the list. struct crsc_snapshot */
 int wire_decode_snapshot(const struct frame *f, struct wire_decoded *ret_snapshot);
 int wire_decode_snapshots(const struct frame *f, struct wire_decoded *ret_snapshots);
-int wire_decode_streams(const struct frame *f, struct wire_decoded *ret_streams);   /* struct crsc_stream_info */
+int wire_decode_streams(const struct frame *f, struct wire_decoded *ret_streams); /* struct crsc_stream_info */
 /* items are the members; ret_status->members points to them. */
 int wire_decode_status(const struct frame *f, struct crsc_status *ret_status, struct wire_decoded *ret_members);
 

@@ -10,8 +10,8 @@ const char *format_time(uint64_t us, char out[static FORMAT_TIME_MAX])
     struct tm tm;
     char date[24], zone[8];
     time_t seconds = (time_t)(us / 1000000);
-    if (us == 0 || localtime_r(&seconds, &tm) == NULL || strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%S", &tm) == 0
-        || strftime(zone, sizeof zone, "%z", &tm) != 5) {
+    if (us == 0 || localtime_r(&seconds, &tm) == NULL || strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%S", &tm) == 0 ||
+        strftime(zone, sizeof zone, "%z", &tm) != 5) {
         snprintf(out, FORMAT_TIME_MAX, "-");
         return out;
     }
@@ -36,11 +36,16 @@ const char *format_size(uint64_t bytes, char out[static FORMAT_SIZE_MAX])
 const char *format_duration(uint64_t ms, char out[static FORMAT_SIZE_MAX])
 {
     uint64_t s = ms / 1000;
-    if (ms < 1000) snprintf(out, FORMAT_SIZE_MAX, "%ums", (unsigned)ms);
-    else if (s < 60) snprintf(out, FORMAT_SIZE_MAX, "%u.%us", (unsigned)s, (unsigned)(ms % 1000 / 100));
-    else if (s < 3600) snprintf(out, FORMAT_SIZE_MAX, "%um%02us", (unsigned)(s / 60), (unsigned)(s % 60));
-    else if (s < 86400) snprintf(out, FORMAT_SIZE_MAX, "%uh%02um", (unsigned)(s / 3600), (unsigned)(s % 3600 / 60));
-    else snprintf(out, FORMAT_SIZE_MAX, "%ud%02uh", (unsigned)(s / 86400 % 1000000), (unsigned)(s % 86400 / 3600));
+    if (ms < 1000)
+        snprintf(out, FORMAT_SIZE_MAX, "%ums", (unsigned)ms);
+    else if (s < 60)
+        snprintf(out, FORMAT_SIZE_MAX, "%u.%us", (unsigned)s, (unsigned)(ms % 1000 / 100));
+    else if (s < 3600)
+        snprintf(out, FORMAT_SIZE_MAX, "%um%02us", (unsigned)(s / 60), (unsigned)(s % 60));
+    else if (s < 86400)
+        snprintf(out, FORMAT_SIZE_MAX, "%uh%02um", (unsigned)(s / 3600), (unsigned)(s % 3600 / 60));
+    else
+        snprintf(out, FORMAT_SIZE_MAX, "%ud%02uh", (unsigned)(s / 86400 % 1000000), (unsigned)(s % 86400 / 3600));
     return out;
 }
 
@@ -49,12 +54,15 @@ static size_t utf8(const uint8_t *p, size_t len)
 {
     if (len == 0) return 0;
     if (p[0] < 0x80) return 1;
-    size_t n = p[0] >= 0xc2 && p[0] <= 0xdf ? 2 : p[0] >= 0xe0 && p[0] <= 0xef ? 3 : p[0] >= 0xf0 && p[0] <= 0xf4 ? 4 : 0;
+    size_t n = p[0] >= 0xc2 && p[0] <= 0xdf   ? 2
+               : p[0] >= 0xe0 && p[0] <= 0xef ? 3
+               : p[0] >= 0xf0 && p[0] <= 0xf4 ? 4
+                                              : 0;
     if (n == 0 || n > len) return 0;
     for (size_t i = 1; i < n; i++)
         if ((p[i] & 0xc0) != 0x80) return 0;
-    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf0 && p[1] < 0x90)
-        || (p[0] == 0xf4 && p[1] > 0x8f))
+    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf0 && p[1] < 0x90) ||
+        (p[0] == 0xf4 && p[1] > 0x8f))
         return 0;
     return n;
 }
@@ -84,7 +92,8 @@ void format_print_safe(FILE *to, const void *bytes, size_t len, bool lines)
         if (lines && n == 1 && (p[at] == '\n' || p[at] == '\t')) keep = true;
         if (lines && n == 1 && p[at] == '\r' && at + 1 < len && p[at + 1] == '\n') continue; /* HTTP's line end */
         if (n == 0) n = 1;
-        if (keep) fwrite(p + at, 1, n, to);
+        if (keep)
+            fwrite(p + at, 1, n, to);
         else
             for (size_t i = 0; i < n; i++) fprintf(to, "\\x%02x", p[at + i]);
     }

@@ -18,7 +18,8 @@ const char *format_duration(uint64_t ms, char out[static FORMAT_SIZE_MAX]);
 
 /* Valid UTF-8 without control characters other than tab, newline, carriage return. */
 bool format_is_text(const void *bytes, size_t len);
-/* Writes bytes so that a terminal cannot be harmed: control characters and bad UTF-8 as \xHH. `lines`: newlines stay. */
+/* Writes bytes so that a terminal cannot be harmed: control characters and bad UTF-8 as \xHH. `lines`: newlines stay.
+ */
 void format_print_safe(FILE *to, const void *bytes, size_t len, bool lines);
 /* Base64 (RFC 4648) with its zero; malloc'd, the caller's; NULL without memory. */
 char *format_base64(const void *bytes, size_t len);
@@ -32,8 +33,9 @@ bool format_request(const void *payload, size_t len, struct format_request *ret_
 
 /* A table whose columns are as wide as their widest cell; numbers are set to the right. */
 struct table;
-struct table *table_new(const char *const *headers, const bool *right, unsigned columns); /* borrowed; exits without memory */
-void table_add(struct table *t, const char *const *cells);                                /* copied */
+struct table *table_new(const char *const *headers, const bool *right,
+                        unsigned columns);                 /* borrowed; exits without memory */
+void table_add(struct table *t, const char *const *cells); /* copied */
 void table_print(struct table *t, FILE *to);
 struct table *table_free(struct table *t);
 

@@ -60,11 +60,11 @@ struct crsc_sync *open_client(const struct options *o, int *ret_status)
 {
     struct crsc_sync *s = NULL;
     struct error e;
-    struct crsc_client_options options = {.servers = o->servers, .software = "crsc-logctl " CRSC_VERSION,
-                                          .timeout_ms = o->timeout_ms};
+    struct crsc_client_options options = {
+        .servers = o->servers, .software = "crsc-logctl " CRSC_VERSION, .timeout_ms = o->timeout_ms};
     if (crsc_sync_new(&options, &s, &e) == 0) return s;
-    *ret_status = e.code == ERROR_INVALID || e.code == ERROR_TOO_LARGE ? usage_error("--servers: %s", e.text)
-                                                                        : fail(o, &e);
+    *ret_status =
+        e.code == ERROR_INVALID || e.code == ERROR_TOO_LARGE ? usage_error("--servers: %s", e.text) : fail(o, &e);
     return NULL;
 }
 
@@ -72,27 +72,26 @@ int fail(const struct options *o, const struct error *e)
 {
     fprintf(stderr, "crsc-logctl: %s (%s)\n", e->text, error_name((int)e->code));
     switch (e->code) {
-    case ERROR_NOT_FOUND:
-        fputs("The streams there are: crsc-logctl streams\n", stderr);
-        return EXIT_NOT_FOUND;
+    case ERROR_NOT_FOUND: fputs("The streams there are: crsc-logctl streams\n", stderr); return EXIT_NOT_FOUND;
     case ERROR_NOT_LEADER:
     case ERROR_UNAVAILABLE:
     case ERROR_TIMEOUT:
-        fprintf(stderr,
-                "Asked, beginning with: %s\n"
-                "Who is up, and who leads: crsc-logctl status. Other servers: --servers or CRSC_SERVERS. More patience: "
-                "--timeout.\n",
-                o->servers);
+        fprintf(
+            stderr,
+            "Asked, beginning with: %s\n"
+            "Who is up, and who leads: crsc-logctl status. Other servers: --servers or CRSC_SERVERS. More patience: "
+            "--timeout.\n",
+            o->servers);
         return EXIT_UNREACHABLE;
-    default:
-        return EXIT_FAILED;
+    default: return EXIT_FAILED;
     }
 }
 
 int finish_output(void)
 {
     if (fflush(stdout) == 0 && !ferror(stdout)) return EXIT_OK;
-    if (errno != EPIPE) perror("crsc-logctl: write to stdout"); /* whoever read it has had enough: no news to a person */
+    if (errno != EPIPE)
+        perror("crsc-logctl: write to stdout"); /* whoever read it has had enough: no news to a person */
     return EXIT_FAILED;
 }
 
@@ -142,13 +141,15 @@ static int parse_option(struct line *l, int option)
 
 static int parse(int argc, char **argv, struct line *l)
 {
-    static const struct option known[] = {{"servers", 1, 0, 's'}, {"output", 1, 0, 'o'}, {"timeout", 1, 0, 't'},
-                                          {"from", 1, 0, 'f'}, {"to", 1, 0, 'T'}, {"follow", 0, 0, 'F'},
-                                          {"body", 0, 0, 'b'}, {"help", 0, 0, 'h'}, {"version", 0, 0, 'V'},
-                                          {0, 0, 0, 0}};
+    static const struct option known[] = {
+        {"servers", 1, 0, 's'}, {"output", 1, 0, 'o'}, {"timeout", 1, 0, 't'}, {"from", 1, 0, 'f'},
+        {"to", 1, 0, 'T'},      {"follow", 0, 0, 'F'}, {"body", 0, 0, 'b'},    {"help", 0, 0, 'h'},
+        {"version", 0, 0, 'V'}, {0, 0, 0, 0}};
     const char *servers = getenv("CRSC_SERVERS");
     l->o = (struct options){.servers = servers != NULL && servers[0] != '\0' ? servers : "127.0.0.1:7400",
-                            .timeout_ms = TIMEOUT_DEFAULT_MS, .count = 10, .from = 1};
+                            .timeout_ms = TIMEOUT_DEFAULT_MS,
+                            .count = 10,
+                            .from = 1};
     int option, rv = 0;
     while (rv == 0 && (option = getopt_long(argc, argv, "n:h", known, NULL)) != -1) rv = parse_option(l, option);
     for (; rv == 0 && optind < argc; optind++) {
@@ -160,9 +161,14 @@ static int parse(int argc, char **argv, struct line *l)
 
 static int check_options(const struct verb *v, const struct options *o)
 {
-    static const struct { unsigned bit; const char *name; } names[] = {
-        {OPTION_FROM, "--from"}, {OPTION_TO, "--to"}, {OPTION_COUNT, "-n"}, {OPTION_FOLLOW, "--follow"},
-        {OPTION_BODY, "--body"}};
+    static const struct {
+        unsigned bit;
+        const char *name;
+    } names[] = {{OPTION_FROM, "--from"},
+                 {OPTION_TO, "--to"},
+                 {OPTION_COUNT, "-n"},
+                 {OPTION_FOLLOW, "--follow"},
+                 {OPTION_BODY, "--body"}};
     for (unsigned i = 0; i < sizeof names / sizeof *names; i++)
         if ((o->given & names[i].bit) != 0 && (v->options & names[i].bit) == 0)
             return usage_error("%s has no option %s: see crsc-logctl help %s", v->name, names[i].name, v->name);

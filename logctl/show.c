@@ -40,8 +40,10 @@ static void show_json(const struct crsc_event *e)
         yyjson_mut_obj_add_strn(doc, o, "method", r.method, r.method_len);
         yyjson_mut_obj_add_strn(doc, o, "target", r.target, r.target_len);
     }
-    if (text) yyjson_mut_obj_add_strn(doc, o, "text", payload, e->size);
-    else if ((base64 = format_base64(payload, e->size)) != NULL) yyjson_mut_obj_add_str(doc, o, "base64", base64);
+    if (text)
+        yyjson_mut_obj_add_strn(doc, o, "text", payload, e->size);
+    else if ((base64 = format_base64(payload, e->size)) != NULL)
+        yyjson_mut_obj_add_str(doc, o, "base64", base64);
     yyjson_mut_write_fp(stdout, doc, 0, NULL, NULL);
     fputs("\n", stdout);
     yyjson_mut_doc_free(doc);
@@ -104,8 +106,8 @@ void show_event(const struct options *o, const struct crsc_event *e)
         return;
     }
     snprintf(place, sizeof place, "%" PRIu64 "/%" PRIu64, e->epoch, e->sequence);
-    printf("%10" PRIu64 "  %-29s  %-10s  %11s  %10s  ", e->offset, format_time(e->time_us, when), kind_name(e->kind), place,
-           format_size(e->size, size));
+    printf("%10" PRIu64 "  %-29s  %-10s  %11s  %10s  ", e->offset, format_time(e->time_us, when), kind_name(e->kind),
+           place, format_size(e->size, size));
     show_summary(e);
     fputs("\n", stdout);
     if ((o->given & OPTION_BODY) != 0) show_body(e);
@@ -163,7 +165,8 @@ int show_range(struct crsc_sync *s, const struct options *o, uint64_t from, uint
         int rv = crsc_sync_read(s, o->argument, range.next, to, 0, on_events, &range, e);
         if (rv != 0) return rv;
         if (range.next == before)
-            return error_set(e, ERROR_UNAVAILABLE, "the server gave nothing for offset %" PRIu64 ", which it has", before);
+            return error_set(e, ERROR_UNAVAILABLE, "the server gave nothing for offset %" PRIu64 ", which it has",
+                             before);
     }
     return 0;
 }

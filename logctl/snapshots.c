@@ -36,7 +36,8 @@ static void print_json(const char *stream, const struct crsc_snapshot *snapshots
 
 static void print_table(const struct crsc_snapshot *snapshots, size_t n)
 {
-    static const char *const headers[] = {"ID", "OFFSET", "STATE", "SIZE", "NODE", "STARTED", "TOOK", "IMAGE", "REASON"};
+    static const char *const headers[] = {"ID",      "OFFSET", "STATE", "SIZE",  "NODE",
+                                          "STARTED", "TOOK",   "IMAGE", "REASON"};
     static const bool right[] = {false, true, false, true, false, false, true, false, false};
     struct table *t = table_new(headers, right, 9);
     for (size_t i = 0; i < n; i++) {
@@ -44,9 +45,15 @@ static void print_table(const struct crsc_snapshot *snapshots, size_t n)
         char offset[24], size[FORMAT_SIZE_MAX], when[FORMAT_TIME_MAX], took[FORMAT_SIZE_MAX] = "-";
         snprintf(offset, sizeof offset, "%" PRIu64, s->offset);
         if (s->finished_us > s->started_us) format_duration((s->finished_us - s->started_us) / 1000, took);
-        const char *cells[] = {s->id, offset, crsc_snapshot_state_name(s->state),
-                               s->size > 0 ? format_size(s->size, size) : "-", s->node[0] != '\0' ? s->node : "-",
-                               format_time(s->started_us, when), took, s->image[0] != '\0' ? s->image : "-", s->reason};
+        const char *cells[] = {s->id,
+                               offset,
+                               crsc_snapshot_state_name(s->state),
+                               s->size > 0 ? format_size(s->size, size) : "-",
+                               s->node[0] != '\0' ? s->node : "-",
+                               format_time(s->started_us, when),
+                               took,
+                               s->image[0] != '\0' ? s->image : "-",
+                               s->reason};
         table_add(t, cells);
     }
     table_print(t, stdout);
@@ -57,8 +64,10 @@ static void on_snapshots(void *user, const struct error *e, const struct crsc_sn
 {
     const struct options *o = user;
     (void)e;
-    if (o->json) print_json(o->argument, snapshots, n);
-    else print_table(snapshots, n);
+    if (o->json)
+        print_json(o->argument, snapshots, n);
+    else
+        print_table(snapshots, n);
 }
 
 static int run(const struct options *o)
@@ -77,14 +86,16 @@ static int run(const struct options *o)
 const struct verb verb_snapshots = {
     .name = "snapshots",
     .summary = "the checkpoints recorded for a stream",
-    .help = "Usage: crsc-logctl snapshots STREAM\n"
-            "Prints a line for each snapshot record, oldest first. A snapshot contains every request up to its OFFSET and none\n"
-            "after it: a recovery restores the valid one with the highest offset and replays what comes behind. STATE is\n"
-            "taking, valid, failed (REASON says why) or deleted.\n\n"
-            "Examples:\n"
-            "  crsc-logctl snapshots demo/default/workload/pushgateway\n"
-            "  crsc-logctl snapshots demo/default/workload/pushgateway --output json |\n"
-            "    jq '[.snapshots[] | select(.state == \"valid\")] | max_by(.offset)'\n",
+    .help =
+        "Usage: crsc-logctl snapshots STREAM\n"
+        "Prints a line for each snapshot record, oldest first. A snapshot contains every request up to its OFFSET and "
+        "none\n"
+        "after it: a recovery restores the valid one with the highest offset and replays what comes behind. STATE is\n"
+        "taking, valid, failed (REASON says why) or deleted.\n\n"
+        "Examples:\n"
+        "  crsc-logctl snapshots demo/default/workload/pushgateway\n"
+        "  crsc-logctl snapshots demo/default/workload/pushgateway --output json |\n"
+        "    jq '[.snapshots[] | select(.state == \"valid\")] | max_by(.offset)'\n",
     .argument = 1,
     .run = run,
 };

@@ -13,7 +13,7 @@ struct server {
     char address[NAME_MAX_BYTES], role[32], version[64];
     struct crsc_status s; /* its strings are not kept */
     bool reachable;
-    struct error why;     /* when it is not */
+    struct error why; /* when it is not */
 };
 
 struct cluster {
@@ -74,8 +74,8 @@ static bool leads(const struct cluster *c, const struct server *one)
 
 static void print_table(const struct cluster *c)
 {
-    static const char *const headers[] = {"", "ID", "ADDRESS", "REACHABLE", "ROLE", "TERM", "COMMIT", "APPLIED",
-                                          "STREAMS", "LOG", "UP", "VERSION"};
+    static const char *const headers[] = {"",       "ID",      "ADDRESS", "REACHABLE", "ROLE", "TERM",
+                                          "COMMIT", "APPLIED", "STREAMS", "LOG",       "UP",   "VERSION"};
     static const bool right[] = {false, true, false, false, false, true, true, true, true, true, true, false};
     struct table *t = table_new(headers, right, 12);
     for (unsigned i = 0; i < c->n; i++) {
@@ -91,8 +91,18 @@ static void print_table(const struct cluster *c)
         snprintf(streams, sizeof streams, "%" PRIu64, s->streams);
         format_duration(now > s->started_us ? (now - s->started_us) / 1000 : 0, up);
         format_size(s->log_bytes, log);
-        const char *known[] = {leads(c, one) ? "*" : "", id, one->address, "yes", one->role, term, commit, applied,
-                               streams, log, up, one->version};
+        const char *known[] = {leads(c, one) ? "*" : "",
+                               id,
+                               one->address,
+                               "yes",
+                               one->role,
+                               term,
+                               commit,
+                               applied,
+                               streams,
+                               log,
+                               up,
+                               one->version};
         const char *unknown[] = {"", "?", one->address, "no", "?", "-", "-", "-", "-", "-", "-", "-"};
         table_add(t, one->reachable ? known : unknown);
     }
@@ -106,8 +116,10 @@ static void print_json(const struct cluster *c)
     yyjson_mut_val *root = yyjson_mut_obj(doc), *list = yyjson_mut_arr(doc);
     yyjson_mut_doc_set_root(doc, root);
     yyjson_mut_obj_add_str(doc, root, "cluster", c->name);
-    if (c->leader_id != 0) yyjson_mut_obj_add_uint(doc, root, "leader_id", c->leader_id);
-    else yyjson_mut_obj_add_null(doc, root, "leader_id");
+    if (c->leader_id != 0)
+        yyjson_mut_obj_add_uint(doc, root, "leader_id", c->leader_id);
+    else
+        yyjson_mut_obj_add_null(doc, root, "leader_id");
     for (unsigned i = 0; i < c->n; i++) {
         const struct server *one = &c->servers[i];
         const struct crsc_status *s = &one->s;
@@ -159,8 +171,10 @@ static int run(const struct options *o)
     if (c == NULL) return EXIT_FAILED;
 
     qsort(c->servers, c->n, sizeof *c->servers, by_id);
-    if (o->json) print_json(c);
-    else print_table(c);
+    if (o->json)
+        print_json(c);
+    else
+        print_table(c);
     fflush(stdout);
     for (unsigned i = 0; i < c->n; i++) {
         const struct server *one = &c->servers[i];
@@ -169,7 +183,8 @@ static int run(const struct options *o)
         fprintf(stderr, "crsc-logctl: %s%s%s\n", named ? "" : one->address, named ? "" : ": ", one->why.text);
     }
     if (c->leader_id == 0) {
-        fputs("crsc-logctl: no leader: a majority of the servers must be up and reach each other. If they are, ask again in "
+        fputs("crsc-logctl: no leader: a majority of the servers must be up and reach each other. If they are, ask "
+              "again in "
               "a second: an election may be under way.\n",
               stderr);
         status = EXIT_UNREACHABLE;
@@ -181,13 +196,15 @@ static int run(const struct options *o)
 const struct verb verb_status = {
     .name = "status",
     .summary = "who leads, and how far each server is",
-    .help = "Usage: crsc-logctl status\n"
-            "Asks every server of the cluster by itself, those learnt from the others too, and prints a line for each; * marks\n"
-            "the leader. COMMIT is the last entry of the Raft log known to be on a majority, APPLIED the last one whose\n"
-            "effects this server shows; LOG is the size of its segment files.\n"
-            "A server whose APPLIED stays behind is slow or cut off. Exit status 3 when no server says that it leads.\n\n"
-            "Examples:\n"
-            "  crsc-logctl status\n"
-            "  crsc-logctl status --servers 10.0.0.1:7400 --output json | jq .leader_id\n",
+    .help =
+        "Usage: crsc-logctl status\n"
+        "Asks every server of the cluster by itself, those learnt from the others too, and prints a line for each; * "
+        "marks\n"
+        "the leader. COMMIT is the last entry of the Raft log known to be on a majority, APPLIED the last one whose\n"
+        "effects this server shows; LOG is the size of its segment files.\n"
+        "A server whose APPLIED stays behind is slow or cut off. Exit status 3 when no server says that it leads.\n\n"
+        "Examples:\n"
+        "  crsc-logctl status\n"
+        "  crsc-logctl status --servers 10.0.0.1:7400 --output json | jq .leader_id\n",
     .run = run,
 };

@@ -33,8 +33,8 @@ static void print_json(const struct crsc_stream_info *streams, size_t n)
 
 static void print_table(const struct crsc_stream_info *streams, size_t n)
 {
-    static const char *const headers[] = {"STREAM", "FIRST", "LAST", "BYTES", "EPOCH", "PRODUCER", "LAST EVENT",
-                                          "SNAPSHOTS", "NEWEST AT"};
+    static const char *const headers[] = {"STREAM",   "FIRST",      "LAST",      "BYTES",    "EPOCH",
+                                          "PRODUCER", "LAST EVENT", "SNAPSHOTS", "NEWEST AT"};
     static const bool right[] = {false, true, true, true, true, false, false, true, true};
     struct table *t = table_new(headers, right, 9);
     for (size_t i = 0; i < n; i++) {
@@ -45,8 +45,15 @@ static void print_table(const struct crsc_stream_info *streams, size_t n)
         snprintf(epoch, sizeof epoch, "%" PRIu64, s->epoch);
         snprintf(valid, sizeof valid, "%" PRIu32, s->snapshots_valid);
         snprintf(newest, sizeof newest, "%" PRIu64, s->latest_snapshot_offset);
-        const char *cells[] = {s->name, first, last, format_size(s->bytes, bytes), epoch, s->producer,
-                               format_time(s->last_time_us, when), valid, s->snapshots_valid > 0 ? newest : "-"};
+        const char *cells[] = {s->name,
+                               first,
+                               last,
+                               format_size(s->bytes, bytes),
+                               epoch,
+                               s->producer,
+                               format_time(s->last_time_us, when),
+                               valid,
+                               s->snapshots_valid > 0 ? newest : "-"};
         table_add(t, cells);
     }
     table_print(t, stdout);
@@ -57,8 +64,10 @@ static void on_streams(void *user, const struct error *e, const struct crsc_stre
 {
     const struct options *o = user;
     (void)e;
-    if (o->json) print_json(streams, n);
-    else print_table(streams, n);
+    if (o->json)
+        print_json(streams, n);
+    else
+        print_table(streams, n);
 }
 
 static int run(const struct options *o)
@@ -76,7 +85,8 @@ const struct verb verb_streams = {
     .name = "streams",
     .summary = "the streams there are, one protected workload each",
     .help = "Usage: crsc-logctl streams [PREFIX]\n"
-            "Prints a line for each stream whose name begins with PREFIX: its first and last offset, the payload ever appended,\n"
+            "Prints a line for each stream whose name begins with PREFIX: its first and last offset, the payload ever "
+            "appended,\n"
             "the epoch of its newest producer and that one's name, when its last event came, how many valid snapshots\n"
             "it has, and the offset the newest of them contains everything up to.\n\n"
             "Examples:\n"

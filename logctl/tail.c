@@ -27,8 +27,8 @@ static int run(const struct options *o)
     bool from_given = (o->given & OPTION_FROM) != 0, count_given = (o->given & OPTION_COUNT) != 0;
     int rv = show_ends(s, o->argument, &ends, &e);
     if (rv == 0 && from_given && o->from < ends.first)
-        rv = error_set(&e, ERROR_NOT_FOUND, "offset %" PRIu64 " of \"%.100s\" was trimmed: its first one is %" PRIu64, o->from,
-                       o->argument, ends.first);
+        rv = error_set(&e, ERROR_NOT_FOUND, "offset %" PRIu64 " of \"%.100s\" was trimmed: its first one is %" PRIu64,
+                       o->from, o->argument, ends.first);
     if (rv == 0) {
         uint64_t newest = ends.last - ends.first + 1 > o->count ? ends.last - o->count + 1 : ends.first;
         uint64_t from = from_given ? o->from : newest, to = ends.last;
@@ -47,8 +47,10 @@ const struct verb verb_tail = {
     .name = "tail",
     .summary = "a stream's newest events, and with --follow what comes",
     .help = "Usage: crsc-logctl tail STREAM [-n K] [--from N] [--follow] [--body]\n"
-            "Prints the newest K events of the stream. With --from it begins at offset N instead (and ends after K events if -n is\n"
-            "given too). With --follow it goes on with new events as they are committed, across changes of the leader, until\n"
+            "Prints the newest K events of the stream. With --from it begins at offset N instead (and ends after K "
+            "events if -n is\n"
+            "given too). With --follow it goes on with new events as they are committed, across changes of the leader, "
+            "until\n"
             "it is interrupted; that is exit status 0.\n"
             "  -n K       how many           [10]\n"
             "  --from N   first offset\n"
@@ -57,7 +59,8 @@ const struct verb verb_tail = {
             "With --output json each event is a line of its own, its payload in \"text\" or \"base64\".\n\n"
             "Examples:\n"
             "  crsc-logctl tail demo/default/workload/pushgateway\n"
-            "  crsc-logctl tail demo/default/workload/pushgateway -n 100 --output json | jq -c '[.offset, .method, .target]'\n"
+            "  crsc-logctl tail demo/default/workload/pushgateway -n 100 --output json | jq -c '[.offset, .method, "
+            ".target]'\n"
             "  crsc-logctl tail demo/default/workload/pushgateway --from 1 --follow\n",
     .options = OPTION_FROM | OPTION_COUNT | OPTION_FOLLOW | OPTION_BODY,
     .argument = 1,

@@ -34,11 +34,24 @@ static void times_sizes_durations(void **state)
 static void what_is_text(void **state)
 {
     (void)state;
-    static const struct { const char *bytes; size_t len; bool text; } cases[] = {
-        {"", 0, true}, {"GET /\r\n\t", 8, true}, {"gr\xc3\xbc\xc3\x9f", 6, true}, {"\xf0\x9f\x98\x80", 4, true},
-        {"\0", 1, false}, {"\x1b[2J", 4, false}, {"\x7f", 1, false}, {"\xc3", 1, false}, {"\xc0\xaf", 2, false},
-        {"\xed\xa0\x80", 3, false}, {"\xf4\x90\x80\x80", 4, false}, {"\xe0\x80\x80", 3, false}, {"\xff", 1, false},
-        {"\xc2\x9b", 2, false}}; /* C1: a terminal may take it for ESC [ */
+    static const struct {
+        const char *bytes;
+        size_t len;
+        bool text;
+    } cases[] = {{"", 0, true},
+                 {"GET /\r\n\t", 8, true},
+                 {"gr\xc3\xbc\xc3\x9f", 6, true},
+                 {"\xf0\x9f\x98\x80", 4, true},
+                 {"\0", 1, false},
+                 {"\x1b[2J", 4, false},
+                 {"\x7f", 1, false},
+                 {"\xc3", 1, false},
+                 {"\xc0\xaf", 2, false},
+                 {"\xed\xa0\x80", 3, false},
+                 {"\xf4\x90\x80\x80", 4, false},
+                 {"\xe0\x80\x80", 3, false},
+                 {"\xff", 1, false},
+                 {"\xc2\x9b", 2, false}}; /* C1: a terminal may take it for ESC [ */
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char *exact = malloc(cases[i].len > 0 ? cases[i].len : 1); /* so that reading beyond is seen */
         memcpy(exact, cases[i].bytes, cases[i].len);
@@ -83,8 +96,14 @@ static void nothing_reaches_the_terminal_that_it_obeys(void **state)
 static void base64(void **state)
 {
     (void)state;
-    static const char *const pairs[][2] = {{"", ""}, {"f", "Zg=="}, {"fo", "Zm8="}, {"foo", "Zm9v"}, {"foob", "Zm9vYg=="},
-                                           {"fooba", "Zm9vYmE="}, {"foobar", "Zm9vYmFy"}, {"\xff\xfe\xfd", "//79"}};
+    static const char *const pairs[][2] = {{"", ""},
+                                           {"f", "Zg=="},
+                                           {"fo", "Zm8="},
+                                           {"foo", "Zm9v"},
+                                           {"foob", "Zm9vYg=="},
+                                           {"fooba", "Zm9vYmE="},
+                                           {"foobar", "Zm9vYmFy"},
+                                           {"\xff\xfe\xfd", "//79"}};
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
         char *out = format_base64(pairs[i][0], strlen(pairs[i][0]));
         assert_string_equal(out, pairs[i][1]);
@@ -102,9 +121,19 @@ static void request_lines(void **state)
     assert_memory_equal(r.method, "PUT", 3);
     assert_int_equal(r.target_len, 14);
     assert_memory_equal(r.target, "/metrics/job/a", 14);
-    static const char *const bad[] = {"", "\n", "\r\n", "PUT\r\n", "PUT /\r\n", "PUT  HTTP/1.1\r\n", " / HTTP/1.1\r\n",
-                                      "PUT / HTTP/1.1\n", "PUT / HTTP/2.0\r\n", "PUT / HTTP/1.10\r\n", "P(T / HTTP/1.1\r\n",
-                                      "PUT / HTTP/1.1", "PUT / a HTTP/1.1\r\n"};
+    static const char *const bad[] = {"",
+                                      "\n",
+                                      "\r\n",
+                                      "PUT\r\n",
+                                      "PUT /\r\n",
+                                      "PUT  HTTP/1.1\r\n",
+                                      " / HTTP/1.1\r\n",
+                                      "PUT / HTTP/1.1\n",
+                                      "PUT / HTTP/2.0\r\n",
+                                      "PUT / HTTP/1.10\r\n",
+                                      "P(T / HTTP/1.1\r\n",
+                                      "PUT / HTTP/1.1",
+                                      "PUT / a HTTP/1.1\r\n"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         if (format_request(bad[i], strlen(bad[i]), &r)) fail_msg("\"%s\" is no request line", bad[i]);
     for (size_t len = 0; len < 29; len++) { /* cut anywhere before its end */
@@ -118,7 +147,8 @@ static void request_lines(void **state)
 static void columns_are_aligned(void **state)
 {
     (void)state;
-    static const char *const headers[] = {"NAME", "N"}, *const one[] = {"gr\xc3\xbcn", "7"}, *const two[] = {"x\n", "1234"};
+    static const char *const headers[] = {"NAME", "N"}, *const one[] = {"gr\xc3\xbcn", "7"},
+                             *const two[] = {"x\n", "1234"};
     static const bool right[] = {false, true};
     char *out = NULL;
     size_t n = 0;

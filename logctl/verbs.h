@@ -19,17 +19,17 @@ struct options {
     const char *servers;
     uint32_t timeout_ms;
     bool json;
-    unsigned given;       /* enum option_bit */
+    unsigned given; /* enum option_bit */
     uint64_t from, to, count;
     const char *argument; /* STREAM or PREFIX; NULL: not given */
 };
 
 struct verb {
     const char *name;
-    const char *summary;    /* one line of --help */
-    const char *help;       /* what `help VERB` prints */
-    unsigned options;       /* enum option_bit it knows */
-    int argument;           /* 0: takes none, 1: must have one, 2: may have one */
+    const char *summary; /* one line of --help */
+    const char *help;    /* what `help VERB` prints */
+    unsigned options;    /* enum option_bit it knows */
+    int argument;        /* 0: takes none, 1: must have one, 2: may have one */
     int (*run)(const struct options *o);
 };
 
