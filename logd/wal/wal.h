@@ -25,12 +25,15 @@
 #include "common/error.h"
 #include "logd/wal/location.h"
 
+struct disk;
 struct wal;
 
 struct wal_options {
     const char *dir;         /* borrowed during wal_open(); made if it is missing (its parent must exist) */
     uint64_t segment_bytes;  /* 64 KiB to 1 GiB, a multiple of 4096; an entry larger than a segment gets a larger one */
     uint64_t cache_bytes;    /* newest entries kept in memory for followers and readers; 0: 32 MiB */
+    const struct disk *disk; /* NULL: the system's; tests and the simulator give their own (disk.h) */
+    uint32_t salt_seed;      /* of the segments' salts, for tests that must repeat; 0: random salts */
     void *user;              /* given to the callbacks */
     void (*on_persisted)(void *user, uint64_t index, uint64_t term); /* highest entry now on the disk, and its term */
     void (*on_failed)(void *user, const struct error *e);
@@ -47,7 +50,8 @@ struct wal_entry {
  * ERROR_CORRUPT (W2), ERROR_INVALID (options), ERROR_EXISTS (another process has it open: a lock file is held). */
 int wal_open(uv_loop_t *loop, const struct wal_options *options, struct wal **ret_wal, struct error *e);
 
-/* Finishes queued writes, stops the thread, and calls `done` from the loop; the wal is gone by then. */
+/* Finishes queued writes (blocking; the callbacks may still come from inside), stops the thread, and calls `done` from the
+ * loop; the wal is gone by then. Allowed inside the callbacks. */
 void wal_close(struct wal *wal, void (*done)(void *user), void *user);
 
 /* Entries present. An empty log has first 1, last 0. */
@@ -55,13 +59,15 @@ uint64_t wal_first_index(const struct wal *wal);
 uint64_t wal_last_index(const struct wal *wal);      /* queued, perhaps not yet persisted */
 uint64_t wal_persisted_index(const struct wal *wal); /* W1 */
 uint64_t wal_bytes(const struct wal *wal);           /* in segment files */
+uint64_t wal_cut_bytes(const struct wal *wal);       /* of a torn tail that wal_open() cut (W2): for a log line */
 
 /* Term of a present entry, 0 for any other index. */
 uint64_t wal_term_at(const struct wal *wal, uint64_t index);
 
 /* Queues entries for writing. entries[0].index must be <= last + 1; when it is <= last, everything from it on is
- * replaced (W3). Never blocks; on_persisted() follows in order. -ERROR_NOMEM, or -ERROR_INTERNAL after on_failed().
- * Queued bytes are bounded by what Raft has in flight; wal_queued_bytes() tells. */
+ * replaced (W3). Never blocks; on_persisted() follows in order. -ERROR_TOO_LARGE (a payload over 64 MiB; nothing was
+ * queued), -ERROR_NOMEM (the wal is failed then: stop the node), -ERROR_INTERNAL after a failure.
+ * Entries replaced before they were written are not reported. Queued bytes are bounded by what Raft has in flight; wal_queued_bytes() tells. */
 int wal_append(struct wal *wal, const struct wal_entry *entries, unsigned n);
 uint64_t wal_queued_bytes(const struct wal *wal);
 

@@ -1,0 +1,182 @@
+#include "logd/wal/disk.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int result(int rv)
+{
+    return rv < 0 ? -errno : rv;
+}
+
+static int system_open(const struct disk *d, const char *path, int flags)
+{
+    (void)d;
+    return result(open(path, flags | O_CLOEXEC, 0600));
+}
+
+static int system_close(const struct disk *d, int fd)
+{
+    (void)d;
+    return result(close(fd));
+}
+
+static ssize_t system_pread(const struct disk *d, int fd, void *bytes, size_t len, uint64_t at)
+{
+    (void)d;
+    ssize_t n = pread(fd, bytes, len, (off_t)at);
+    return n < 0 ? -errno : n;
+}
+
+static ssize_t system_pwritev(const struct disk *d, int fd, const struct iovec *parts, int n, uint64_t at)
+{
+    (void)d;
+    ssize_t written = pwritev(fd, parts, n, (off_t)at);
+    return written < 0 ? -errno : written;
+}
+
+static int system_datasync(const struct disk *d, int fd)
+{
+    (void)d;
+    return result(fdatasync(fd));
+}
+
+static int system_rename(const struct disk *d, const char *from, const char *to)
+{
+    (void)d;
+    return result(rename(from, to));
+}
+
+static int system_syncdir(const struct disk *d, const char *path)
+{
+    (void)d;
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return -errno;
+    int rv = result(fsync(fd));
+    close(fd);
+    return rv;
+}
+
+static int64_t system_size(const struct disk *d, int fd)
+{
+    (void)d;
+    struct stat s;
+    return fstat(fd, &s) < 0 ? -errno : s.st_size;
+}
+
+static int64_t system_highest(const struct disk *d, const char *dir)
+{
+    (void)d;
+    DIR *listing = opendir(dir);
+    if (listing == NULL) return -errno;
+    int64_t highest = 0;
+    for (struct dirent *entry; (entry = readdir(listing)) != NULL;) {
+        char *end;
+        long long id = strtoll(entry->d_name, &end, 10);
+        if (end != entry->d_name && strcmp(end, ".seg") == 0 && id > highest) highest = id;
+    }
+    closedir(listing);
+    return highest;
+}
+
+static int system_mkdir(const struct disk *d, const char *path)
+{
+    (void)d;
+    return mkdir(path, 0700) == 0 || errno == EEXIST ? 0 : -errno;
+}
+
+static int system_lock(const struct disk *d, const char *path)
+{
+    (void)d;
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0) return -errno;
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0) return fd;
+    int rv = -errno;
+    close(fd);
+    return rv;
+}
+
+const struct disk *disk_system(void)
+{
+    static const struct disk table = {
+        .open = system_open,
+        .close = system_close,
+        .pread = system_pread,
+        .pwritev = system_pwritev,
+        .datasync = system_datasync,
+        .rename = system_rename,
+        .syncdir = system_syncdir,
+        .size = system_size,
+        .highest = system_highest,
+        .mkdir = system_mkdir,
+        .lock = system_lock,
+    };
+    return &table;
+}
+
+enum error_code disk_error_code(int rv)
+{
+    return rv == -ENOSPC || rv == -EDQUOT ? ERROR_NOSPACE : ERROR_IO;
+}
+
+int disk_read_all(const struct disk *d, int fd, void *bytes, size_t len, uint64_t at)
+{
+    uint8_t *p = bytes;
+    while (len > 0) {
+        ssize_t n = d->pread(d, fd, p, len, at);
+        if (n == -EINTR) continue;
+        if (n < 0) return (int)n;
+        if (n == 0) return -ENODATA;
+        p += n;
+        at += (uint64_t)n;
+        len -= (size_t)n;
+    }
+    return 0;
+}
+
+int disk_writev_all(const struct disk *d, int fd, struct iovec *parts, int n, uint64_t at)
+{
+    while (n > 0) {
+        ssize_t written = d->pwritev(d, fd, parts, n < IOV_MAX ? n : IOV_MAX, at);
+        if (written == -EINTR) continue;
+        if (written == 0) return -EIO; /* no part is empty: the system would have us spin */
+        if (written < 0) return (int)written;
+        at += (uint64_t)written;
+        while (n > 0 && (size_t)written >= parts->iov_len) {
+            written -= (ssize_t)parts->iov_len;
+            parts++;
+            n--;
+        }
+        if (n > 0) {
+            parts->iov_base = (char *)parts->iov_base + written;
+            parts->iov_len -= (size_t)written;
+        }
+    }
+    return 0;
+}
+
+int disk_write_all(const struct disk *d, int fd, const void *bytes, size_t len, uint64_t at)
+{
+    struct iovec part = {(void *)(uintptr_t)bytes, len};
+    if (len == 0) return 0;
+    return disk_writev_all(d, fd, &part, 1, at);
+}
+
+int disk_write_zeros(const struct disk *d, int fd, uint64_t from, uint64_t to)
+{
+    enum { STEP = 1 << 20 };
+    static const uint8_t zeros[STEP];
+    int rv = 0;
+    for (uint64_t part; from < to && rv == 0; from += part) {
+        part = to - from < STEP ? to - from : STEP;
+        rv = disk_write_all(d, fd, zeros, (size_t)part, from);
+    }
+    return rv;
+}

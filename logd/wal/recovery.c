@@ -1,0 +1,198 @@
+#include "logd/wal/recovery.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/crc32c.h"
+#include "logd/wal/segment.h"
+
+struct file {
+    int fd;
+    char path[PATH_MAX];
+    uint8_t *bytes;
+    size_t len;
+    struct segment_header header;
+};
+
+static void file_fini(const struct disk *disk, struct file *f)
+{
+    free(f->bytes);
+    if (f->fd >= 0) disk->close(disk, f->fd);
+    f->bytes = NULL;
+    f->fd = -1;
+}
+
+static int corrupt(const char *path, uint64_t at, uint64_t index, struct error *e, const char *what)
+{
+    return error_set(e, ERROR_CORRUPT,
+                     "%s, byte %llu, entry %llu: %s. Nothing was changed. If the other servers are healthy, empty this one's "
+                     "data directory and let it rejoin",
+                     path, (unsigned long long)at, (unsigned long long)index, what);
+}
+
+static int file_read(const struct disk *disk, const char *dir, uint64_t id, uint64_t index, struct file *f,
+                     struct error *e)
+{
+    *f = (struct file){.fd = -1};
+    if (writer_segment_path(f->path, sizeof f->path, dir, id) != 0) return error_set(e, ERROR_INVALID, "the log's path is too long");
+    f->fd = disk->open(disk, f->path, O_RDWR);
+    if (f->fd == -ENOENT) return corrupt(f->path, 0, index, e, "this segment is missing, but a later one is there");
+    if (f->fd < 0) return error_errno(e, ERROR_IO, -f->fd, "cannot open %s", f->path);
+    int64_t size = disk->size(disk, f->fd);
+    if (size < 0) return error_errno(e, ERROR_IO, (int)-size, "cannot look at %s", f->path);
+    if (size < SEGMENT_HEADER) return corrupt(f->path, (uint64_t)size, index, e, "the file ends inside its header");
+    f->len = (size_t)size;
+    f->bytes = malloc(f->len);
+    if (f->bytes == NULL) return error_set(e, ERROR_NOMEM, "no memory to read %s", f->path);
+    int rv = disk_read_all(disk, f->fd, f->bytes, f->len, 0);
+    if (rv != 0) return error_errno(e, ERROR_IO, -rv, "cannot read %s", f->path);
+    if (segment_header_decode(f->bytes, &f->header, NULL) != 0 || f->header.id != id)
+        return corrupt(f->path, 0, index, e, "the segment's header is damaged");
+    return 0;
+}
+
+static int take_record(struct recovered *out, const struct file *f, const struct record *r, size_t at, struct error *e)
+{
+    if (r->index == 0 || r->index > out->n + (r->kind == RECORD_ENTRY))
+        return corrupt(f->path, at, r->index, e, "a record's Raft index does not follow the one before");
+    if (r->kind == RECORD_TRUNCATE) {
+        out->n = r->index - 1;
+        return 0;
+    }
+    if (r->index != out->n + 1) return corrupt(f->path, at, r->index, e, "a record's Raft index does not follow the one before");
+    if (out->n == out->cap) {
+        uint64_t cap = out->cap == 0 ? 1024 : 2 * out->cap;
+        void *grown = realloc(out->entries, cap * sizeof *out->entries);
+        if (grown == NULL) return error_set(e, ERROR_NOMEM, "no memory for the log's table");
+        out->entries = grown;
+        out->cap = cap;
+    }
+    out->entries[out->n++] = (struct recovered_entry){
+        .term = r->term,
+        .where = {f->header.id, at + RECORD_HEADER},
+        .length = r->length,
+        .crc = crc32c(0, f->bytes + at + RECORD_HEADER, r->length),
+        .type = r->type,
+    };
+    return 0;
+}
+
+/* Makes what was read durable, and leaves zeros behind it, so that what a crash left there can never be read as records later;
+ * gives the file its full size back if the crash (or a person) shortened it. Bytes that are not proven to have been synced are
+ * written again: after a failed sync the system may take them for clean although the disk never got them. */
+static int repair_tail(const struct disk *disk, struct file *f, const struct segment_scan *stop, const struct segment_end *end,
+                       struct error *e)
+{
+    struct segment_scan again;
+    struct record r;
+    size_t at;
+    segment_scan_begin(&again, &f->header, f->bytes, f->len);
+    while (again.seq <= end->proven && segment_scan_next(&again, &r, &at)) continue;
+    uint64_t dirty_end = stop->at + end->dirty, full = f->header.bytes;
+    int rv = disk_write_all(disk, f->fd, f->bytes + again.at, stop->at - again.at, again.at);
+    if (rv == 0 && end->verdict == SEGMENT_TORN) rv = disk_write_zeros(disk, f->fd, stop->at, dirty_end);
+    if (rv == 0 && f->len < full) rv = disk_write_zeros(disk, f->fd, f->len > dirty_end ? f->len : dirty_end, full);
+    if (rv == 0) rv = disk->datasync(disk, f->fd);
+    return rv == 0 ? 0 : error_errno(e, disk_error_code(rv), -rv, "cannot repair %s", f->path);
+}
+
+/* The end of the newest segment: nothing later vouches for it but its own bytes. */
+static int take_tail(const struct disk *disk, struct recovered *out, struct file *f, const struct segment_scan *stop, struct error *e)
+{
+    struct segment_end end;
+    segment_scan_end(stop, &end);
+    if (end.verdict == SEGMENT_CORRUPT)
+        return corrupt(f->path, stop->at, out->n + 1, e, "what stood here had been synced, a later record says so, and is damaged");
+    if (end.verdict == SEGMENT_SEALED) return corrupt(f->path, stop->at, out->n + 1, e, "a segment followed this one, and its file is missing");
+    out->cut_bytes = end.verdict == SEGMENT_TORN ? end.dirty : 0;
+    int rv = repair_tail(disk, f, stop, &end, e);
+    if (rv != 0) return rv;
+    out->tail = (struct writer_tail){f->fd, stop->at, f->header.bytes, stop->seq - 1, stop->chain, f->header.salt};
+    out->next_seq = stop->seq;
+    out->last_segment = f->header.id;
+    f->fd = -1; /* the writer's from here on */
+    return 0;
+}
+
+/* Where a segment that is followed by another stopped: its mark must name that other one. */
+struct stop {
+    struct segment_scan scan; /* its bytes are gone */
+    char path[PATH_MAX];
+    bool sealed;
+};
+
+static void remember_stop(struct stop *stop, const struct segment_scan *scan, const struct file *f)
+{
+    struct segment_end end;
+    segment_scan_end(scan, &end);
+    stop->scan = *scan;
+    stop->scan.bytes = NULL;
+    memcpy(stop->path, f->path, sizeof stop->path);
+    stop->sealed = end.verdict == SEGMENT_SEALED;
+}
+
+/* A crash may have come between the beginning of the newest segment and the mark that names it. */
+static int seal(const struct disk *disk, const struct stop *stop, uint64_t next, struct error *e)
+{
+    int fd = disk->open(disk, stop->path, O_RDWR);
+    if (fd < 0) return error_errno(e, ERROR_IO, -fd, "cannot open %s", stop->path);
+    int rv = writer_mark(disk, fd, stop->scan.at, stop->scan.salt, stop->scan.seq, stop->scan.chain, next);
+    if (rv == 0) rv = disk->datasync(disk, fd);
+    disk->close(disk, fd);
+    return rv == 0 ? 0 : error_errno(e, disk_error_code(rv), -rv, "cannot seal %s", stop->path);
+}
+
+static int read_records(struct recovered *out, const struct file *f, struct segment_scan *scan, struct error *e)
+{
+    struct record r;
+    size_t at;
+    int rv = 0;
+    segment_scan_begin(scan, &f->header, f->bytes, f->len);
+    while (rv == 0 && segment_scan_next(scan, &r, &at)) rv = take_record(out, f, &r, at, e);
+    out->bytes += f->header.bytes;
+    return rv;
+}
+
+/* A segment must begin just where the one before stopped, or records were lost there that had been on the disk before it
+ * was begun. */
+static int read_segments(const struct disk *disk, const char *dir, uint64_t highest, struct recovered *out, struct file *f,
+                         struct error *e)
+{
+    struct stop before = {.scan = {.seq = 1}};
+    struct segment_scan scan;
+    for (uint64_t id = 1;; id++) {
+        int rv = file_read(disk, dir, id, out->n + 1, f, e);
+        if (rv != 0) return rv;
+        if (f->header.first_seq != before.scan.seq || f->header.chain != before.scan.chain)
+            return corrupt(id == 1 ? f->path : before.path, before.scan.at, out->n + 1, e,
+                           "records that were on the disk before the next segment was begun are damaged");
+        rv = read_records(out, f, &scan, e);
+        if (rv != 0) return rv;
+        if (id == highest) break;
+        remember_stop(&before, &scan, f);
+        file_fini(disk, f);
+    }
+    int rv = take_tail(disk, out, f, &scan, e);
+    return rv == 0 && highest > 1 && !before.sealed ? seal(disk, &before, highest, e) : rv;
+}
+
+int recovery_run(const struct disk *disk, const char *dir, struct recovered *ret_recovered, struct error *e)
+{
+    struct recovered out = {.tail = {.fd = -1}, .next_seq = 1};
+    struct file f = {.fd = -1};
+    int64_t highest = disk->highest(disk, dir);
+    if (highest < 0) return error_errno(e, ERROR_IO, (int)-highest, "cannot list %s", dir);
+    int rv = highest == 0 ? 0 : read_segments(disk, dir, (uint64_t)highest, &out, &f, e);
+    file_fini(disk, &f);
+    if (rv == 0) {
+        *ret_recovered = out;
+        return 0;
+    }
+    if (out.tail.fd >= 0) disk->close(disk, out.tail.fd);
+    free(out.entries);
+    return rv;
+}

@@ -1,0 +1,59 @@
+/* The writer thread: where bytes become durable. Everything queued since the last sync is written with as few system
+ * calls as possible and synced once (group commit); then the loop's thread hears of it.
+ *
+ * Queue and reports are the only things that two threads share. The loop's thread decides where a record goes (so that
+ * it can be located at once); the writer fills in what only it knows: how far the disk has been synced, and the checksum. */
+#ifndef CRSC_LOGD_WAL_WRITER_H
+#define CRSC_LOGD_WAL_WRITER_H
+
+#include <uv.h>
+
+#include "common/buf.h"
+#include "common/error.h"
+#include "logd/wal/disk.h"
+#include "logd/wal/segment.h"
+
+struct writer;
+
+struct writer_op {
+    struct writer_op *next;
+    enum { WRITER_RECORD, WRITER_SEGMENT } kind;
+    struct record record; /* WRITER_RECORD: synced, chain and crc are the writer's to fill */
+    struct blob *payload; /* its reference is the loop's thread's; may be NULL */
+    uint64_t position;
+    struct segment_header segment; /* WRITER_SEGMENT: go on in this new one; chain is the writer's to fill */
+};
+
+/* Where a log that was just recovered goes on. */
+struct writer_tail {
+    int fd; /* the writer's from then on; -1: the first op is a WRITER_SEGMENT */
+    uint64_t position, segment_bytes;
+    uint64_t synced; /* highest seq on the disk */
+    uint32_t chain, salt;
+};
+
+struct writer_handlers {
+    /* `done` are ops in order, on the disk now; the receiver frees them. */
+    void (*on_done)(void *user, struct writer_op *done);
+    void (*on_failed)(void *user, const struct error *e); /* once; what is queued stays unwritten */
+};
+
+/* `prepare_bytes`: of the segments that are made ahead. On an error tail->fd is still the caller's. */
+int writer_start(uv_loop_t *loop, const struct disk *disk, const char *dir, uint64_t prepare_bytes,
+                 const struct writer_tail *tail, const struct writer_handlers *handlers, void *user,
+                 struct writer **ret_writer, struct error *e);
+
+/* Queues ops (a list). Loop's thread. */
+void writer_push(struct writer *w, struct writer_op *ops);
+
+/* Writes what is queued (the handlers may still be called from here), ends the thread, and from the loop calls `stopped` with the ops that were not written (after a failure). */
+void writer_stop(struct writer *w, void (*stopped)(void *user, struct writer_op *unwritten));
+
+/* "DIR/00000000000000000007.seg"; 0 or -ERROR_INVALID (too long). */
+int writer_segment_path(char *ret_path, size_t size, const char *dir, uint64_t id);
+
+/* Writes, without a sync, the mark that says: every record before `seq` is on the disk (`next`: and so is segment `next`).
+ * 0 or a negated errno. */
+int writer_mark(const struct disk *disk, int fd, uint64_t at, uint32_t salt, uint64_t seq, uint32_t chain, uint64_t next);
+
+#endif
