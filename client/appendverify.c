@@ -97,9 +97,10 @@ static int load_lines(struct check *c)
     if (in == NULL) return -1;
     while (fgets(line, sizeof line, in) != NULL) {
         struct acked a;
+        if (strchr(line, '\n') == NULL) break; /* a last line cut short by a kill was acknowledged to nobody */
         if (sscanf(line, "%255s %" SCNu64 " %" SCNu64 " %71s", stream, &a.offset, &a.number, id) != 4) {
-            if (strchr(line, '\n') != NULL) finding(c, "unreadable line in %s: %s", c->o->out, line);
-            continue; /* a last line cut short by a kill was acknowledged to nobody */
+            finding(c, "unreadable line in %s: %s", c->o->out, line);
+            continue;
         }
         if (strcmp(stream, c->stream) != 0) continue;
         snprintf(a.name, sizeof a.name, "%.*s", (int)strcspn(id, "/"), id);
