@@ -11,7 +11,7 @@
 static const struct config_setting table[] = {
     {"id", CONFIG_UINT, AT(id), "1", 1, UINT32_MAX, "This server's number in initial-cluster."},
     {"cluster", CONFIG_STRING, AT(cluster), "crsc", 0, 0, "Name of the cluster: servers and clients of another one are refused."},
-    {"listen", CONFIG_STRING, AT(listen), "127.0.0.1:7401", 0, 0,
+    {"listen", CONFIG_STRING, AT(listen), "127.0.0.1:7400", 0, 0,
      "Numeric address and port to listen on, for clients and the other servers alike; port 0 takes a free one."},
     {"advertise", CONFIG_STRING, AT(advertise), "", 0, 0, "host:port others reach this server by; empty: as in initial-cluster, else listen."},
     {"initial-cluster", CONFIG_STRING, AT(initial_cluster), "", 0, 0,
