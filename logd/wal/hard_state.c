@@ -54,7 +54,7 @@ static int make(struct hard_state *h, const char *dir, const char *path, struct 
     return rv == 0 ? 0 : error_errno(e, disk_error_code(rv), -rv, "cannot make %s", path);
 }
 
-static int load(struct hard_state *h, const char *path, struct error *e)
+static int load(struct hard_state *h, const char *dir, const char *path, struct error *e)
 {
     uint8_t copies[2 * COPY] = {0};
     int64_t size = h->disk->size(h->disk, h->fd);
@@ -74,7 +74,10 @@ static int load(struct hard_state *h, const char *path, struct error *e)
     h->term = get_u64(copy + 16);
     h->vote = get_u64(copy + 24);
     rv = write_copy(h, 1 - newest, e); /* the other first: at no moment is there less than there was */
-    return rv == 0 ? write_copy(h, newest, e) : rv;
+    if (rv == 0) rv = write_copy(h, newest, e);
+    if (rv != 0) return rv;
+    rv = h->disk->syncdir(h->disk, dir); /* the process that made it may have died before this */
+    return rv == 0 ? 0 : error_errno(e, disk_error_code(rv), -rv, "cannot sync %s", dir);
 }
 
 int hard_state_open(struct hard_state *h, const struct disk *disk, const char *dir, bool fresh, struct error *e)
@@ -86,7 +89,7 @@ int hard_state_open(struct hard_state *h, const struct disk *disk, const char *d
     int rv;
     h->fd = disk->open(disk, path, O_RDWR);
     if (h->fd >= 0)
-        rv = load(h, path, e);
+        rv = load(h, dir, path, e);
     else if (h->fd != -ENOENT)
         rv = error_errno(e, ERROR_IO, -h->fd, "cannot open %s", path);
     else if (fresh)

@@ -176,7 +176,9 @@ static int read_segments(const struct disk *disk, const char *dir, uint64_t high
         remember_stop(&before, &scan, f);
         file_fini(disk, f);
     }
-    int rv = take_tail(disk, out, f, &scan, e);
+    int rv = disk->syncdir(disk, dir); /* the process that began the newest one may have died before this */
+    if (rv != 0) return error_errno(e, disk_error_code(rv), -rv, "cannot sync %s", dir);
+    rv = take_tail(disk, out, f, &scan, e);
     return rv == 0 && highest > 1 && !before.sealed ? seal(disk, &before, highest, e) : rv;
 }
 

@@ -141,13 +141,6 @@ static int enter_dir(struct wal *w, struct error *e)
     return w->lock_fd >= 0 ? 0 : error_errno(e, disk_error_code(w->lock_fd), -w->lock_fd, "cannot lock %s", path);
 }
 
-/* Names that a process left in the directory before it died, before it synced it, must stay as well. */
-static int sync_dir(struct wal *w, struct error *e)
-{
-    int rv = w->disk->syncdir(w->disk, w->dir);
-    return rv == 0 ? 0 : error_errno(e, disk_error_code(rv), -rv, "cannot sync %s", w->dir);
-}
-
 static int adopt(struct wal *w, struct recovered *r, struct error *e)
 {
     w->slots = calloc(r->n + 1024, sizeof *w->slots);
@@ -188,7 +181,6 @@ int wal_open(uv_loop_t *loop, const struct wal_options *options, struct wal **re
     if (rv != 0) goto err;
     rv = adopt(w, &r, e);
     if (rv == 0) rv = hard_state_open(&w->hard, w->disk, w->dir, r.last_segment == 0, e);
-    if (rv == 0) rv = sync_dir(w, e);
     if (rv == 0) rv = writer_start(loop, w->disk, w->dir, w->options.segment_bytes, &r.tail, &handlers, w,
                               &w->writer, e);
     if (rv != 0) {
@@ -458,5 +450,7 @@ uint64_t wal_vote(const struct wal *w)
 
 int wal_set_hard_state(struct wal *w, uint64_t term, uint64_t vote, struct error *e)
 {
-    return hard_state_set(&w->hard, term, vote, e);
+    int rv = hard_state_set(&w->hard, term, vote, e);
+    if (rv != 0) w->failed = true; /* W4: nothing more is promised */
+    return rv;
 }
