@@ -58,6 +58,11 @@ class App:
             source = ["--binary", self.build.path("counter")]
         else:
             source = ["--binary", self.words["binary"]]
+        for k, (path, text) in enumerate(sorted(self.words.get("files", {}).items())):
+            os.makedirs(directory + ".files", exist_ok=True)
+            with open(os.path.join(directory + ".files", str(k)), "w") as f:
+                f.write(text.replace("{port}", str(port)))
+            source += ["--file", f"{f.name}:{path}"]
         done = subprocess.run([os.path.join(ROOT, "scripts", "make-bundle"), *source, "--out", directory, "--", *command],
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         check(done.returncode == 0, "the container's bundle could not be made: %s", done.stdout.strip())
