@@ -5,7 +5,8 @@
  * The one layer is an uncompressed tar of the dump under `checkpoint/`. The manifest carries the annotations that
  * containerd and CRI-O know a checkpoint image by (`org.criu.checkpoint.container.name`,
  * `io.kubernetes.cri-o.annotations.checkpoint.name`) and ours: `crsc.io/stream`, `crsc.io/offset`, `crsc.io/spec`.
- * The manifest's digest names everything in it: it is what the log records, and what must be given to unpack.
+ * The manifest's digest names everything in it: it is what the log records, and what must be given to unpack. With
+ * it index.json is not read at all: what is there cannot mislead.
  *
  * A packed image is on disk for good when pack returns 0, and not there at all otherwise: it is written under
  * "DIR.partial", fsynced, renamed, and the parent directory is fsynced. What a crash leaves under that name is removed
