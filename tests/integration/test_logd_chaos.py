@@ -10,10 +10,11 @@ from harness import Cluster, Failure, check, main, wait_until
 STREAM = "chaos/default/workload/app"
 
 
-def load(bench, cluster, seconds, tag, rate):
+def load(bench, cluster, seconds, tag, rate, size=100):
     return bench.spawn(f"appendload-{tag}", [
         "crsc-appendload", "--servers", cluster.servers, "--stream", f"{STREAM}-{tag}", "--out", bench.path(f"acked-{tag}"),
-        "--producers", "4", "--window", "16", "--seconds", str(seconds), "--rate", str(rate), "--timeout", "120"])
+        "--producers", "4", "--window", "16", "--seconds", str(seconds), "--rate", str(rate), "--size", str(size),
+        "--timeout", "120"])
 
 
 def verify(bench, cluster, tag):
@@ -52,7 +53,8 @@ def test_kill_loop(bench, rng):
     kills, seconds = (8, 25) if bench.build.sanitized else (36, 30)
     cluster = Cluster(bench).start()
     cluster.wait_leader()
-    loader = load(bench, cluster, seconds, "loop", 1500 if bench.build.sanitized else 6000)
+    size = rng.choice([30, 300, 3000])
+    loader = load(bench, cluster, seconds, "loop", 1500 if bench.build.sanitized else 5000, size)
     begun, done, rounds = time.monotonic(), 0, 0
     plan = ["leader", "follower", "leader", "follower", "leader", "two", "leader", "follower", "all"]
     while done < kills or time.monotonic() - begun < seconds - 3:
