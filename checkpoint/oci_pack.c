@@ -46,14 +46,13 @@ static int write_all(int fd, const void *data, size_t len)
     return 0;
 }
 
+/* A failure is only noted: libarchive would lose its buffer for good if it were told. Whoever adds to the archive asks for it. */
 static la_ssize_t on_write(struct archive *a, void *user, const void *data, size_t len)
 {
     struct layer *layer = user;
-    layer->failed = write_all(layer->fd, data, len);
-    if (layer->failed != 0) {
-        archive_set_error(a, layer->failed, "write failed");
-        return -1;
-    }
+    (void)a;
+    if (layer->failed == 0) layer->failed = write_all(layer->fd, data, len);
+    if (layer->failed != 0) return (la_ssize_t)len;
     digest_add(layer->digest, data, len);
     layer->size += len;
     return (la_ssize_t)len;
@@ -79,7 +78,7 @@ static int add_content(struct archive *a, struct layer *layer, const char *path,
         if (n < 0) rc = error_errno(e, ERROR_IO, errno, "%s cannot be read", path);
         if (n <= 0) break;
         done += (uint64_t)n;
-        if (done <= size && archive_write_data(a, chunk, (size_t)n) != n) rc = archive_failed(a, layer, path, e);
+        if (done <= size && (archive_write_data(a, chunk, (size_t)n) != n || layer->failed != 0)) rc = archive_failed(a, layer, path, e);
     }
     close(fd);
     if (rc == 0 && done != size) rc = error_set(e, ERROR_CONFLICT, "%s changed while it was packed", path);
@@ -99,7 +98,7 @@ static int add_entry(struct archive *a, struct layer *layer, const FTSENT *f, si
     archive_entry_set_perm(entry, folder ? 0700 : 0600);
     archive_entry_set_mtime(entry, 0, 0); /* the same dump has the same digest */
     if (!folder) archive_entry_set_size(entry, st->st_size);
-    int rc = archive_write_header(a, entry) == ARCHIVE_OK ? 0 : archive_failed(a, layer, f->fts_path, e);
+    int rc = archive_write_header(a, entry) == ARCHIVE_OK && layer->failed == 0 ? 0 : archive_failed(a, layer, f->fts_path, e);
     archive_entry_free(entry);
     if (rc == 0 && !folder) rc = add_content(a, layer, f->fts_path, (uint64_t)st->st_size, chunk, e);
     return rc;
@@ -148,8 +147,7 @@ static int write_archive(struct layer *layer, const char *dump_dir, struct error
         archive_write_set_bytes_in_last_block(a, 1) != ARCHIVE_OK || archive_write_open(a, layer, NULL, on_write, NULL) != ARCHIVE_OK)
         rc = archive_failed(a, layer, dump_dir, e);
     if (rc == 0) rc = add_tree(a, layer, dump_dir, e);
-    if (rc == 0 && archive_write_close(a) != ARCHIVE_OK) rc = archive_failed(a, layer, dump_dir, e);
-    if (rc != 0) archive_write_fail(a);
+    if (rc == 0 && (archive_write_close(a) != ARCHIVE_OK || layer->failed != 0)) rc = archive_failed(a, layer, dump_dir, e);
     archive_write_free(a);
     return rc;
 }

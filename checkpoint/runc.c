@@ -390,6 +390,7 @@ static int start(struct command *c, const char *const *words, struct error *e)
         uv_close((uv_handle_t *)&c->timer, on_stillborn_closed);
         return rc;
     }
+    uv_update_time(r->loop);
     uv_timer_start(&c->timer, on_bound, r->timeout_ms, 0);
     return 0;
 }

@@ -1,0 +1,292 @@
+/* The handling of runc's commands, against a script that plays runc: what is passed, what comes back, bounds in time, closing. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "checkpoint/runc.h"
+#include "checkpoint/runc_report.h"
+#include "checkpoint/tree.h"
+
+/* Its global options are: --root R --log L --log-format json VERB ... */
+static const char script[] =
+    "#!/bin/sh\n"
+    "here=$(dirname \"$0\")\n"
+    "[ \"$1\" = restore ] && { echo \"cgroups mode: 'soft', 'full', 'strict', 'ignore'\"; exit 0; }\n"
+    "echo \"$*\" >>$here/calls\n"
+    "readlink /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 >>$here/stdio\n"
+    "log=$4; verb=$7; shift 7\n"
+    "say() { echo \"{\\\"level\\\":\\\"error\\\",\\\"msg\\\":\\\"$1\\\"}\" >>$log; exit 1; }\n"
+    "for last in \"$@\"; do :; done\n"
+    "case $verb:$last in\n"
+    "  run:sleeper|restore:sleeper) echo $PPID >$5;;\n" /* a process that is alive: the test itself */
+    "  run:dead) echo 999999999 >$5;;\n"
+    "  run:slow|checkpoint:slow) (sleep 60; echo late >$here/late) & echo $! >$here/grandchild; wait;;\n"
+    "  run:brief) sleep 0.2; echo $PPID >$5;;\n"
+    "  run:there) say 'container with id already exists';;\n"
+    "  run:broken) kill -9 $$;;\n"
+    "  run:mute) exit 7;;\n"
+    "  state:sleeper) echo \"{\\\"id\\\":\\\"sleeper\\\",\\\"pid\\\":$PPID,\\\"status\\\":\\\"running\\\"}\";;\n"
+    "  state:babble) echo 'hello';;\n"
+    "  state:*) say 'container does not exist';;\n"
+    "  kill:*) say 'container not running';;\n"
+    "  delete:*) exit 0;;\n"
+    "  checkpoint:refused) echo '(00.1) Error (criu/util.c:1): rlimit: Can'\"'\"'t setup RLIMIT_NOFILE for self' >$4/dump.log\n"
+    "    echo '(00.2) Error (criu/sk-inet.c:200): inet: not today' >>$4/dump.log\n"
+    "    echo '(00.3) Error (criu/cr-dump.c:1975): Dumping FAILED.' >>$4/dump.log; say 'criu failed: type NOTIFY';;\n"
+    "  checkpoint:*) criu >$here/criu-said; echo $CRIU_CONFIG_FILE >>$here/criu-said;;\n"
+    "esac\n";
+
+static char base[64];
+static uv_loop_t loop;
+static struct runc *runc;
+static struct runc_result last;
+static char last_detail[RUNC_DETAIL_MAX];
+static int called, closed;
+
+static char *at(const char *name)
+{
+    static char paths[8][PATH_MAX];
+    static unsigned next;
+    char *path = paths[next++ % 8];
+    snprintf(path, PATH_MAX, "%s/%s", base, name);
+    return path;
+}
+
+static void write_program(const char *path, const char *text)
+{
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+    assert_int_equal(chmod(path, 0755), 0);
+}
+
+static void on_result(void *user, const struct runc_result *result)
+{
+    (void)user;
+    last = *result;
+    snprintf(last_detail, sizeof last_detail, "%s", result->detail);
+    called++;
+}
+
+static void on_closed(void *user)
+{
+    (void)user;
+    closed++;
+}
+
+static void start(uint32_t timeout_ms)
+{
+    struct error e = {0};
+    struct runc_options options = {.runc = at("runc"), .criu = at("some-criu"), .root = at("root"), .work = at("work"),
+        .timeout_ms = timeout_ms};
+    if (runc_new(&loop, &options, &runc, &e) != 0) fail_msg("%s", e.text);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    snprintf(base, sizeof base, "/tmp/crsc-test-runc-XXXXXX");
+    if (mkdtemp(base) == NULL || uv_loop_init(&loop) != 0) return 1;
+    write_program(at("runc"), script);
+    write_program(at("some-criu"), "#!/bin/sh\necho I am criu\n");
+    called = closed = 0;
+    start(10000);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    if (closed == 0) runc_close(runc, on_closed, NULL);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    if (closed != 1 || uv_loop_close(&loop) != 0) return 1;
+    return tree_remove(base, NULL);
+}
+
+static void wait_result(int rc)
+{
+    int before = called;
+    assert_int_equal(rc, 0);
+    while (called == before) uv_run(&loop, UV_RUN_ONCE);
+}
+
+static void read_text(const char *path, char *text, size_t cap)
+{
+    FILE *f = fopen(path, "r");
+    text[0] = '\0';
+    if (f == NULL) return;
+    text[fread(text, 1, cap - 1, f)] = '\0';
+    fclose(f);
+}
+
+static void test_success(void **state)
+{
+    (void)state;
+    char text[4096];
+    wait_result(runc_run(runc, "sleeper", at("bundle"), on_result, NULL, NULL));
+    assert_int_equal(last.status, 0);
+    assert_int_equal(last.container, RUNC_RUNNING);
+    assert_int_equal(last.process.pid, getpid());
+    assert_true(process_alive(&last.process));
+    assert_true(last.elapsed_us > 0);
+    wait_result(runc_query(runc, "sleeper", on_result, NULL, NULL));
+    assert_int_equal(last.container, RUNC_RUNNING);
+    assert_int_equal(last.process.pid, getpid());
+    wait_result(runc_query(runc, "nobody", on_result, NULL, NULL));
+    assert_int_equal(last.status, 0);
+    assert_int_equal(last.container, RUNC_ABSENT);
+    wait_result(runc_kill(runc, "nobody", SIGKILL, on_result, NULL, NULL));
+    assert_int_equal(last.status, 0);
+    wait_result(runc_delete(runc, "nobody", on_result, NULL, NULL));
+    assert_int_equal(last.status, 0);
+    wait_result(runc_run(runc, "dead", at("bundle"), on_result, NULL, NULL));
+    assert_int_equal(last.status, 0);
+    assert_int_equal(last.container, RUNC_STOPPED);
+    assert_int_equal(last.process.pid, 0);
+    wait_result(runc_checkpoint(runc, "c", at("img"), true, on_result, NULL, NULL));
+    assert_int_equal(last.status, 0);
+    read_text(at("criu-said"), text, sizeof text);
+    assert_non_null(strstr(text, "I am criu")); /* the CRIU that was configured is the one on runc's PATH */
+    assert_non_null(strstr(text, "work/criu.conf"));
+    read_text(at("calls"), text, sizeof text);
+    assert_non_null(strstr(text, "checkpoint --image-path"));
+    assert_non_null(strstr(text, "--manage-cgroups-mode ignore --leave-running c"));
+    read_text(at("stdio"), text, sizeof text);
+    assert_null(strstr(text, "pipe:"));
+    assert_null(strstr(text, "socket:"));
+}
+
+static void test_failures(void **state)
+{
+    (void)state;
+    wait_result(runc_run(runc, "there", at("bundle"), on_result, NULL, NULL));
+    assert_int_equal(last.status, -ERROR_EXISTS);
+    wait_result(runc_run(runc, "broken", at("bundle"), on_result, NULL, NULL));
+    assert_int_equal(last.status, -ERROR_IO);
+    assert_non_null(strstr(last.error.text, "signal 9"));
+    wait_result(runc_run(runc, "mute", at("bundle"), on_result, NULL, NULL));
+    assert_non_null(strstr(last.error.text, "status 7"));
+    wait_result(runc_query(runc, "babble", on_result, NULL, NULL));
+    assert_int_equal(last.status, -ERROR_PROTOCOL);
+    wait_result(runc_checkpoint(runc, "refused", at("img"), true, on_result, NULL, NULL));
+    assert_int_equal(last.status, -ERROR_IO);
+    assert_non_null(strstr(last.error.text, "inet: not today"));
+    assert_null(strstr(last.error.text, "rlimit"));
+    assert_non_null(strstr(last_detail, "Dumping FAILED"));
+}
+
+static void test_refused_calls(void **state)
+{
+    (void)state;
+    struct error e;
+    static const char *const ids[] = {"", "-x", "a/b", "a b", "..", "a\n"};
+    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
+        assert_int_equal(runc_query(runc, ids[i], on_result, NULL, &e), -ERROR_INVALID);
+    assert_int_equal(runc_run(runc, "x", "bundle", on_result, NULL, &e), -ERROR_INVALID);
+    assert_int_equal(runc_restore(runc, "x", at("bundle"), at("nothing"), on_result, NULL, &e), -ERROR_INVALID);
+    assert_int_equal(tree_make(at("full/x"), &e), 0);
+    assert_int_equal(runc_checkpoint(runc, "x", at("full"), true, on_result, NULL, &e), -ERROR_EXISTS);
+    assert_int_equal(runc_run(runc, "brief", at("bundle"), on_result, NULL, &e), 0);
+    assert_int_equal(runc_query(runc, "brief", on_result, NULL, &e), -ERROR_BUSY);
+    wait_result(runc_query(runc, "other", on_result, NULL, &e)); /* another container is independent */
+    assert_int_equal(called, 1);
+    wait_result(0);
+    assert_int_equal(last.container, RUNC_RUNNING);
+    wait_result(runc_query(runc, "brief", on_result, NULL, &e));
+    /* no such runc, no such criu */
+    struct runc *none;
+    struct runc_options options = {.runc = "/nowhere/runc", .root = at("root"), .work = at("work2")};
+    assert_int_equal(runc_new(&loop, &options, &none, &e), -ERROR_NOT_FOUND);
+    options.runc = at("runc");
+    options.criu = "/nowhere/criu";
+    assert_int_equal(runc_new(&loop, &options, &none, &e), -ERROR_NOT_FOUND);
+    options.root = "relative";
+    assert_int_equal(runc_new(&loop, &options, &none, &e), -ERROR_INVALID);
+    assert_int_equal(unlink(at("runc")), 0);
+    int before = called;
+    assert_int_equal(runc_query(runc, "gone", on_result, NULL, &e), -ERROR_NOT_FOUND);
+    while (uv_run(&loop, UV_RUN_NOWAIT) != 0) {}
+    assert_int_equal(called, before); /* an error from the call: no callback */
+}
+
+static void test_time_bound(void **state)
+{
+    (void)state;
+    char text[32];
+    runc_close(runc, on_closed, NULL);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    assert_int_equal(closed, 1);
+    closed = 0;
+    start(1000);
+    wait_result(runc_checkpoint(runc, "slow", at("img"), true, on_result, NULL, NULL));
+    assert_int_equal(last.status, -ERROR_TIMEOUT);
+    assert_true(last.elapsed_us >= 1000000 && last.elapsed_us < 20000000);
+    read_text(at("grandchild"), text, sizeof text);
+    struct process p;
+    int tries = 0;
+    while (process_find(atoi(text), &p) == 0 && tries++ < 200) usleep(10000); /* the whole group is dead */
+    assert_true(atoi(text) > 0 && tries < 200);
+}
+
+static void test_close_waits(void **state)
+{
+    (void)state;
+    assert_int_equal(runc_run(runc, "brief", at("bundle"), on_result, NULL, NULL), 0);
+    runc_close(runc, on_closed, NULL);
+    struct error e;
+    assert_int_equal(runc_query(runc, "other", on_result, NULL, &e), -ERROR_CANCELED);
+    while (closed == 0) {
+        assert_true(called == 0 || last.status == 0);
+        uv_run(&loop, UV_RUN_ONCE);
+    }
+    assert_int_equal(called, 1);
+    assert_int_equal(last.container, RUNC_RUNNING);
+}
+
+static void test_reports(void **state)
+{
+    (void)state;
+    char text[64], detail[96];
+    enum runc_status status;
+    int pid;
+    FILE *f = fopen(at("log"), "w");
+    for (int i = 0; i < 20000; i++) fprintf(f, "(%05d) Error (a.c:%d): number %d\n", i, i, i);
+    fprintf(f, "{\"level\":\"warning\",\"msg\":\"no\"}\nnot json\n{\"level\":\"error\",\"msg\":\"a\\nb\"}\n{\"level\":3}\n[]\n");
+    fclose(f);
+    runc_report_criu(at("log"), text, sizeof text, detail, sizeof detail);
+    assert_non_null(strstr(text, "Error (a.c:"));
+    assert_non_null(strstr(detail, "number 19999"));
+    assert_true(strlen(detail) < sizeof detail);
+    runc_report_message(at("log"), text, sizeof text);
+    assert_string_equal(text, "a b");
+    runc_report_message(at("nothing"), text, sizeof text);
+    assert_string_equal(text, "");
+    static const char *const bad[] = {"", "{}", "[1]", "{\"status\":\"new\"}", "{\"status\":7}", "{\"status\":\"running\""};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_int_equal(runc_report_state(bad[i], strlen(bad[i]), &status, &pid), -ERROR_INVALID);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_success, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_failures, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_refused_calls, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_time_bound, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_close_waits, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_reports, set_up, tear_down),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
