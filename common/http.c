@@ -1,0 +1,521 @@
+#include "common/http.h"
+
+#include <llhttp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+struct http_parser {
+    llhttp_t parser;
+    llhttp_settings_t settings;
+    struct http_limits limits;
+    struct buf text; /* method, target, reason, fields: zero-terminated one behind the other */
+    struct buf body;
+    struct {
+        size_t name, value;
+    } * places; /* offsets into text */
+    struct http_field *fields;
+    unsigned n_fields;
+    size_t target_at;
+    struct http_message message;
+    http_part_cb *on_part;
+    void *part_user;
+    size_t trailer_bytes;
+    int refusal;
+    bool request, expect_head, started, complete, wants_continue;
+    bool head_done; /* what comes now is body, and fields are trailers */
+    bool reason_given;
+};
+
+enum { NO_BODY = 1 }; /* llhttp: on_headers_complete says that no body follows */
+
+static int refuse(struct http_parser *p, int status)
+{
+    p->refusal = status;
+    return HPE_USER;
+}
+
+/* Trailers are counted and dropped: they would have to be kept apart from the headers for ever after. */
+static int skip_trailer(struct http_parser *p, size_t len)
+{
+    p->trailer_bytes += len + 1;
+    return p->trailer_bytes > p->limits.head_bytes ? refuse(p, 431) : 0;
+}
+
+static int add_text(struct http_parser *p, const char *at, size_t len)
+{
+    if (p->text.len + len > p->limits.head_bytes) return refuse(p, 431);
+    return buf_add(&p->text, at, len) == 0 ? 0 : refuse(p, 413);
+}
+
+static int end_text(struct http_parser *p)
+{
+    return buf_add(&p->text, "", 1) == 0 ? 0 : refuse(p, 413);
+}
+
+static struct http_parser *of(llhttp_t *parser)
+{
+    return parser->data;
+}
+
+static int on_begin(llhttp_t *parser)
+{
+    struct http_parser *p = of(parser);
+    p->text.len = p->body.len = 0;
+    p->n_fields = 0;
+    p->started = true;
+    p->complete = p->wants_continue = p->head_done = p->reason_given = false;
+    p->target_at = p->trailer_bytes = 0;
+    p->places[0].name = SIZE_MAX;
+    memset(&p->message, 0, sizeof p->message);
+    return 0;
+}
+
+static int on_text(llhttp_t *parser, const char *at, size_t len)
+{
+    return add_text(of(parser), at, len);
+}
+
+static int on_text_end(llhttp_t *parser)
+{
+    return end_text(of(parser));
+}
+
+static int on_method_end(llhttp_t *parser)
+{
+    struct http_parser *p = of(parser);
+    int rv = end_text(p);
+    p->target_at = p->text.len;
+    return rv;
+}
+
+static int on_reason_end(llhttp_t *parser)
+{
+    of(parser)->reason_given = true;
+    return end_text(of(parser));
+}
+
+static int on_name(llhttp_t *parser, const char *at, size_t len)
+{
+    struct http_parser *p = of(parser);
+    if (p->head_done) return skip_trailer(p, len);
+    bool begins = p->text.len == 0 || p->places[p->n_fields].name == SIZE_MAX;
+    if (begins) {
+        if (p->n_fields == p->limits.headers) return refuse(p, 431);
+        p->places[p->n_fields].name = p->text.len;
+    }
+    return add_text(p, at, len);
+}
+
+static int on_name_end(llhttp_t *parser)
+{
+    struct http_parser *p = of(parser);
+    if (p->head_done) return 0;
+    int rv = end_text(p);
+    p->places[p->n_fields].value = p->text.len;
+    return rv;
+}
+
+/* A value is kept as a zero-terminated string, so it must not hold what would end it, or end its line, elsewhere. */
+static int on_value(llhttp_t *parser, const char *at, size_t len)
+{
+    struct http_parser *p = of(parser);
+    for (size_t i = 0; i < len; i++)
+        if (((unsigned char)at[i] < ' ' && at[i] != '\t') || at[i] == 0x7f) return refuse(p, 400);
+    return p->head_done ? skip_trailer(p, len) : add_text(p, at, len);
+}
+
+static int on_value_end(llhttp_t *parser)
+{
+    struct http_parser *p = of(parser);
+    if (p->head_done) return 0;
+    while (p->text.len > p->places[p->n_fields].value && strchr(" \t", p->text.data[p->text.len - 1]) != NULL)
+        p->text.len--;
+    p->n_fields++;
+    p->places[p->n_fields].name = SIZE_MAX;
+    return end_text(p);
+}
+
+/* Pointers are made only now, because `text` moves while it grows. */
+static void point(struct http_parser *p)
+{
+    const char *text = (const char *)p->text.data;
+    struct http_message *m = &p->message;
+    for (unsigned i = 0; i < p->n_fields; i++)
+        p->fields[i] = (struct http_field){text + p->places[i].name, text + p->places[i].value};
+    m->fields = p->fields;
+    m->n_fields = p->n_fields;
+    m->method = p->request ? text : NULL;
+    m->target = p->request ? text + p->target_at : NULL;
+    m->reason = p->request || !p->reason_given ? NULL : text;
+    m->status = p->request ? 0 : llhttp_get_status_code(&p->parser);
+    m->minor = llhttp_get_http_minor(&p->parser);
+}
+
+static unsigned count_fields(const struct http_message *m, const char *name)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < m->n_fields; i++) n += strcasecmp(m->fields[i].name, name) == 0;
+    return n;
+}
+
+/* What llhttp lets pass, and two readers might take for two things. */
+static bool is_ambiguous(const struct http_message *m)
+{
+    const char *coding = http_field(m, "Transfer-Encoding");
+    unsigned codings = count_fields(m, "Transfer-Encoding"), hosts = count_fields(m, "Host");
+    if (codings > 1 || (coding != NULL && (strcasecmp(coding, "chunked") != 0 || m->minor == 0))) return true;
+    if (count_fields(m, "Content-Length") > 1) return true;
+    return hosts > 1 || (hosts == 0 && m->minor > 0);
+}
+
+static int check_request(struct http_parser *p)
+{
+    const char *expect = http_field(&p->message, "Expect");
+    if (is_ambiguous(&p->message)) return refuse(p, 400);
+    if (expect == NULL) return 0;
+    if (strcasecmp(expect, "100-continue") != 0) return refuse(p, 417);
+    p->wants_continue = p->message.minor > 0;
+    return 0;
+}
+
+static int on_head(llhttp_t *parser)
+{
+    struct http_parser *p = of(parser);
+    if (llhttp_get_http_major(parser) != 1 || llhttp_get_http_minor(parser) > 1) return refuse(p, 505);
+    point(p);
+    p->head_done = true;
+    bool sized = (parser->flags & F_CONTENT_LENGTH) != 0;
+    p->message.length = sized && parser->content_length <= INT64_MAX ? (int64_t)parser->content_length : -1;
+    int rv = p->request ? check_request(p) : 0;
+    if (rv != 0) return rv;
+    if (sized && parser->content_length > p->limits.body_bytes && !p->expect_head && p->on_part == NULL)
+        return refuse(p, 413);
+    return !p->request && p->expect_head ? NO_BODY : 0;
+}
+
+static int on_body(llhttp_t *parser, const char *at, size_t len)
+{
+    struct http_parser *p = of(parser);
+    if (!p->message.streamed && p->body.len + len <= p->limits.body_bytes)
+        return buf_add(&p->body, at, len) == 0 ? 0 : refuse(p, 413);
+    if (p->on_part == NULL) return refuse(p, 413);
+    if (!p->message.streamed) {
+        p->message.streamed = true;
+        if (p->body.len > 0) p->on_part(p->part_user, &p->message, p->body.data, p->body.len);
+        p->body.len = 0;
+    }
+    p->on_part(p->part_user, &p->message, at, len);
+    return 0;
+}
+
+static int on_complete(llhttp_t *parser)
+{
+    struct http_parser *p = of(parser);
+    p->message.keep_alive = llhttp_should_keep_alive(parser) != 0;
+    p->message.upgrade = parser->upgrade != 0;
+    p->message.body = p->body.data;
+    p->message.body_len = p->body.len;
+    p->complete = true;
+    p->started = false;
+    return HPE_PAUSED;
+}
+
+struct http_parser *http_parser_new(bool request, const struct http_limits *limits)
+{
+    struct http_parser *p = calloc(1, sizeof *p);
+    if (p == NULL) return NULL;
+    p->request = request;
+    p->limits = *limits;
+    p->places = calloc(limits->headers + 1, sizeof *p->places);
+    p->fields = calloc(limits->headers + 1, sizeof *p->fields);
+    if (p->places == NULL || p->fields == NULL) return http_parser_free(p);
+    llhttp_settings_init(&p->settings);
+    p->settings.on_message_begin = on_begin;
+    p->settings.on_method = on_text;
+    p->settings.on_method_complete = on_method_end;
+    p->settings.on_url = on_text;
+    p->settings.on_url_complete = on_text_end;
+    p->settings.on_status = on_text;
+    p->settings.on_status_complete = on_reason_end;
+    p->settings.on_header_field = on_name;
+    p->settings.on_header_field_complete = on_name_end;
+    p->settings.on_header_value = on_value;
+    p->settings.on_header_value_complete = on_value_end;
+    p->settings.on_headers_complete = on_head;
+    p->settings.on_body = on_body;
+    p->settings.on_message_complete = on_complete;
+    http_parser_reset(p);
+    return p;
+}
+
+struct http_parser *http_parser_free(struct http_parser *p)
+{
+    if (p == NULL) return NULL;
+    buf_fini(&p->text);
+    buf_fini(&p->body);
+    free(p->places);
+    free(p->fields);
+    free(p);
+    return NULL;
+}
+
+void http_parser_reset(struct http_parser *p)
+{
+    llhttp_init(&p->parser, p->request ? HTTP_REQUEST : HTTP_RESPONSE, &p->settings);
+    p->parser.data = p;
+    p->text.len = p->body.len = 0;
+    p->n_fields = 0;
+    p->places[0].name = SIZE_MAX;
+    p->started = p->complete = p->wants_continue = false;
+    p->refusal = 400;
+}
+
+void http_parser_stream(struct http_parser *p, http_part_cb *on_part, void *user)
+{
+    p->on_part = on_part;
+    p->part_user = user;
+}
+
+void http_parser_expect_head(struct http_parser *p, bool head)
+{
+    p->expect_head = head;
+}
+
+static int outcome(struct http_parser *p, llhttp_errno_t status, struct error *e)
+{
+    if (status == HPE_PAUSED_UPGRADE || p->complete) return 1;
+    if (status == HPE_OK) return 0;
+    if (status != HPE_USER)
+        return error_set(e, ERROR_PROTOCOL, "not HTTP/1.1: %s", llhttp_get_error_reason(&p->parser));
+    if (p->refusal == 413 || p->refusal == 431) return error_set(e, ERROR_TOO_LARGE, "%s", http_reason(p->refusal));
+    return error_set(e, ERROR_PROTOCOL, "%s",
+                     p->refusal == 400 ? "ambiguous or forbidden: length, coding, Host or a control character"
+                                       : http_reason(p->refusal));
+}
+
+int http_parser_feed(struct http_parser *p, const void *data, size_t len, size_t *ret_used, struct error *e)
+{
+    if (p->complete) { /* the message before was taken: go on behind it */
+        llhttp_resume(&p->parser);
+        llhttp_resume_after_upgrade(&p->parser);
+        p->complete = false;
+    }
+    llhttp_errno_t status = llhttp_execute(&p->parser, data, len);
+    *ret_used = len;
+    int rv = outcome(p, status, e);
+    if (rv == 1) *ret_used = (size_t)(llhttp_get_error_pos(&p->parser) - (const char *)data);
+    return rv;
+}
+
+int http_parser_finish(struct http_parser *p, struct error *e)
+{
+    if (!p->started) return 0;
+    llhttp_errno_t status = llhttp_finish(&p->parser);
+    if (p->complete) return 1;
+    if (status == HPE_OK) return error_set(e, ERROR_PROTOCOL, "the connection ended inside a message");
+    return outcome(p, status, e);
+}
+
+const struct http_message *http_parser_message(const struct http_parser *p)
+{
+    return &p->message;
+}
+
+int http_parser_refusal(const struct http_parser *p)
+{
+    return p->refusal;
+}
+
+bool http_parser_started(const struct http_parser *p)
+{
+    return p->started;
+}
+
+bool http_parser_wants_continue(struct http_parser *p)
+{
+    bool wants = p->wants_continue && !p->complete;
+    p->wants_continue = false;
+    return wants;
+}
+
+const char *http_field(const struct http_message *m, const char *name)
+{
+    for (unsigned i = 0; i < m->n_fields; i++)
+        if (strcasecmp(m->fields[i].name, name) == 0) return m->fields[i].value;
+    return NULL;
+}
+
+bool http_is_safe(const char *method)
+{
+    return strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0 || strcmp(method, "OPTIONS") == 0 ||
+           strcmp(method, "TRACE") == 0;
+}
+
+/* ---- writing ---------------------------------------------------------------------------------------------------- */
+
+/* Is `name` one of the comma-separated tokens of `list`? */
+static bool has_token(const char *list, const char *name)
+{
+    size_t len = strlen(name);
+    while (list != NULL && *list != '\0') {
+        list += strspn(list, " \t,");
+        size_t token = strcspn(list, " \t,");
+        if (token == len && strncasecmp(list, name, len) == 0) return true;
+        list += token;
+    }
+    return false;
+}
+
+/* Fields that concern one connection only, or that we write ourselves. */
+static bool is_hop(const struct http_message *m, const char *name)
+{
+    static const char *const hops[] = {
+        "Connection", "Keep-Alive",         "Proxy-Connection",    "Transfer-Encoding", "TE",    "Trailer",
+        "Upgrade",    "Proxy-Authenticate", "Proxy-Authorization", "Content-Length",    "Expect"};
+    for (size_t i = 0; i < sizeof hops / sizeof *hops; i++)
+        if (strcasecmp(name, hops[i]) == 0) return true;
+    for (unsigned i = 0; i < m->n_fields; i++)
+        if (strcasecmp(m->fields[i].name, "Connection") == 0 && has_token(m->fields[i].value, name)) return true;
+    return false;
+}
+
+static int add_string(struct buf *out, const char *text)
+{
+    return buf_add(out, text, strlen(text));
+}
+
+static int add_line(struct buf *out, const char *name, const char *value)
+{
+    int rv = add_string(out, name);
+    if (rv == 0) rv = add_string(out, ": ");
+    if (rv == 0) rv = add_string(out, value);
+    return rv == 0 ? add_string(out, "\r\n") : rv;
+}
+
+static int add_fields(struct buf *out, const struct http_message *m)
+{
+    int rv = 0;
+    for (unsigned i = 0; i < m->n_fields && rv == 0; i++)
+        if (!is_hop(m, m->fields[i].name)) rv = add_line(out, m->fields[i].name, m->fields[i].value);
+    return rv;
+}
+
+static int add_length(struct buf *out, size_t len)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%zu", len);
+    return add_line(out, "Content-Length", text);
+}
+
+int http_write_request(struct buf *out, const struct http_message *m, const char *extra)
+{
+    int rv = add_string(out, m->method);
+    if (rv == 0) rv = add_string(out, " ");
+    if (rv == 0) rv = add_string(out, m->target);
+    if (rv == 0) rv = add_string(out, " HTTP/1.1\r\n");
+    if (rv == 0) rv = add_string(out, extra);
+    if (rv == 0) rv = add_fields(out, m);
+    /* A GET without a body says nothing of its length (RFC 9110, 8.6); the others always do. */
+    if (rv == 0 && (m->body_len > 0 || !http_is_safe(m->method))) rv = add_length(out, m->body_len);
+    if (rv == 0) rv = add_string(out, "\r\n");
+    return rv == 0 ? buf_add(out, m->body, m->body_len) : rv;
+}
+
+int http_write_answer(struct buf *out, const struct http_message *m, bool head, bool keep_alive)
+{
+    char line[64];
+    bool bodiless = m->status == 204 || m->status == 304 || m->status / 100 == 1;
+    snprintf(line, sizeof line, "HTTP/1.1 %d ", m->status);
+    int rv = add_string(out, line);
+    if (rv == 0) rv = add_string(out, m->reason == NULL || *m->reason == '\0' ? http_reason(m->status) : m->reason);
+    if (rv == 0) rv = add_string(out, "\r\n");
+    if (rv == 0) rv = add_fields(out, m);
+    const char *length = http_field(m, "Content-Length");
+    if (rv == 0 && (head || m->status == 304) && length != NULL)
+        rv = add_line(out, "Content-Length", length);
+    else if (rv == 0 && !head && !bodiless)
+        rv = add_length(out, m->body_len);
+    if (rv == 0) rv = add_line(out, "Connection", keep_alive ? "keep-alive" : "close");
+    if (rv == 0) rv = add_string(out, "\r\n");
+    return rv == 0 && !head && !bodiless ? buf_add(out, m->body, m->body_len) : rv;
+}
+
+int http_write_answer_head(struct buf *out, const struct http_message *m, int client_minor, bool keep_alive,
+                           bool *ret_chunked)
+{
+    char line[64];
+    bool chunked = m->length < 0 && client_minor > 0;
+    snprintf(line, sizeof line, "HTTP/1.1 %d ", m->status);
+    int rv = add_string(out, line);
+    if (rv == 0) rv = add_string(out, m->reason == NULL || *m->reason == '\0' ? http_reason(m->status) : m->reason);
+    if (rv == 0) rv = add_string(out, "\r\n");
+    if (rv == 0) rv = add_fields(out, m);
+    if (rv == 0 && m->length >= 0) rv = add_length(out, (size_t)m->length);
+    if (rv == 0 && chunked) rv = add_line(out, "Transfer-Encoding", "chunked");
+    if (rv == 0) rv = add_line(out, "Connection", keep_alive ? "keep-alive" : "close");
+    if (rv != 0) return rv;
+    *ret_chunked = chunked;
+    return add_string(out, "\r\n");
+}
+
+int http_write_chunk(struct buf *out, const void *data, size_t len)
+{
+    char line[24];
+    snprintf(line, sizeof line, "%zx\r\n", len);
+    int rv = add_string(out, line);
+    if (rv == 0) rv = buf_add(out, data, len);
+    return rv == 0 ? add_string(out, "\r\n") : rv;
+}
+
+int http_write_plain(struct buf *out, int status, const char *type, const void *body, size_t len, const char *extra,
+                     bool keep_alive)
+{
+    char line[160];
+    snprintf(line, sizeof line, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\n", status, http_reason(status), type);
+    int rv = add_string(out, line);
+    if (rv == 0) rv = add_string(out, extra);
+    if (rv == 0) rv = add_length(out, len);
+    if (rv == 0) rv = add_line(out, "Connection", keep_alive ? "keep-alive" : "close");
+    if (rv == 0) rv = add_string(out, "\r\n");
+    return rv == 0 ? buf_add(out, body, len) : rv;
+}
+
+const char *http_reason(int status)
+{
+    static const struct {
+        int status;
+        const char *reason;
+    } known[] = {
+        {100, "Continue"},
+        {200, "OK"},
+        {201, "Created"},
+        {202, "Accepted"},
+        {204, "No Content"},
+        {206, "Partial Content"},
+        {301, "Moved Permanently"},
+        {302, "Found"},
+        {303, "See Other"},
+        {304, "Not Modified"},
+        {400, "Bad Request"},
+        {401, "Unauthorized"},
+        {403, "Forbidden"},
+        {404, "Not Found"},
+        {405, "Method Not Allowed"},
+        {408, "Request Timeout"},
+        {409, "Conflict"},
+        {413, "Content Too Large"},
+        {417, "Expectation Failed"},
+        {431, "Request Header Fields Too Large"},
+        {500, "Internal Server Error"},
+        {501, "Not Implemented"},
+        {502, "Bad Gateway"},
+        {503, "Service Unavailable"},
+        {504, "Gateway Timeout"},
+        {505, "HTTP Version Not Supported"},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (known[i].status == status) return known[i].reason;
+    return "Unknown";
+}
