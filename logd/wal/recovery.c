@@ -92,10 +92,10 @@ static int repair_tail(const struct disk *disk, struct file *f, const struct seg
     size_t at;
     segment_scan_begin(&again, &f->header, f->bytes, f->len);
     while (again.seq <= end->proven && segment_scan_next(&again, &r, &at)) continue;
-    uint64_t dirty_end = stop->at + end->dirty, full = f->header.bytes;
-    int rv = disk_write_all(disk, f->fd, f->bytes + again.at, stop->at - again.at, again.at);
-    if (rv == 0 && end->verdict == SEGMENT_TORN) rv = disk_write_zeros(disk, f->fd, stop->at, dirty_end);
-    if (rv == 0 && f->len < full) rv = disk_write_zeros(disk, f->fd, f->len > dirty_end ? f->len : dirty_end, full);
+    size_t good = stop->at < f->len ? stop->at : f->len; /* the last record's padding may be cut off */
+    int rv = again.at < good ? disk_write_all(disk, f->fd, f->bytes + again.at, good - again.at, again.at) : 0;
+    uint64_t zeros_to = f->len < f->header.bytes ? f->header.bytes : end->verdict == SEGMENT_TORN ? good + end->dirty : 0;
+    if (rv == 0) rv = disk_write_zeros(disk, f->fd, good, zeros_to);
     if (rv == 0) rv = disk->datasync(disk, f->fd);
     return rv == 0 ? 0 : error_errno(e, disk_error_code(rv), -rv, "cannot repair %s", f->path);
 }

@@ -55,11 +55,17 @@ static uint8_t content(uint64_t index, uint64_t term, size_t at)
     return (uint8_t)(index * 131 + term * 31 + at * (at + 7) / 3 + 1);
 }
 
-int log_append(struct log *l, uint64_t index, uint64_t term, size_t len)
+struct blob *log_payload(uint64_t index, uint64_t term, size_t len)
 {
     struct blob *b = blob_new(len);
     assert_non_null(b);
     for (size_t i = 0; i < len; i++) b->data[i] = content(index, term, i);
+    return b;
+}
+
+int log_append(struct log *l, uint64_t index, uint64_t term, size_t len)
+{
+    struct blob *b = log_payload(index, term, len);
     struct wal_entry entry = {.index = index, .term = term, .type = (uint32_t)(1 + index % 3), .payload = b};
     int rv = wal_append(l->wal, &entry, 1);
     blob_unref(b);

@@ -24,6 +24,8 @@ struct log {
 int log_open(struct log *l, const struct disk *disk, const char *dir, uint64_t segment_bytes, uint64_t cache_bytes);
 void log_close(struct log *l);
 
+/* A payload whose content follows from index and term. */
+struct blob *log_payload(uint64_t index, uint64_t term, size_t len);
 /* Queues one entry of `len` bytes, its content following from index and term. */
 int log_append(struct log *l, uint64_t index, uint64_t term, size_t len);
 /* Runs the loop until the entry is persisted, or the log has failed. */

@@ -82,7 +82,8 @@ int wal_locate(const struct wal *wal, uint64_t index, struct wal_location *ret_l
  * them: client frames carry their own checksum. Works for queued entries as well. */
 int wal_read_at(struct wal *wal, struct wal_location at, size_t len, void *ret_bytes, struct error *e);
 
-/* Raft's hard state; both 0 in a new log. Set blocks until it is on the disk. */
+/* Raft's hard state; both 0 in a new log. Set blocks until it is on the disk; when it fails, it answers so (without
+ * on_failed()), and the log takes nothing more: stop the node. */
 uint64_t wal_term(const struct wal *wal);
 uint64_t wal_vote(const struct wal *wal);
 int wal_set_hard_state(struct wal *wal, uint64_t term, uint64_t vote, struct error *e);
