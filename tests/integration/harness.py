@@ -257,7 +257,7 @@ class Bench:
             raise Failure("\n".join(([str(error)] if error else []) + wrong)) from error
         if self.ours and error is None:
             shutil.rmtree(self.directory, ignore_errors=True)
-        elif error is not None and not isinstance(error, Skip):
+        elif self.ours and not isinstance(error, Skip):
             print(f"what it left: {self.directory}", file=sys.stderr)
         return False
 
