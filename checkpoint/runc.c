@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "checkpoint/leftover.h"
 #include "checkpoint/runc_report.h"
 #include "checkpoint/tree.h"
 
@@ -33,14 +34,17 @@ struct command {
     void *user;
     uv_process_t process;
     uv_timer_t timer;
+    uv_work_t removal; /* of leftovers, after a delete */
+    int removal_status;
+    struct error removal_error;
     unsigned open_handles;
     bool timed_out;
     int64_t exit_status;
     int term_signal;
     int output; /* memfd with stdout, or -1 */
     uint64_t started_ns;
-    /* files below runc->work; removed or emptied before the command starts */
-    char log[PATH_MAX], pid_file[PATH_MAX], criu[PATH_MAX];
+    /* files below runc->work, removed before the command starts; criu: CRIU's log, or of a delete CRIU's work folder */
+    char log[PATH_MAX], pid_file[PATH_MAX], note[PATH_MAX], criu[PATH_MAX];
 };
 
 struct runc {
@@ -232,7 +236,8 @@ static void describe_failure(const struct command *c, struct runc_result *result
     char message[ERROR_TEXT_MAX], first[ERROR_TEXT_MAX];
     const char *verb = kind_names[c->kind];
     runc_report_message(c->log, message, sizeof message);
-    runc_report_criu(c->criu, first, sizeof first, detail, RUNC_DETAIL_MAX);
+    first[0] = '\0';
+    if (c->kind == KIND_CHECKPOINT || c->kind == KIND_RESTORE) runc_report_criu(c->criu, first, sizeof first, detail, RUNC_DETAIL_MAX);
     if (c->timed_out)
         result->status = error_set(&result->error, ERROR_TIMEOUT, "runc %s of %s was killed after %u ms%s%.120s", verb, c->id,
             c->runc->timeout_ms, first[0] != '\0' ? ": CRIU: " : "", first);
@@ -265,17 +270,27 @@ static void judge(const struct command *c, struct runc_result *result, char *det
     }
 }
 
+static void unlist(struct command *c)
+{
+    for (struct command **p = &c->runc->commands; *p != NULL; p = &(*p)->next) {
+        if (*p != c) continue;
+        *p = c->next;
+        return;
+    }
+}
+
 static void finish(struct command *c)
 {
     struct runc *r = c->runc;
     char detail[RUNC_DETAIL_MAX] = "";
     struct runc_result result = {.detail = detail, .elapsed_us = (uv_hrtime() - c->started_ns) / 1000};
-    for (struct command **p = &r->commands; *p != NULL; p = &(*p)->next) {
-        if (*p != c) continue;
-        *p = c->next;
-        break;
-    }
+    unlist(c);
+    unlink(c->note);
     judge(c, &result, detail);
+    if (c->removal_status != 0) {
+        result.status = c->removal_status;
+        result.error = c->removal_error;
+    }
     if (c->output >= 0) close(c->output);
     runc_cb cb = c->cb;
     void *user = c->user;
@@ -286,10 +301,26 @@ static void finish(struct command *c)
     if (last) uv_close((uv_handle_t *)&r->closer, on_closer_closed);
 }
 
+static void remove_leftover(uv_work_t *work)
+{
+    struct command *c = work->data;
+    c->removal_status = leftover_remove(c->runc->root, c->id, c->criu, &c->removal_error);
+}
+
+static void on_leftover_removed(uv_work_t *work, int status)
+{
+    (void)status; /* it is never cancelled */
+    finish(work->data);
+}
+
 static void on_handle_closed(uv_handle_t *handle)
 {
     struct command *c = handle->data;
-    if (--c->open_handles == 0) finish(c);
+    if (--c->open_handles > 0) return;
+    c->removal.data = c;
+    bool removed = c->kind == KIND_DELETE && !c->timed_out && c->exit_status == 0 && c->term_signal == 0;
+    if (removed && uv_queue_work(c->runc->loop, &c->removal, remove_leftover, on_leftover_removed) == 0) return;
+    finish(c);
 }
 
 static void on_exit_of(uv_process_t *process, int64_t exit_status, int term_signal)
@@ -315,11 +346,7 @@ static void on_stillborn_closed(uv_handle_t *handle)
     struct command *c = handle->data;
     if (--c->open_handles > 0) return;
     struct runc *r = c->runc;
-    for (struct command **p = &r->commands; *p != NULL; p = &(*p)->next) {
-        if (*p != c) continue;
-        *p = c->next;
-        break;
-    }
+    unlist(c);
     if (c->output >= 0) close(c->output);
     free(c);
     if (r->closing && r->commands == NULL) uv_close((uv_handle_t *)&r->closer, on_closer_closed);
@@ -346,14 +373,19 @@ static int prepare(struct runc *r, enum kind kind, const char *id, runc_cb cb, v
     const char *criu_log = kind == KIND_CHECKPOINT ? "/dump.log" : kind == KIND_RESTORE ? "/restore.log" : "";
     if (snprintf(c->log, sizeof c->log, "%s/%s.log", r->work, id) >= (int)sizeof c->log ||
         snprintf(c->pid_file, sizeof c->pid_file, "%s/%s.pid", r->work, id) >= (int)sizeof c->pid_file ||
+        snprintf(c->note, sizeof c->note, "%s/%s.command", r->work, id) >= (int)sizeof c->note ||
         snprintf(c->criu, sizeof c->criu, "%s/%s.criu%s", r->work, id, criu_log) >= (int)sizeof c->criu) {
         free(c);
         return error_set(e, ERROR_INVALID, "the path of the work folder is too long");
     }
+    int rc = leftover_command(c->note, r->timeout_ms, e);
+    if (rc != 0) {
+        free(c);
+        return rc;
+    }
     unlink(c->log);
     unlink(c->pid_file);
     if (*criu_log != '\0') unlink(c->criu);
-    else c->criu[0] = '\0';
     *ret_command = c;
     return 0;
 }
@@ -390,6 +422,7 @@ static int start(struct command *c, const char *const *words, struct error *e)
         uv_close((uv_handle_t *)&c->timer, on_stillborn_closed);
         return rc;
     }
+    leftover_note_command(c->note, c->process.pid); /* without a note only this run knows: no reason to fail */
     uv_update_time(r->loop);
     uv_timer_start(&c->timer, on_bound, r->timeout_ms, 0);
     return 0;
@@ -429,7 +462,13 @@ int runc_delete(struct runc *r, const char *id, runc_cb cb, void *user, struct e
 {
     struct command *c;
     int rc = prepare(r, KIND_DELETE, id, cb, user, &c, e);
-    return rc != 0 ? rc : start(c, (const char *const[]){"--force", c->id, NULL}, e);
+    if (rc != 0) return rc;
+    rc = leftover_unmount(r->root, id, e);
+    if (rc != 0) {
+        free(c);
+        return rc;
+    }
+    return start(c, (const char *const[]){"--force", c->id, NULL}, e);
 }
 
 /* Makes a directory for a dump; one that is there must be empty. */

@@ -15,7 +15,9 @@
  *    process they are closed. Nothing may be in flight on them that matters: that is what the drain is for.
  *  - A dump does not contain files. A restore needs the same bundle, with the files that the process had open in place.
  *
- * One command per container at a time: a second one gets -ERROR_BUSY. Different containers are independent.
+ * One command per container at a time: a second one gets -ERROR_BUSY. That holds across the caller's own death too, as
+ * commands go on without it: after a start, -ERROR_BUSY means that a command of the earlier run is not done; try again soon (it
+ * is killed when it is older than its bound). Different containers are independent.
  *
  * Thread: the loop's. Strings are copied. Sources: runc-checkpoint(8), runc-restore(8), criu(8). */
 #ifndef CRSC_CHECKPOINT_RUNC_H
@@ -80,7 +82,9 @@ int runc_query(struct runc *r, const char *id, runc_cb cb, void *user, struct er
 /* Sends a signal to the container's init process. A container that is not there or has ended is no failure. */
 int runc_kill(struct runc *r, const char *id, int signal, runc_cb cb, void *user, struct error *e);
 
-/* Kills what still runs of it and removes it: process, cgroups, mounts, state. An unknown id is no failure. */
+/* Kills what still runs of it and removes it: process, cgroups, mounts, state; also what a killed run or restore left, which
+ * runc_query() calls RUNC_ABSENT: so do this before every run and restore. An unknown id is no failure. Takes some
+ * milliseconds for a dead container, a tenth of a second for a live one. */
 int runc_delete(struct runc *r, const char *id, runc_cb cb, void *user, struct error *e);
 
 /* Dumps into `image_dir` (absolute; made with mode 0700; must not exist or be empty). The container is frozen from shortly

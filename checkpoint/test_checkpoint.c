@@ -36,7 +36,7 @@ static const char *make_bundle, *counter, *criu;
 static char base[64], id[64], bundle[128];
 static uint16_t port;
 static uv_loop_t loop;
-static struct runc *runc;
+static struct runc *runc, *hasty;
 static struct runc_result last;
 static char last_detail[RUNC_DETAIL_MAX];
 static bool called;
@@ -204,6 +204,8 @@ static int tear_down(void **state)
     while (runc_delete(runc, id, on_result, NULL, NULL) == -ERROR_BUSY) uv_run(&loop, UV_RUN_ONCE);
     while (!called) uv_run(&loop, UV_RUN_ONCE);
     runc_close(runc, NULL, NULL);
+    if (hasty != NULL) runc_close(hasty, NULL, NULL);
+    hasty = NULL;
     uv_run(&loop, UV_RUN_DEFAULT);
     if (uv_loop_close(&loop) != 0) print_error("the loop has handles left\n"), left++;
     DIR *dir = opendir("/sys/fs/cgroup");
@@ -318,6 +320,43 @@ static void test_failures(void **state)
     close(fd);
 }
 
+/* Commands that are killed at every stage: a delete always clears the way, and the dump taken before is restored after each. */
+static void test_killed_commands(void **state)
+{
+    (void)state;
+    struct error e;
+    int killed = 0;
+    wait_success(runc_run(runc, id, bundle, on_result, NULL, NULL));
+    int fd = dial();
+    add(fd, 1);
+    close(fd);
+    wait_success(runc_checkpoint(runc, id, at("good"), false, on_result, NULL, NULL));
+    for (uint32_t ms = 5; ms <= 125; ms += 15) {
+        struct runc_options options = {.criu = criu, .root = at("runc"), .work = at("work"), .timeout_ms = ms};
+        assert_int_equal(runc_new(&loop, &options, &hasty, &e), 0);
+        wait_success(runc_delete(runc, id, on_result, NULL, NULL));
+        wait_result(runc_restore(hasty, id, bundle, at("good"), on_result, NULL, NULL));
+        assert_true(last.status == 0 || last.status == -ERROR_TIMEOUT);
+        killed += last.status != 0;
+        wait_success(runc_delete(runc, id, on_result, NULL, NULL));
+        wait_success(runc_restore(runc, id, bundle, at("good"), on_result, NULL, NULL));
+        assert_int_equal(tree_remove(at("bad"), &e), 0);
+        wait_result(runc_checkpoint(hasty, id, at("bad"), true, on_result, NULL, NULL));
+        assert_true(last.status == 0 || last.status == -ERROR_TIMEOUT);
+        killed += last.status != 0;
+        runc_close(hasty, NULL, NULL);
+        hasty = NULL;
+        assert_int_equal(access(at("bundle/rootfs/counter"), X_OK), 0); /* runc's own delete would have emptied it */
+    }
+    assert_true(killed >= 4);
+    print_message("%d commands killed\n", killed);
+    wait_success(runc_delete(runc, id, on_result, NULL, NULL));
+    wait_success(runc_restore(runc, id, bundle, at("good"), on_result, NULL, NULL));
+    fd = dial();
+    assert_list(fd, 1);
+    close(fd);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 4) {
@@ -333,6 +372,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_checkpoint_and_restore, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_failures, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_killed_commands, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

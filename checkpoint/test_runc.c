@@ -10,10 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
+#include "checkpoint/leftover.h"
 #include "checkpoint/runc.h"
 #include "checkpoint/runc_report.h"
 #include "checkpoint/tree.h"
@@ -255,6 +257,35 @@ static void test_close_waits(void **state)
     assert_int_equal(last.container, RUNC_RUNNING);
 }
 
+static void test_command_of_an_earlier_run(void **state)
+{
+    (void)state;
+    struct error e;
+    struct process p;
+    pid_t pid = fork();
+    if (pid == 0) {
+        setpgid(0, 0);
+        pause();
+        _exit(0);
+    }
+    assert_int_equal(setpgid(pid, pid), 0);
+    assert_int_equal(leftover_note_command(at("work/sleeper.command"), pid), 0);
+    assert_int_equal(runc_query(runc, "sleeper", on_result, NULL, &e), -ERROR_BUSY);
+    wait_result(runc_query(runc, "other", on_result, NULL, &e));
+    assert_int_equal(process_find(pid, &p), 0);
+    usleep(50000); /* older than its bound: it is killed */
+    assert_int_equal(leftover_command(at("work/sleeper.command"), 1, &e), -ERROR_BUSY);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    wait_result(runc_query(runc, "sleeper", on_result, NULL, &e));
+    assert_int_equal(last.status, 0);
+    assert_int_equal(access(at("work/sleeper.command"), F_OK), -1);
+    FILE *f = fopen(at("work/sleeper.command"), "w"); /* a note of nobody is in nobody's way */
+    fputs("nonsense", f);
+    fclose(f);
+    wait_result(runc_query(runc, "sleeper", on_result, NULL, &e));
+    assert_int_equal(last.status, 0);
+}
+
 static void test_reports(void **state)
 {
     (void)state;
@@ -286,6 +317,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_refused_calls, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_time_bound, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_close_waits, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_command_of_an_earlier_run, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_reports, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,15 +1,16 @@
 #include "checkpoint/tree.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { OPEN_FOLDERS = 32 }; /* descriptors that a removal may use at once */
+enum { DEPTH_MAX = 128 }; /* folders in folders that a removal enters; each takes a descriptor */
 
 int tree_make(const char *path, struct error *e)
 {
@@ -30,15 +31,44 @@ int tree_make(const char *path, struct error *e)
     return S_ISDIR(st.st_mode) ? 0 : error_set(e, ERROR_INVALID, "%s is there and is no directory", path);
 }
 
-static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *where)
+/* A bind mount has the device of what it shows, so that devices tell nothing: the kernel is asked. */
+static bool is_mount(int parent, const char *name)
 {
-    (void)st, (void)where;
-    return (kind == FTW_DP ? rmdir(path) : unlink(path)) == 0 || errno == ENOENT ? 0 : -1;
+    struct statx stx;
+    return statx(parent, name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_TYPE, &stx) == 0 &&
+           (stx.stx_attributes_mask & stx.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
+}
+
+/* 0, or -1 and errno. */
+static int remove_at(int parent, const char *name, int depth)
+{
+    if (unlinkat(parent, name, 0) == 0 || errno == ENOENT) return 0;
+    if (errno != EISDIR && errno != EPERM && errno != EBUSY) return -1;
+    if (is_mount(parent, name) || depth == DEPTH_MAX) {
+        errno = depth == DEPTH_MAX ? ELOOP : EBUSY;
+        return -1;
+    }
+    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), failed = 0;
+    if (fd < 0) return errno == ENOENT ? 0 : -1;
+    DIR *dir = fdopendir(fd);
+    if (dir == NULL) {
+        failed = errno;
+        close(fd);
+        errno = failed;
+        return -1;
+    }
+    for (struct dirent *entry; failed == 0 && (entry = readdir(dir)) != NULL;)
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 && remove_at(fd, entry->d_name, depth + 1) != 0)
+            failed = errno;
+    closedir(dir);
+    if (failed == 0 && (unlinkat(parent, name, AT_REMOVEDIR) == 0 || errno == ENOENT)) return 0;
+    if (failed != 0) errno = failed;
+    return -1;
 }
 
 int tree_remove(const char *path, struct error *e)
 {
-    if (nftw(path, remove_one, OPEN_FOLDERS, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) == 0 || errno == ENOENT) return 0;
+    if (remove_at(AT_FDCWD, path, 0) == 0) return 0;
     return error_errno(e, ERROR_IO, errno, "%s cannot be removed", path);
 }
 

@@ -9,7 +9,8 @@
 /* Makes a directory and the missing ones above it, mode 0700. One that is there already is no failure. */
 int tree_make(const char *path, struct error *e);
 
-/* Removes a file, or a directory with all that is in it. Nothing there is no failure. Does not enter other file systems. */
+/* Removes a file, or a directory with all that is in it. Nothing there is no failure. A mount in it, bind
+ * mounts too, is not entered and makes it fail: what is shown there belongs to somebody else. */
 int tree_remove(const char *path, struct error *e);
 
 /* fsyncs a directory: its names are on disk then. */
