@@ -6,7 +6,7 @@ all: build
 
 build:
 	@scripts/install-deps
-	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) >/dev/null
+	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) >build/setup.log || { cat build/setup.log; exit 1; }
 	@ninja -C $(BUILD) --quiet
 
 demo: build
@@ -17,7 +17,8 @@ test: build
 
 asan:
 	@scripts/install-deps
-	@test -f build/asan/build.ninja || meson setup build/asan -Db_sanitize=address,undefined -Db_lundef=false >/dev/null
+	@test -f build/asan/build.ninja || meson setup build/asan -Db_sanitize=address,undefined -Db_lundef=false >build/setup.log || \
+		{ cat build/setup.log; exit 1; }
 	@ninja -C build/asan --quiet
 
 format:
