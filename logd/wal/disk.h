@@ -24,7 +24,7 @@ struct disk {
     int64_t (*highest)(const struct disk *d, const char *dir); /* highest N of its files "N.seg"; 0: none */
     int (*mkdir)(const struct disk *d, const char *path);      /* 0 also when it is there */
     int (*lock)(const struct disk *d, const char *path);       /* a descriptor holding it; -EWOULDBLOCK: another does */
-    void *user; /* the implementation's */
+    void *user;                                                /* the implementation's */
 };
 
 const struct disk *disk_system(void);

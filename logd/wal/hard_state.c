@@ -64,10 +64,11 @@ static int load(struct hard_state *h, const char *dir, const char *path, struct 
     if (rv != 0) return error_errno(e, ERROR_IO, -rv, "cannot read %s", path);
     uint64_t first = whole(copies), second = whole(copies + COPY);
     if (first == 0 && second == 0)
-        return error_set(e, ERROR_CORRUPT,
-                         "%s holds no whole copy of term and vote: this node must not vote. Nothing was changed. If the other "
-                         "servers are healthy, empty this one's data directory and let it rejoin",
-                         path);
+        return error_set(
+            e, ERROR_CORRUPT,
+            "%s holds no whole copy of term and vote: this node must not vote. Nothing was changed. If the other "
+            "servers are healthy, empty this one's data directory and let it rejoin",
+            path);
     unsigned newest = first >= second ? 0 : 1;
     const uint8_t *copy = copies + newest * COPY;
     h->seq = get_u64(copy + 8);
@@ -95,10 +96,11 @@ int hard_state_open(struct hard_state *h, const struct disk *disk, const char *d
     else if (fresh)
         rv = make(h, dir, path, e);
     else
-        rv = error_set(e, ERROR_CORRUPT,
-                       "%s is missing, but there is a log: this node must not vote. Nothing was changed. If the other servers are "
-                       "healthy, empty this one's data directory and let it rejoin",
-                       path);
+        rv = error_set(
+            e, ERROR_CORRUPT,
+            "%s is missing, but there is a log: this node must not vote. Nothing was changed. If the other servers are "
+            "healthy, empty this one's data directory and let it rejoin",
+            path);
     if (rv != 0) hard_state_close(h);
     return rv;
 }
@@ -112,8 +114,10 @@ int hard_state_set(struct hard_state *h, uint64_t term, uint64_t vote, struct er
     next.vote = vote;
     int rv = write_copy(&next, 0, e);
     if (rv == 0) rv = write_copy(&next, 1, e);
-    if (rv == 0) *h = next;
-    else h->failed = true;
+    if (rv == 0)
+        *h = next;
+    else
+        h->failed = true;
     return rv;
 }
 

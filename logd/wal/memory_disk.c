@@ -48,6 +48,8 @@ struct memory_disk {
     int die_after;
     bool dead;
     uint64_t space;
+    size_t hold; /* 0: nothing waits */
+    pthread_cond_t released;
     uint32_t tear; /* seed */
 };
 
@@ -240,13 +242,16 @@ static ssize_t memory_pwritev(const struct disk *d, int fd, const struct iovec *
 {
     struct memory_disk *m = enter(d);
     bool last;
-    int rv = fault(m, MEMORY_DISK_WRITE, &last);
-    struct file *f = m->fds[fd];
     size_t total = 0, left;
     for (int i = 0; i < n; i++) total += parts[i].iov_len;
+    while (m->hold != 0 && total >= m->hold) pthread_cond_wait(&m->released, &m->lock);
+    int rv = fault(m, MEMORY_DISK_WRITE, &last);
+    struct file *f = m->fds[fd];
     if (rv == 0 && at + total > f->live.len && used(m) + at + total - f->live.len > m->space) rv = -ENOSPC;
-    if (rv == 0) left = total;
-    else left = last ? test_random(&m->tear) % (total + 1) : 0; /* dying in a write leaves a part of it */
+    if (rv == 0)
+        left = total;
+    else
+        left = last ? test_random(&m->tear) % (total + 1) : 0; /* dying in a write leaves a part of it */
     for (int i = 0; i < n && left > 0; i++) {
         size_t len = parts[i].iov_len < left ? parts[i].iov_len : left;
         put(f, at, parts[i].iov_base, len);
@@ -262,8 +267,10 @@ static int memory_datasync(const struct disk *d, int fd)
     struct memory_disk *m = enter(d);
     bool last;
     int rv = fault(m, MEMORY_DISK_SYNC, &last);
-    if (rv == 0) sync_file(m->fds[fd]);
-    else if (!m->dead) clean(m->fds[fd]); /* reported once, and then forgotten */
+    if (rv == 0)
+        sync_file(m->fds[fd]);
+    else if (!m->dead)
+        clean(m->fds[fd]); /* reported once, and then forgotten */
     return leave(m, rv);
 }
 
@@ -346,10 +353,12 @@ struct memory_disk *memory_disk_new(void)
     struct memory_disk *m = calloc(1, sizeof *m);
     assert(m != NULL);
     pthread_mutex_init(&m->lock, NULL);
+    pthread_cond_init(&m->released, NULL);
     m->fail_after = m->die_after = NEVER;
     m->space = UINT64_MAX;
-    m->table = (struct disk){memory_open,   memory_close, memory_pread,   memory_pwritev, memory_datasync, memory_rename,
-                             memory_syncdir, memory_size,  memory_highest, memory_mkdir,   memory_lock,     m};
+    m->table =
+        (struct disk){memory_open,    memory_close, memory_pread,   memory_pwritev, memory_datasync, memory_rename,
+                      memory_syncdir, memory_size,  memory_highest, memory_mkdir,   memory_lock,     m};
     return m;
 }
 
@@ -361,6 +370,7 @@ void memory_disk_free(struct memory_disk *m)
         free(m->files[i]->dirty);
         free(m->files[i]);
     }
+    pthread_cond_destroy(&m->released);
     pthread_mutex_destroy(&m->lock);
     free(m);
 }
@@ -397,6 +407,14 @@ void memory_disk_space(struct memory_disk *m, uint64_t bytes)
 {
     enter(&m->table);
     m->space = bytes;
+    leave(m, 0);
+}
+
+void memory_disk_hold(struct memory_disk *m, size_t len)
+{
+    enter(&m->table);
+    m->hold = len;
+    pthread_cond_broadcast(&m->released);
     leave(m, 0);
 }
 

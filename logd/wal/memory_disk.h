@@ -1,8 +1,8 @@
 /* A disk in memory for the tests of the wal: it knows what a real one may lose, and does lose it.
  *
  * Bytes written are live at once (the page cache) and durable after datasync(); names likewise, after syncdir().
- * memory_disk_power_cut() keeps, of what was not durable, a random choice of 512-byte sectors and a prefix of the changes
- * of names. A sync that fails leaves the live bytes clean but not durable, as Linux does. Thread: any. */
+ * memory_disk_power_cut() keeps, of what was not durable, a random choice of 512-byte sectors and a prefix of the
+ * changes of names. A sync that fails leaves the live bytes clean but not durable, as Linux does. Thread: any. */
 #ifndef CRSC_LOGD_WAL_MEMORY_DISK_H
 #define CRSC_LOGD_WAL_MEMORY_DISK_H
 
@@ -27,6 +27,9 @@ void memory_disk_die(struct memory_disk *m, unsigned n);
 bool memory_disk_died(struct memory_disk *m);
 /* A file may not grow when all of them would have more than this many bytes: -ENOSPC. */
 void memory_disk_space(struct memory_disk *m, uint64_t bytes);
+
+/* Writes of at least `len` bytes wait until this is called with 0. */
+void memory_disk_hold(struct memory_disk *m, size_t len);
 
 /* The next process: descriptors and faults are gone; with a power cut what was not durable is, too. */
 void memory_disk_restart(struct memory_disk *m);

@@ -25,9 +25,11 @@ static int make(struct preparer *p, uint64_t bytes, int *ret_fd)
     int fd = p->disk->open(p->disk, p->path, O_RDWR | O_CREAT | O_TRUNC);
     if (fd < 0) return fd;
     int rv = disk_write_zeros(p->disk, fd, 0, bytes);
-    if (rv == 0) rv = p->disk->datasync(p->disk, fd);
-    if (rv == 0) *ret_fd = fd;
-    else p->disk->close(p->disk, fd);
+    if (rv == 0) rv = p->disk->datasync(p->disk, fd); /* so that the sync of its header is a short one */
+    if (rv == 0)
+        *ret_fd = fd;
+    else
+        p->disk->close(p->disk, fd);
     return rv;
 }
 

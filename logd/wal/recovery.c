@@ -28,17 +28,19 @@ static void file_fini(const struct disk *disk, struct file *f)
 
 static int corrupt(const char *path, uint64_t at, uint64_t index, struct error *e, const char *what)
 {
-    return error_set(e, ERROR_CORRUPT,
-                     "%s, byte %llu, entry %llu: %s. Nothing was changed. If the other servers are healthy, empty this one's "
-                     "data directory and let it rejoin",
-                     path, (unsigned long long)at, (unsigned long long)index, what);
+    return error_set(
+        e, ERROR_CORRUPT,
+        "%s, byte %llu, entry %llu: %s. Nothing was changed. If the other servers are healthy, empty this one's "
+        "data directory and let it rejoin",
+        path, (unsigned long long)at, (unsigned long long)index, what);
 }
 
 static int file_read(const struct disk *disk, const char *dir, uint64_t id, uint64_t index, struct file *f,
                      struct error *e)
 {
     *f = (struct file){.fd = -1};
-    if (writer_segment_path(f->path, sizeof f->path, dir, id) != 0) return error_set(e, ERROR_INVALID, "the log's path is too long");
+    if (writer_segment_path(f->path, sizeof f->path, dir, id) != 0)
+        return error_set(e, ERROR_INVALID, "the log's path is too long");
     f->fd = disk->open(disk, f->path, O_RDWR);
     if (f->fd == -ENOENT) return corrupt(f->path, 0, index, e, "this segment is missing, but a later one is there");
     if (f->fd < 0) return error_errno(e, ERROR_IO, -f->fd, "cannot open %s", f->path);
@@ -63,7 +65,8 @@ static int take_record(struct recovered *out, const struct file *f, const struct
         out->n = r->index - 1;
         return 0;
     }
-    if (r->index != out->n + 1) return corrupt(f->path, at, r->index, e, "a record's Raft index does not follow the one before");
+    if (r->index != out->n + 1)
+        return corrupt(f->path, at, r->index, e, "a record's Raft index does not follow the one before");
     if (out->n == out->cap) {
         uint64_t cap = out->cap == 0 ? 1024 : 2 * out->cap;
         void *grown = realloc(out->entries, cap * sizeof *out->entries);
@@ -81,11 +84,12 @@ static int take_record(struct recovered *out, const struct file *f, const struct
     return 0;
 }
 
-/* Makes what was read durable, and leaves zeros behind it, so that what a crash left there can never be read as records later;
- * gives the file its full size back if the crash (or a person) shortened it. Bytes that are not proven to have been synced are
- * written again: after a failed sync the system may take them for clean although the disk never got them. */
-static int repair_tail(const struct disk *disk, struct file *f, const struct segment_scan *stop, const struct segment_end *end,
-                       struct error *e)
+/* Makes what was read durable, and leaves zeros behind it, so that what a crash left there can never be read as records
+ * later; gives the file its full size back if the crash (or a person) shortened it. Bytes that are not proven to have
+ * been synced are written again: after a failed sync the system may take them for clean although the disk never got
+ * them. */
+static int repair_tail(const struct disk *disk, struct file *f, const struct segment_scan *stop,
+                       const struct segment_end *end, struct error *e)
 {
     struct segment_scan again;
     struct record r;
@@ -94,20 +98,25 @@ static int repair_tail(const struct disk *disk, struct file *f, const struct seg
     while (again.seq <= end->proven && segment_scan_next(&again, &r, &at)) continue;
     size_t good = stop->at < f->len ? stop->at : f->len; /* the last record's padding may be cut off */
     int rv = again.at < good ? disk_write_all(disk, f->fd, f->bytes + again.at, good - again.at, again.at) : 0;
-    uint64_t zeros_to = f->len < f->header.bytes ? f->header.bytes : end->verdict == SEGMENT_TORN ? good + end->dirty : 0;
+    uint64_t zeros_to = f->len < f->header.bytes       ? f->header.bytes
+                        : end->verdict == SEGMENT_TORN ? good + end->dirty
+                                                       : 0;
     if (rv == 0) rv = disk_write_zeros(disk, f->fd, good, zeros_to);
     if (rv == 0) rv = disk->datasync(disk, f->fd);
     return rv == 0 ? 0 : error_errno(e, disk_error_code(rv), -rv, "cannot repair %s", f->path);
 }
 
 /* The end of the newest segment: nothing later vouches for it but its own bytes. */
-static int take_tail(const struct disk *disk, struct recovered *out, struct file *f, const struct segment_scan *stop, struct error *e)
+static int take_tail(const struct disk *disk, struct recovered *out, struct file *f, const struct segment_scan *stop,
+                     struct error *e)
 {
     struct segment_end end;
     segment_scan_end(stop, &end);
     if (end.verdict == SEGMENT_CORRUPT)
-        return corrupt(f->path, stop->at, out->n + 1, e, "what stood here had been synced, a later record says so, and is damaged");
-    if (end.verdict == SEGMENT_SEALED) return corrupt(f->path, stop->at, out->n + 1, e, "a segment followed this one, and its file is missing");
+        return corrupt(f->path, stop->at, out->n + 1, e,
+                       "what stood here had been synced, a later record says so, and is damaged");
+    if (end.verdict == SEGMENT_SEALED)
+        return corrupt(f->path, stop->at, out->n + 1, e, "a segment followed this one, and its file is missing");
     out->cut_bytes = end.verdict == SEGMENT_TORN ? end.dirty : 0;
     int rv = repair_tail(disk, f, stop, &end, e);
     if (rv != 0) return rv;
@@ -157,10 +166,10 @@ static int read_records(struct recovered *out, const struct file *f, struct segm
     return rv;
 }
 
-/* A segment must begin just where the one before stopped, or records were lost there that had been on the disk before it
- * was begun. */
-static int read_segments(const struct disk *disk, const char *dir, uint64_t highest, struct recovered *out, struct file *f,
-                         struct error *e)
+/* A segment must begin just where the one before stopped, or records were lost there that had been on the disk before
+ * it was begun. */
+static int read_segments(const struct disk *disk, const char *dir, uint64_t highest, struct recovered *out,
+                         struct file *f, struct error *e)
 {
     struct stop before = {.scan = {.seq = 1}};
     struct segment_scan scan;

@@ -1,8 +1,8 @@
 /* Start-up: reads every segment, says which entries the log holds and where it goes on, or why it must not be used.
  *
- * What it may cut is decided by segment.h; nothing is changed on disk before all of it was read and found right. What it
- * then answers is durable: bytes that only the page cache may have held (the process died between its write and its sync,
- * or after a sync that failed) are written again and synced. Blocking; holds one segment in memory at a time. */
+ * What it may cut is decided by segment.h; nothing is changed on disk before all of it was read and found right. What
+ * it then answers is durable: bytes that only the page cache may have held (the process died between its write and its
+ * sync, or after a sync that failed) are written again and synced. Blocking; holds one segment in memory at a time. */
 #ifndef CRSC_LOGD_WAL_RECOVERY_H
 #define CRSC_LOGD_WAL_RECOVERY_H
 

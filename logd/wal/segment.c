@@ -5,8 +5,8 @@
 #include "common/buf.h"
 #include "common/crc32c.h"
 
-static const uint32_t record_magic = 0x31434552;              /* "REC1" */
-static const uint64_t segment_magic = 0x3147455343535243;     /* "CRSCSEG1" */
+static const uint32_t record_magic = 0x31434552;          /* "REC1" */
+static const uint64_t segment_magic = 0x3147455343535243; /* "CRSCSEG1" */
 
 enum { CRC_FROM = 8, HEAD = 52, HEADER_USED = 40 };
 
@@ -89,8 +89,13 @@ bool record_decode(const uint8_t *bytes, size_t len, uint32_t salt, struct recor
 
 void segment_scan_begin(struct segment_scan *s, const struct segment_header *h, const uint8_t *bytes, size_t len)
 {
-    *s = (struct segment_scan){
-        .bytes = bytes, .len = len, .at = SEGMENT_HEADER, .seq = h->first_seq, .chain = h->chain, .salt = h->salt, .proven = h->first_seq - 1};
+    *s = (struct segment_scan){.bytes = bytes,
+                               .len = len,
+                               .at = SEGMENT_HEADER,
+                               .seq = h->first_seq,
+                               .chain = h->chain,
+                               .salt = h->salt,
+                               .proven = h->first_seq - 1};
 }
 
 bool segment_scan_next(struct segment_scan *s, struct record *ret_record, size_t *ret_at)
@@ -107,8 +112,8 @@ bool segment_scan_next(struct segment_scan *s, struct record *ret_record, size_t
     return true;
 }
 
-/* A header alone is evidence: it was written after what it states had been synced, whatever became of its payload. It cannot
- * stand inside a payload by chance or by a client's will, because the salt is in its checksum. */
+/* A header alone is evidence: it was written after what it states had been synced, whatever became of its payload. It
+ * cannot stand inside a payload by chance or by a client's will, because the salt is in its checksum. */
 void segment_scan_end(const struct segment_scan *s, struct segment_end *ret_end)
 {
     *ret_end = (struct segment_end){.verdict = SEGMENT_CLEAN, .proven = s->proven};
@@ -117,13 +122,14 @@ void segment_scan_end(const struct segment_scan *s, struct segment_end *ret_end)
     while (end > s->at && s->bytes[end - 1] == 0) end--;
     ret_end->dirty = end > s->at ? end - s->at : 0;
     for (size_t at = s->at; at < end; at += 8)
-        if (record_decode_header(s->bytes + at, s->len - at, s->salt, &r) && r.synced > ret_end->proven) ret_end->proven = r.synced;
+        if (record_decode_header(s->bytes + at, s->len - at, s->salt, &r) && r.synced > ret_end->proven)
+            ret_end->proven = r.synced;
     if (ret_end->proven >= s->seq) {
         ret_end->verdict = SEGMENT_CORRUPT;
         return;
     }
-    if (end > s->at && record_decode(s->bytes + s->at, s->len - s->at, s->salt, &r) && r.kind == RECORD_MARK && r.seq == s->seq &&
-        r.chain == s->chain) {
+    if (end > s->at && record_decode(s->bytes + s->at, s->len - s->at, s->salt, &r) && r.kind == RECORD_MARK &&
+        r.seq == s->seq && r.chain == s->chain) {
         clean_to = s->at + RECORD_HEADER;
         if (r.index != 0) ret_end->verdict = SEGMENT_SEALED;
     }

@@ -1,28 +1,27 @@
 /* The format of a segment file, and what its bytes prove after a crash. Pure: bytes in, decisions out; any thread.
  *
- * A segment is a header block of SEGMENT_HEADER bytes and then records, each on an 8-byte border, into zero-filled space:
+ * A segment is a header block of SEGMENT_HEADER bytes and then records, each on an 8-byte border, into zero-filled
+ * space:
  *
  *      0  u32  magic    "REC1"
  *      4  u32  crc      CRC32C over bytes 8..51 and the payload, begun with the segment's salt
  *      8  u32  length   payload bytes
  *     12  u16  kind     enum record_kind
  *     14  u16  type     of the Raft entry; opaque here
- *     16  u64  index    Raft index (truncate: the first index that is dropped; mark: id of the next segment, 0: none yet)
- *     24  u64  term
- *     32  u64  seq      1, 2, 3, ... over all segments; a mark has the seq that comes next
- *     40  u64  synced   every record with seq <= this one was on the disk when this one was written
- *     48  u32  chain    crc of the record before: records that stood here in an earlier life do not follow
- *     52  u32  head     CRC32C over bytes 0..51, begun with the salt: a header can be believed without its payload
- *     56  payload, zeros to the next border
+ *     16  u64  index    Raft index (truncate: the first index that is dropped; mark: id of the next segment, 0: none
+ * yet) 24  u64  term 32  u64  seq      1, 2, 3, ... over all segments; a mark has the seq that comes next 40  u64
+ * synced   every record with seq <= this one was on the disk when this one was written 48  u32  chain    crc of the
+ * record before: records that stood here in an earlier life do not follow 52  u32  head     CRC32C over bytes 0..51,
+ * begun with the salt: a header can be believed without its payload 56  payload, zeros to the next border
  *
  * The salt is random per segment, so that no payload can contain something that passes for a record.
  *
- * What recovery may cut (W2). Reading stops at the first place P that holds no record with the expected seq and chain. If
- * anything behind P proves that the record at P had been on the disk (a record or mark with synced >= that seq, or a later
- * segment: one is begun only after the one before is synced), bytes were lost or changed: corruption. If nothing does,
- * P is the torn tail of a write that nobody was told about, and is cut. A mark behind the last record, written as soon as
- * the log is idle, extends the proof to the last group; every segment keeps room for one. The mark that ends a full segment
- * is synced and names the next one, so that the loss of the newest file is seen as well. */
+ * What recovery may cut (W2). Reading stops at the first place P that holds no record with the expected seq and chain.
+ * If anything behind P proves that the record at P had been on the disk (a record or mark with synced >= that seq, or a
+ * later segment: one is begun only after the one before is synced), bytes were lost or changed: corruption. If nothing
+ * does, P is the torn tail of a write that nobody was told about, and is cut. A mark behind the last record, written as
+ * soon as the log is idle, extends the proof to the last group; every segment keeps room for one. The mark that ends a
+ * full segment is synced and names the next one, so that the loss of the newest file is seen as well. */
 #ifndef CRSC_LOGD_WAL_SEGMENT_H
 #define CRSC_LOGD_WAL_SEGMENT_H
 

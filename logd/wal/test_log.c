@@ -29,8 +29,14 @@ static void finish_loop(struct log *l)
 int log_open(struct log *l, const struct disk *disk, const char *dir, uint64_t segment_bytes, uint64_t cache_bytes)
 {
     *l = (struct log){.wal = NULL};
-    struct wal_options options = {.dir = dir, .segment_bytes = segment_bytes, .cache_bytes = cache_bytes, .disk = disk,
-                                  .salt_seed = 7, .user = l, .on_persisted = on_persisted, .on_failed = on_failed};
+    struct wal_options options = {.dir = dir,
+                                  .segment_bytes = segment_bytes,
+                                  .cache_bytes = cache_bytes,
+                                  .disk = disk,
+                                  .salt_seed = 7,
+                                  .user = l,
+                                  .on_persisted = on_persisted,
+                                  .on_failed = on_failed};
     assert_int_equal(uv_loop_init(&l->loop), 0);
     int rv = wal_open(&l->loop, &options, &l->wal, &l->error);
     if (rv != 0) finish_loop(l);

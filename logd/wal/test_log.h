@@ -1,4 +1,5 @@
-/* What the tests of the wal share: a log on its own loop, entries whose content follows from index and term, waiting. */
+/* What the tests of the wal share: a log on its own loop, entries whose content follows from index and term, waiting.
+ */
 #ifndef CRSC_LOGD_WAL_TEST_LOG_H
 #define CRSC_LOGD_WAL_TEST_LOG_H
 

@@ -198,7 +198,8 @@ static void test_payloads_prove_nothing(void **state)
     add(&b, RECORD_ENTRY, 9, 40);
     size_t torn = add(&b, RECORD_ENTRY, 10, 2000);
     struct record fake = {RECORD_ENTRY, 1, 0, 1, 1, 500, 499, 0, 0};
-    for (uint32_t salt = 0; salt < 20; salt++) record_encode(&fake, salt, NULL, bytes + torn + RECORD_HEADER + salt * 64);
+    for (uint32_t salt = 0; salt < 20; salt++)
+        record_encode(&fake, salt, NULL, bytes + torn + RECORD_HEADER + salt * 64);
     for (size_t at = torn + RECORD_HEADER + 1280; at < torn + 2000; at += 8) {
         memcpy(bytes + at, "REC1", 4);
         memset(bytes + at + 4, 0xff, 4);

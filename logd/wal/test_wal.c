@@ -88,19 +88,62 @@ static void test_large_entry_gets_a_large_segment(void **state)
     assert_int_equal(log_append(&l, 3, 1, 10), 0);
     assert_int_equal(log_append(&l, 4, 1, SEGMENT - 4096 - 2 * 56), 0); /* fills one to the last byte */
     assert_int_equal(log_append(&l, 5, 1, 0), 0);
-    log_wait(&l, 5);
-    for (uint64_t i = 1; i <= 5; i++) log_check(&l, i, 1);
+    assert_int_equal(log_append(&l, 6, 1, SEGMENT - 4096 - 2 * 56 + 1),
+                     0); /* no room for the mark: gets a larger one */
+    log_wait(&l, 6);
+    assert_int_equal(wal_bytes(l.wal), SEGMENT + 75 * 4096 + SEGMENT + SEGMENT + SEGMENT + 4096);
+    for (uint64_t i = 1; i <= 6; i++) log_check(&l, i, 1);
     log_close(&l);
     assert_int_equal(log_open(&l, NULL, dir, SEGMENT, 1), 0);
-    for (uint64_t i = 1; i <= 5; i++) log_check(&l, i, 1);
+    for (uint64_t i = 1; i <= 6; i++) log_check(&l, i, 1);
     struct blob *huge = blob_new((64 << 20) + 1);
     assert_non_null(huge);
     memset(huge->data, 0, huge->len);
-    struct wal_entry entry = {6, 1, 1, huge};
+    struct wal_entry entry = {7, 1, 1, huge};
     assert_int_equal(wal_append(l.wal, &entry, 1), -ERROR_TOO_LARGE);
     blob_unref(huge);
-    assert_int_equal(wal_last_index(l.wal), 5);
+    assert_int_equal(wal_last_index(l.wal), 6);
     log_close(&l);
+}
+
+static void check_both(void *user, uint64_t index)
+{
+    struct log *l = user;
+    if (index != 512) return;
+    assert_int_equal(wal_last_index(l->wal), 513);
+    log_check(l, 512, 1);
+    log_check(l, 513, 1);
+}
+
+/* However small the cache: what is not on the disk yet is answered from memory. */
+static void test_unwritten_entries_stay_in_memory(void **state)
+{
+    (void)state;
+    struct memory_disk *m = memory_disk_new();
+    struct log l;
+    assert_int_equal(log_open(&l, memory_disk_table(m), "/log", SEGMENT, 1), 0);
+    l.on_report = check_both;
+    l.user = &l;
+    assert_int_equal(log_append(&l, 1, 1, 8), 0);
+    log_wait(&l, 1);
+    memory_disk_hold(m, 40000);
+    for (uint64_t i = 2; i <= 512; i++) assert_int_equal(log_append(&l, i, 1, 8), 0);
+    assert_int_equal(log_append(&l, 513, 1, 45000), 0);
+    log_wait(&l, 512); /* while the next segment cannot be made */
+    assert_int_equal(l.persisted, 512);
+    log_check(&l, 513, 1);
+    assert_int_equal(wal_queued_bytes(l.wal), 45000);
+    memory_disk_hold(m, 0);
+    log_wait(&l, 513);
+    log_check(&l, 513, 1);
+    memory_disk_hold(m, 1);
+    assert_int_equal(log_append(&l, 400, 2, 100), 0); /* below what the cache has let go of */
+    log_check(&l, 400, 2);
+    memory_disk_hold(m, 0);
+    log_wait(&l, 400);
+    log_check(&l, 400, 2);
+    log_close(&l);
+    memory_disk_free(m);
 }
 
 static void test_many_segments_are_read_with_few_descriptors(void **state)
@@ -255,12 +298,15 @@ static void test_hard_state_at_each_crash_point(void **state)
             if (opened) hard_state_close(&h);
             survived = !memory_disk_died(m);
             assert_int_equal(shown, told);
-            if (seed % 2 == 0) memory_disk_restart(m);
-            else memory_disk_power_cut(m, &random);
+            if (seed % 2 == 0)
+                memory_disk_restart(m);
+            else
+                memory_disk_power_cut(m, &random);
             size_t len;
             uint8_t *bytes = memory_disk_bytes(m, "/log/hard_state", &len);
             assert_true(bytes != NULL || !opened);
-            if (survived) bytes[test_random(&random) % 2 * 4096 + test_random(&random) % 36] ^= 0x10; /* one copy rots */
+            if (survived)
+                bytes[test_random(&random) % 2 * 4096 + test_random(&random) % 36] ^= 0x10; /* one copy rots */
             assert_int_equal(hard_state_open(&h, d, "/log", !opened, NULL), 0);
             uint64_t found = h.term;
             assert_true(found >= told && found <= told + 1);
@@ -327,6 +373,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_one_process_at_a_time, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_options_are_checked, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_hard_state_comes_back, make_dir, remove_dir),
+        cmocka_unit_test(test_unwritten_entries_stay_in_memory),
         cmocka_unit_test(test_failed_write_is_fatal),
         cmocka_unit_test(test_failed_sync_is_fatal),
         cmocka_unit_test(test_full_disk_is_told),

@@ -120,7 +120,8 @@ static void wal_free(struct wal *w)
 
 static int check_options(const struct wal_options *o, struct error *e)
 {
-    if (o->segment_bytes < SEGMENT_MIN || o->segment_bytes > UINT64_C(1) << 30 || o->segment_bytes % SEGMENT_HEADER != 0)
+    if (o->segment_bytes < SEGMENT_MIN || o->segment_bytes > UINT64_C(1) << 30 ||
+        o->segment_bytes % SEGMENT_HEADER != 0)
         return error_set(e, ERROR_INVALID, "a segment must have 64KiB to 1GiB, a multiple of 4KiB");
     if (strlen(o->dir) >= PATH_MAX - 64) return error_set(e, ERROR_INVALID, "the path of the log is too long");
     return 0;
@@ -181,8 +182,8 @@ int wal_open(uv_loop_t *loop, const struct wal_options *options, struct wal **re
     if (rv != 0) goto err;
     rv = adopt(w, &r, e);
     if (rv == 0) rv = hard_state_open(&w->hard, w->disk, w->dir, r.last_segment == 0, e);
-    if (rv == 0) rv = writer_start(loop, w->disk, w->dir, w->options.segment_bytes, &r.tail, &handlers, w,
-                              &w->writer, e);
+    if (rv == 0)
+        rv = writer_start(loop, w->disk, w->dir, w->options.segment_bytes, &r.tail, &handlers, w, &w->writer, e);
     if (rv != 0) {
         if (r.tail.fd >= 0) w->disk->close(w->disk, r.tail.fd);
         goto err;
@@ -236,15 +237,16 @@ static uint32_t new_salt(const struct wal *w)
     return crc32c(0x5eed, mix, sizeof mix);
 }
 
-/* Gives the record its place, with a new segment before it when it does not fit into this one. Behind the last record of a
- * segment there is always room for a mark. */
+/* Gives the record its place, with a new segment before it when it does not fit into this one. Behind the last record
+ * of a segment there is always room for a mark. */
 static struct writer_op *place(struct wal *w, uint32_t length, struct writer_op ***end)
 {
     uint64_t size = record_size(length);
     if (w->segment == 0 || w->position + size + RECORD_HEADER > w->segment_bytes) {
         struct writer_op *begin = new_op(end);
         if (begin == NULL) return NULL;
-        uint64_t needed = (SEGMENT_HEADER + size + RECORD_HEADER + SEGMENT_HEADER - 1) / SEGMENT_HEADER * SEGMENT_HEADER;
+        uint64_t needed =
+            (SEGMENT_HEADER + size + RECORD_HEADER + SEGMENT_HEADER - 1) / SEGMENT_HEADER * SEGMENT_HEADER;
         w->segment++;
         w->segment_bytes = needed > w->options.segment_bytes ? needed : w->options.segment_bytes;
         w->position = SEGMENT_HEADER;
@@ -345,14 +347,16 @@ static int read_disk(struct wal *w, struct wal_location at, size_t len, void *by
     if (rv != 0) return rv;
     rv = disk_read_all(w->disk, fd, bytes, len, at.position);
     if (rv != 0)
-        return error_errno(e, rv == -ENODATA ? ERROR_CORRUPT : ERROR_IO, -rv, "cannot read %zu bytes of segment %llu at %llu", len,
-                           (unsigned long long)at.segment, (unsigned long long)at.position);
+        return error_errno(e, rv == -ENODATA ? ERROR_CORRUPT : ERROR_IO, -rv,
+                           "cannot read %zu bytes of segment %llu at %llu", len, (unsigned long long)at.segment,
+                           (unsigned long long)at.position);
     return 0;
 }
 
 int wal_read(struct wal *w, uint64_t index, struct wal_entry *ret_entry, struct error *e)
 {
-    if (index == 0 || index > w->n) return error_set(e, ERROR_NOT_FOUND, "the log has no entry %llu", (unsigned long long)index);
+    if (index == 0 || index > w->n)
+        return error_set(e, ERROR_NOT_FOUND, "the log has no entry %llu", (unsigned long long)index);
     struct slot *s = &w->slots[index - 1];
     struct blob *payload = s->payload == NULL ? blob_new(s->at.length) : blob_ref(s->payload);
     if (payload == NULL) return error_set(e, ERROR_NOMEM, "no memory for an entry");
@@ -384,10 +388,15 @@ static const struct slot *cached_slot(const struct wal *w, struct wal_location a
     while (low < high) {
         uint64_t middle = low + (high - low) / 2;
         const struct wal_location *p = &w->slots[middle].at.where;
-        if (p->segment < at.segment || (p->segment == at.segment && p->position + w->slots[middle].at.length <= at.position)) low = middle + 1;
-        else high = middle;
+        if (p->segment < at.segment ||
+            (p->segment == at.segment && p->position + w->slots[middle].at.length <= at.position))
+            low = middle + 1;
+        else
+            high = middle;
     }
-    return low < w->n && w->slots[low].at.where.segment == at.segment && w->slots[low].at.where.position <= at.position ? &w->slots[low] : NULL;
+    return low < w->n && w->slots[low].at.where.segment == at.segment && w->slots[low].at.where.position <= at.position
+               ? &w->slots[low]
+               : NULL;
 }
 
 int wal_read_at(struct wal *w, struct wal_location at, size_t len, void *bytes, struct error *e)

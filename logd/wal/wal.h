@@ -7,10 +7,10 @@
  *
  * Promises
  *  W1  on_persisted(index) is called only after every byte up to `index` is on the disk.
- *  W2  After a crash wal_open() finds every persisted entry, in order, unchanged, or refuses with ERROR_CORRUPT and says
- *      where: only a torn tail behind the last position known to be synced is cut, never anything below it.
- *  W3  Replacing a suffix (a conflict seen by Raft) is one durable record before the place is used again.
- *  W4  A failed write or sync is fatal: on_failed() is called once, nothing is retried, nothing is reported persisted.
+ *  W2  After a crash wal_open() finds every persisted entry, in order, unchanged, or refuses with ERROR_CORRUPT and
+ * says where: only a torn tail behind the last position known to be synced is cut, never anything below it. W3
+ * Replacing a suffix (a conflict seen by Raft) is one durable record before the place is used again. W4  A failed write
+ * or sync is fatal: on_failed() is called once, nothing is retried, nothing is reported persisted.
  *
  * Thread: all functions on the loop's thread; the callbacks too. wal_open() and wal_set_hard_state() block (start-up
  * and elections only). Reads take bytes from memory or the page cache with pread.
@@ -50,8 +50,8 @@ struct wal_entry {
  * ERROR_CORRUPT (W2), ERROR_INVALID (options), ERROR_EXISTS (another process has it open: a lock file is held). */
 int wal_open(uv_loop_t *loop, const struct wal_options *options, struct wal **ret_wal, struct error *e);
 
-/* Finishes queued writes (blocking; the callbacks may still come from inside), stops the thread, and calls `done` from the
- * loop; the wal is gone by then. Allowed inside the callbacks. */
+/* Finishes queued writes (blocking; the callbacks may still come from inside), stops the thread, and calls `done` from
+ * the loop; the wal is gone by then. Allowed inside the callbacks. */
 void wal_close(struct wal *wal, void (*done)(void *user), void *user);
 
 /* Entries present. An empty log has first 1, last 0. */
@@ -67,7 +67,8 @@ uint64_t wal_term_at(const struct wal *wal, uint64_t index);
 /* Queues entries for writing. entries[0].index must be <= last + 1; when it is <= last, everything from it on is
  * replaced (W3). Never blocks; on_persisted() follows in order. -ERROR_TOO_LARGE (a payload over 64 MiB; nothing was
  * queued), -ERROR_NOMEM (the wal is failed then: stop the node), -ERROR_INTERNAL after a failure.
- * Entries replaced before they were written are not reported. Queued bytes are bounded by what Raft has in flight; wal_queued_bytes() tells. */
+ * Entries replaced before they were written are not reported. Queued bytes are bounded by what Raft has in flight;
+ * wal_queued_bytes() tells. */
 int wal_append(struct wal *wal, const struct wal_entry *entries, unsigned n);
 uint64_t wal_queued_bytes(const struct wal *wal);
 

@@ -42,7 +42,8 @@ int writer_segment_path(char *path, size_t size, const char *dir, uint64_t id)
     return snprintf(path, size, "%s/%020llu.seg", dir, (unsigned long long)id) < (int)size ? 0 : -ERROR_INVALID;
 }
 
-int writer_mark(const struct disk *disk, int fd, uint64_t at, uint32_t salt, uint64_t seq, uint32_t chain, uint64_t next)
+int writer_mark(const struct disk *disk, int fd, uint64_t at, uint32_t salt, uint64_t seq, uint32_t chain,
+                uint64_t next)
 {
     uint8_t header[RECORD_HEADER];
     struct record mark = {.kind = RECORD_MARK, .index = next, .seq = seq, .synced = seq - 1, .chain = chain};
@@ -65,7 +66,8 @@ static void ops_add(struct ops *o, struct writer_op *list)
 /* ---- the writer's thread --------------------------------------------------------------------------------------- */
 
 /* The file gets its header under the temporary name and is renamed when all of it, and all of the segment before, is on
- * the disk: that a segment exists proves everything before it (segment.h). Then the one before is sealed with its name. */
+ * the disk: that a segment exists proves everything before it (segment.h). Then the one before is sealed with its name.
+ */
 static int install_segment(struct writer *w, struct writer_op *op, int fd)
 {
     uint8_t header[SEGMENT_HEADER];
@@ -90,8 +92,8 @@ static int begin_segment(struct writer *w, struct writer_op *op, struct error *e
     rv = install_segment(w, op, fd);
     if (rv != 0) {
         w->disk->close(w->disk, fd);
-        return error_errno(e, disk_error_code(rv), -rv, "cannot begin segment %llu in %s", (unsigned long long)op->segment.id,
-                           w->dir);
+        return error_errno(e, disk_error_code(rv), -rv, "cannot begin segment %llu in %s",
+                           (unsigned long long)op->segment.id, w->dir);
     }
     if (w->tail.fd >= 0) w->disk->close(w->disk, w->tail.fd);
     w->tail.fd = fd;

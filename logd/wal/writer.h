@@ -2,7 +2,8 @@
  * calls as possible and synced once (group commit); then the loop's thread hears of it.
  *
  * Queue and reports are the only things that two threads share. The loop's thread decides where a record goes (so that
- * it can be located at once); the writer fills in what only it knows: how far the disk has been synced, and the checksum. */
+ * it can be located at once); the writer fills in what only it knows: how far the disk has been synced, and the
+ * checksum. */
 #ifndef CRSC_LOGD_WAL_WRITER_H
 #define CRSC_LOGD_WAL_WRITER_H
 
@@ -46,14 +47,16 @@ int writer_start(uv_loop_t *loop, const struct disk *disk, const char *dir, uint
 /* Queues ops (a list). Loop's thread. */
 void writer_push(struct writer *w, struct writer_op *ops);
 
-/* Writes what is queued (the handlers may still be called from here), ends the thread, and from the loop calls `stopped` with the ops that were not written (after a failure). */
+/* Writes what is queued (the handlers may still be called from here), ends the thread, and from the loop calls
+ * `stopped` with the ops that were not written (after a failure). */
 void writer_stop(struct writer *w, void (*stopped)(void *user, struct writer_op *unwritten));
 
 /* "DIR/00000000000000000007.seg"; 0 or -ERROR_INVALID (too long). */
 int writer_segment_path(char *ret_path, size_t size, const char *dir, uint64_t id);
 
-/* Writes, without a sync, the mark that says: every record before `seq` is on the disk (`next`: and so is segment `next`).
- * 0 or a negated errno. */
-int writer_mark(const struct disk *disk, int fd, uint64_t at, uint32_t salt, uint64_t seq, uint32_t chain, uint64_t next);
+/* Writes, without a sync, the mark that says: every record before `seq` is on the disk (`next`: and so is segment
+ * `next`). 0 or a negated errno. */
+int writer_mark(const struct disk *disk, int fd, uint64_t at, uint32_t salt, uint64_t seq, uint32_t chain,
+                uint64_t next);
 
 #endif
