@@ -70,11 +70,14 @@ int startup_run(struct node *node, void (*on_persisted)(void *, uint64_t, uint64
     snprintf(wal_dir, sizeof wal_dir, "%s/wal", s->data_dir);
     snprintf(index_dir, sizeof index_dir, "%s/index", s->data_dir);
     struct wal_options wal = {.dir = wal_dir, .segment_bytes = s->segment_bytes, .cache_bytes = s->cache_bytes,
-                              .salt_seed = (uint32_t)(loop_wall_us() * 2654435761u >> 16), .user = node,
-                              .on_persisted = on_persisted, .on_failed = on_wal_failed};
+                              .user = node, .on_persisted = on_persisted,
+                              .on_failed = on_wal_failed};
     struct index_options index = {.dir = index_dir, .map_bytes = s->map_bytes, .commit_ms = (uint32_t)s->index_commit_ms,
                                   .user = node, .on_durable = on_durable, .on_failed = on_index_failed};
     if ((rv = wal_open(node->loop, &wal, &node->wal, e)) != 0) return rv;
+    if (wal_cut_bytes(node->wal) > 0)
+        log_info("cut the torn tail of a write that nobody was told about", "bytes=%llu",
+                 (unsigned long long)wal_cut_bytes(node->wal));
     if ((rv = index_open(node->loop, &index, &node->index, e)) != 0) return rv;
     if (index_applied(node->index) > wal_last_index(node->wal))
         return error_set(e, ERROR_CORRUPT, "the index has applied entry %llu, but the log ends at %llu: log and index are not of "
