@@ -1,0 +1,76 @@
+/* The interceptor's shell: turns what happens (clients, log, app, operator, time) into events of the ordering core, and
+ * does what the core says. It decides nothing about order itself.
+ *
+ * Thread: the loop's. Ownership: the engine owns requests, the log's producer, the reader and the connections to the
+ * app; the servers in front of it belong to main. */
+#ifndef CRSC_INTERCEPTOR_ENGINE_H
+#define CRSC_INTERCEPTOR_ENGINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <uv.h>
+
+#include "client/crsc.h"
+#include "common/error.h"
+#include "interceptor/metrics.h"
+#include "interceptor/order/order.h"
+#include "interceptor/proxy/server.h"
+#include "interceptor/settings.h"
+
+struct engine;
+
+enum {
+    ENGINE_IDENTITY_MAX = 255, /* bytes of an app's identity */
+    ENGINE_TOKEN_MAX = 127,    /* of a drain's token */
+    ENGINE_UPSTREAM_MAX = 127, /* of an app's address */
+};
+
+/* `on_change`: engine_status() would tell something new of state, app or drain. */
+int engine_new(uv_loop_t *loop, const struct settings *settings, struct crsc_client *client,
+               void (*on_change)(void *user), void *user, struct engine **ret_engine, struct error *e);
+/* Unanswered sessions are aborted before; `done` from the loop. The servers in front are closed before this is called.
+ */
+void engine_free(struct engine *engine, void (*done)(void *user), void *user);
+
+/* For the data port's server; `user` is the engine. */
+extern const struct server_handlers engine_server_handlers;
+
+/* ---- the admin interface's side: 0, -ERROR_INVALID (400), -ERROR_CONFLICT (409), -ERROR_NOT_FOUND (404) ------------
+ */
+
+int engine_attach(struct engine *engine, const char *identity, uint64_t offset, const char *upstream, struct error *e);
+int engine_detach(struct engine *engine, const char *identity, struct error *e);
+int engine_hold(struct engine *engine, bool hold, struct error *e);
+
+/* e NULL: drained, at `offset`. Else the drain is over: -ERROR_TIMEOUT (not within drain_ms), -ERROR_CONFLICT
+ * (something broke it). */
+typedef void engine_drained_cb(void *waiter, const struct error *e, uint64_t offset);
+/* 0: `done` follows, once, unless engine_forget() is called. */
+int engine_checkpoint(struct engine *engine, const char *token, uint64_t lease_ms, uint64_t drain_ms,
+                      engine_drained_cb *done, void *waiter, struct error *e);
+/* Nobody waits for this drain any more: it ends. */
+void engine_forget(struct engine *engine, void *waiter);
+int engine_resume(struct engine *engine, const char *token, uint64_t *ret_offset, bool *ret_unbroken, struct error *e);
+
+struct engine_status {
+    uint64_t version; /* one more at each change of state, app or drain */
+    enum order_state state;
+    const char *reason; /* a sentence; with `detail` ("" for none) where more is known */
+    const char *detail;
+    bool ready;                               /* it can log and forward */
+    const char *stream, *identity, *upstream; /* identity NULL: nothing was attached */
+    uint64_t epoch, last, executed;
+    enum order_app app;
+    struct order_counters counters;
+    uint64_t held, digest_mismatches, digests_compared;
+    uint64_t replay_from, replay_to, replay_done; /* offsets; `done`: requests of this replay that were answered */
+    const char *token;                            /* of the last drain; NULL: none yet */
+    uint64_t drain_offset;
+    bool unbroken;
+    uint64_t lost_us, attached_us, active_us; /* wall time; 0: never */
+    const struct histogram *append, *total;
+};
+/* Pointers are borrowed until the loop goes on. */
+void engine_status(const struct engine *engine, struct engine_status *ret_status);
+
+#endif
