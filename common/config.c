@@ -226,7 +226,7 @@ static void dump(const struct config_program *p, const void *values)
     }
 }
 
-/* One argument: "--name value" or "--name=value". Returns how many of argv it took, or an error. */
+/* One argument: "--name value" or "--name=value"; "--switch" alone is true. Returns how many of argv it took, or an error. */
 static int read_flag(const struct config_program *p, char **argv, int left, void *values, bool *given, struct error *e)
 {
     const char *arg = argv[0];
@@ -236,13 +236,14 @@ static int read_flag(const struct config_program *p, char **argv, int left, void
     const struct config_setting *s = find(p, arg + 2, len);
     if (s == NULL) return error_set(e, ERROR_INVALID, "unknown flag \"%.*s\"; %s --help lists them", (int)len + 2, arg, p->name);
     bool joined = arg[2 + len] == '=';
-    if (!joined && left < 2) return error_set(e, ERROR_INVALID, "--%s needs a value: %s", s->name, kind_example(s->kind));
+    bool alone = !joined && s->kind == CONFIG_BOOL && (left < 2 || strncmp(argv[1], "--", 2) == 0); /* a switch */
+    if (!joined && !alone && left < 2) return error_set(e, ERROR_INVALID, "--%s needs a value: %s", s->name, kind_example(s->kind));
     char origin[80];
     snprintf(origin, sizeof origin, "--%s", s->name);
-    int rv = set_value(s, values, joined ? arg + 2 + len + 1 : argv[1], origin, e);
+    int rv = set_value(s, values, alone ? "true" : joined ? arg + 2 + len + 1 : argv[1], origin, e);
     if (rv != 0) return rv;
     given[s - p->settings] = true;
-    return joined ? 1 : 2;
+    return joined || alone ? 1 : 2;
 }
 
 static int set_initial(const struct config_program *p, void *values, struct error *e)

@@ -1,6 +1,7 @@
 /* Configuration of a program: one table of settings, filled from defaults, a YAML file (--config), then flags.
  *
- * A setting has one name everywhere: `data-dir: /var/lib/x` in the file is `--data-dir /var/lib/x` on the command line. An unknown name, a value
+ * A setting has one name everywhere: `data-dir: /var/lib/x` in the file is `--data-dir /var/lib/x` on the command line; a
+ * boolean flag without a value means true. An unknown name, a value
  * out of range or of the wrong kind is an error that names the setting, what it may be, and where it was read
  * (file:line or the flag). Every program gets --help (made from the table), --version, --config FILE and --dump-config
  * (prints the resolved settings as YAML that --config takes).

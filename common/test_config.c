@@ -63,6 +63,12 @@ static void flags_win_over_file_over_defaults(void **state)
     assert_int_equal(v.every, 5000);
     assert_true(v.on);
     config_free(&program, &v);
+    assert_int_equal(load(&v, &e, "--on", "--name", "x", NULL), 0); /* a switch needs no value */
+    assert_true(v.on);
+    config_free(&program, &v);
+    assert_int_equal(load(&v, &e, "--name", "x", "--on", NULL), 0);
+    assert_true(v.on);
+    config_free(&program, &v);
 }
 
 static void refused(const char *file, char *a, char *b, const char *words)

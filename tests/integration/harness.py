@@ -170,8 +170,12 @@ def containers(runc_root):
 
 
 def delete_containers(runc_root):
+    """Also half-restored ones, which runc does not list. Their rootfs is bind-mounted into their state: `runc delete --force` would
+    erase it with that."""
     if os.path.isdir(runc_root):
-        for name in containers(runc_root):
+        for name in sorted(set(containers(runc_root)) | {n for n in os.listdir(runc_root) if os.path.isdir(os.path.join(runc_root, n))}):
+            subprocess.run(["umount", "-l", os.path.join(runc_root, name, "criu-root")], stdin=subprocess.DEVNULL,
+                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             subprocess.run(["runc", "--root", runc_root, "delete", "--force", name], stdin=subprocess.DEVNULL,
                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

@@ -70,7 +70,7 @@ class App:
 
 class Stack:
     def __init__(self, bench, app, mode, interval="2s", flags=(), workload=None, stop_containers=True):
-        self.bench, self.app, self.mode = bench, app, mode
+        self.bench, self.app, self.mode, self.stop_containers = bench, app, mode, stop_containers
         self.cluster = Cluster(bench, cluster="demo", flags=flags)
         self.app_port, self.port, self.admin_port = free_ports(3)
         self.bundle = bench.path("bundle")
@@ -98,7 +98,8 @@ class Stack:
         with open(path, "w") as f:
             f.writelines(f"{k}: {v}\n" for k, v in self.workload.items())
         self.operator = self.bench.spawn("operator", [
-            "crsc-operator", "--servers", self.cluster.servers, "--state-dir", self.state, "--workload", path, "--stop-containers"])
+            "crsc-operator", "--servers", self.cluster.servers, "--state-dir", self.state, "--workload", path,
+            "--criu", CRIU if os.path.exists(CRIU) else "criu", *(["--stop-containers"] if self.stop_containers else [])])
 
     def status(self):
         """The interceptor's own, or None when it does not answer."""
