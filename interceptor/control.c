@@ -10,11 +10,74 @@
 /* ---- the app ------------------------------------------------------------------------------------------------------
  */
 
+static bool is_there(const struct engine *engine)
+{
+    return engine->order.app == ORDER_APP_STARTING || engine->order.app == ORDER_APP_READY;
+}
+
+static void take_identity(struct engine *engine, const char *identity)
+{
+    snprintf(engine->identity, sizeof engine->identity, "%s", identity);
+    engine->attaches++;
+    engine->attached_us = loop_wall_us();
+}
+
+/* A process that was started after the one we were told of had died, and before we noticed, may have been given
+ * requests already, taken for its predecessor. Then its state is not the one it was started with. */
+static int attach_mistaken(struct engine *engine, const char *identity, struct order_event *ev, const char *upstream,
+                           bool *ret_done, struct error *e)
+{
+    const struct order *o = &engine->order;
+    bool fed = o->executed != o->attached || o->flying != NULL || o->unsettled;
+    if (!fed || engine->attaches == 0 || !upstream_is_same(engine->upstream, upstream)) return 0;
+    if (ev->offset != o->attached || (o->app != ORDER_APP_READY && o->unsettled)) {
+        struct order_event suspect = {.kind = ORDER_EV_SUSPECT};
+        snprintf(engine->detail, sizeof engine->detail, "it was given requests while it was taken for %.100s",
+                 engine->identity);
+        engine_step(engine, &suspect, NULL);
+        return error_set(
+            e, ERROR_CONFLICT,
+            "this process was given requests already, while it was taken for %.100s: start another one, and POST "
+            "/detach before that",
+            engine->identity);
+    }
+    log_info("the app was known under another identity", "identity=%s was=%s executed=%" PRIu64, identity,
+             engine->identity, o->executed);
+    ev->offset = o->executed;
+    if (o->app != ORDER_APP_READY) return 0;
+    take_identity(engine, identity);
+    *ret_done = true;
+    return 0;
+}
+
+static int attach_app(struct engine *engine, const char *identity, const struct order_event *ev, const char *upstream,
+                      struct error *e)
+{
+    char before[sizeof engine->address];
+    bool again = ev->same && is_there(engine);
+    if (again && strcmp(upstream, engine->address) != 0)
+        return error_set(e, ERROR_CONFLICT, "this process is attached already, at %s", engine->address);
+    /* The core may want the connection begun before this returns. */
+    memcpy(before, engine->address, sizeof before);
+    snprintf(engine->address, sizeof engine->address, "%s", upstream);
+    int rv = order_step(&engine->order, ev, e);
+    if (rv != 0) memcpy(engine->address, before, sizeof before);
+    if (rv != 0 || again) return rv;
+    take_identity(engine, identity);
+    engine->detail[0] = '\0';
+    engine->replay_done = 0;
+    digests_clear(engine->digests);
+    log_info("an app was attached", "identity=%s offset=%" PRIu64 " upstream=%s", identity, ev->offset, upstream);
+    return 0;
+}
+
 int engine_attach(struct engine *engine, const char *identity, uint64_t offset, const char *upstream, struct error *e)
 {
     struct sockaddr_storage where;
-    bool same = engine->attaches > 0 && strcmp(identity, engine->identity) == 0;
-    struct order_event ev = {.kind = ORDER_EV_ATTACH, .offset = offset, .same = same};
+    bool done = false;
+    struct order_event ev = {.kind = ORDER_EV_ATTACH,
+                             .offset = offset,
+                             .same = engine->attaches > 0 && strcmp(identity, engine->identity) == 0};
     if (identity[0] == '\0' || strlen(identity) > ENGINE_IDENTITY_MAX)
         return error_set(e, ERROR_INVALID, "identity: 1 to %d bytes are wanted", ENGINE_IDENTITY_MAX);
     if (strlen(upstream) > ENGINE_UPSTREAM_MAX)
@@ -23,28 +86,12 @@ int engine_attach(struct engine *engine, const char *identity, uint64_t offset, 
         error_prefix(e, "upstream");
         return -ERROR_INVALID;
     }
-    /* The core may want the connection begun before this returns. */
-    char before[sizeof engine->address];
-    memcpy(before, engine->address, sizeof before);
-    bool there = engine->order.app == ORDER_APP_STARTING || engine->order.app == ORDER_APP_READY;
-    if (same && there && strcmp(upstream, engine->address) != 0)
-        return error_set(e, ERROR_CONFLICT, "this process is attached already, at %s", engine->address);
-    snprintf(engine->address, sizeof engine->address, "%s", upstream);
-    int rv = order_step(&engine->order, &ev, e);
-    if (rv != 0) {
-        memcpy(engine->address, before, sizeof before);
-        return rv;
-    }
-    if (same && there) return 0;
-    snprintf(engine->identity, sizeof engine->identity, "%s", identity);
-    engine->detail[0] = '\0';
-    engine->attaches++;
-    engine->replay_done = 0;
-    engine->attached_us = loop_wall_us();
-    digests_clear(engine->digests);
-    log_info("an app was attached", "identity=%s offset=%" PRIu64 " upstream=%s", identity, offset, upstream);
+    int rv = ev.same || engine->order.drain != ORDER_DRAIN_NONE
+                 ? 0
+                 : attach_mistaken(engine, identity, &ev, upstream, &done, e);
+    if (rv == 0 && !done) rv = attach_app(engine, identity, &ev, upstream, e);
     engine_pump(engine);
-    return 0;
+    return rv;
 }
 
 int engine_detach(struct engine *engine, const char *identity, struct error *e)

@@ -40,6 +40,7 @@ struct upstream_link {
     struct exchange *exchange; /* BUSY, DOUBT, and CONNECTING for one */
     struct blob *writing;
     uint64_t since_ms; /* CONNECTING, IDLE */
+    uint64_t listener; /* while starting: who listened before it was begun */
     uint64_t doubt;    /* probes that began up to this one say nothing about it */
     bool writes;       /* a write is under way */
     bool probe;        /* CONNECTING to see whether the app lives */
@@ -336,6 +337,7 @@ static struct upstream_link *link_new(struct upstream *u)
     l->state = LINK_CONNECTING;
     l->since_ms = uv_now(u->loop);
     TAILQ_INSERT_TAIL(&u->links, l, entry);
+    if (u->starting) l->listener = listener_id((struct sockaddr *)&u->address);
     if (uv_tcp_connect(&l->connect, &l->tcp, (struct sockaddr *)&u->address, on_connect) == 0) return l;
     link_close(l);
     return NULL;
@@ -389,6 +391,10 @@ static void on_connect(uv_connect_t *req, int status)
         return;
     }
     uint64_t id = listener_id((struct sockaddr *)&u->address);
+    if (u->starting && id != l->listener) { /* one came or went meanwhile: which of them is it connected to? */
+        link_close(l);
+        return;
+    }
     if (u->starting) {
         u->listener = id;
     } else if (u->listener != 0 && id != u->listener) {
@@ -562,6 +568,13 @@ void upstream_reopen(struct upstream *u)
     if (!u->there) return;
     if (u->closing_gently) close_rest(u);
     keep_one(u);
+}
+
+bool upstream_is_same(const struct upstream *u, const char *address)
+{
+    struct sockaddr_storage where;
+    return u->listener != 0 && address_numeric(address, &where, NULL) == 0 &&
+           listener_id((struct sockaddr *)&where) == u->listener;
 }
 
 void upstream_pause(struct exchange *x)

@@ -66,6 +66,9 @@ void upstream_drop(struct upstream *u);
 /* Closes the (idle) connections so that the app's side of them is gone too, within a short time; then on_closed. */
 void upstream_close(struct upstream *u);
 void upstream_reopen(struct upstream *u);
+/* The sockets that listen at this address now are those behind which the app was that upstream_connect() reached last:
+ * it is that process still. False also when nothing can be said. */
+bool upstream_is_same(const struct upstream *u, const char *address);
 /* The one who takes the parts is slow: stop and go on. */
 void upstream_pause(struct exchange *x);
 void upstream_resume(struct exchange *x);

@@ -86,7 +86,11 @@ class Front:
         wait_until("active", lambda: self.state() == "active", timeout, 0.002)
 
     def wait_lost(self):
-        wait_until("the interceptor notices that the app is gone", lambda: self.status()["app"].get("lost", True), 20, 0.001)
+        """Noticed; or never reached yet: an app that died before is like one that is slow to listen, until another is attached."""
+        def noticed():
+            now = self.status()
+            return now["app"].get("lost", True) or now["app"]["suspect"] or now["reason"] == "connecting to the app"
+        wait_until("the interceptor notices that the app is gone", noticed, 20, 0.001)
 
     def checkpoint(self, rng, die=False):
         """Drains, saves the list, resumes. True if the interceptor confirmed that nothing reached the app meanwhile."""
