@@ -157,6 +157,7 @@ void control_drained(struct engine *engine, uint64_t number, uint64_t offset)
     d->drained = true;
     uv_timer_start(&engine->drain_timer, on_drain_time, d->lease_ms, 0);
     log_info("drained", "token=%s offset=%" PRIu64, d->token, offset);
+    control_look(engine); /* the answer has the version of what it tells */
     tell(d, NULL);
 }
 
@@ -261,6 +262,7 @@ void engine_status(const struct engine *engine, struct engine_status *s)
     const struct drain *d = last_drain((struct engine *)engine);
     bool well = order_state(o) == ORDER_ACTIVE || order_state(o) == ORDER_DRAINING;
     *s = (struct engine_status){
+        .instance = engine->instance,
         .version = engine->version,
         .state = order_state(o),
         .reason = order_reason(o),

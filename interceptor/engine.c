@@ -484,6 +484,7 @@ int engine_new(uv_loop_t *loop, const struct settings *settings, struct crsc_cli
     engine->settings = settings;
     engine->on_change = on_change;
     engine->user = user;
+    snprintf(engine->instance, sizeof engine->instance, "%" PRIx64, loop_wall_us());
     order_init(&engine->order, &limits);
     uv_timer_init(loop, &engine->drain_timer);
     engine->drain_timer.data = engine;

@@ -53,7 +53,8 @@ void engine_forget(struct engine *engine, void *waiter);
 int engine_resume(struct engine *engine, const char *token, uint64_t *ret_offset, bool *ret_unbroken, struct error *e);
 
 struct engine_status {
-    uint64_t version; /* one more at each change of state, app or drain */
+    const char *instance; /* of this process: another one counts versions anew */
+    uint64_t version;     /* one more at each change of state, app or drain */
     enum order_state state;
     const char *reason; /* a sentence; with `detail` ("" for none) where more is known */
     const char *detail;

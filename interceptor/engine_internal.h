@@ -49,6 +49,7 @@ struct engine {
     unsigned n_drains; /* ever; the last is drains[(n_drains - 1) % DRAINS_KEPT] */
     uv_timer_t drain_timer;
     /* status */
+    char instance[24];
     struct face face;
     uint64_t version, mismatches, compared, lost_us, attached_us, active_us;
     struct histogram append, total;

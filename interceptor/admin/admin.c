@@ -178,11 +178,16 @@ static int post_detach(struct admin *admin, struct session *s, yyjson_doc *doc, 
     return rv;
 }
 
-static void reply_drain(struct session *s, const char *token, uint64_t offset, const bool *unbroken)
+static void reply_drain(struct admin *admin, struct session *s, const char *token, uint64_t offset, const bool *unbroken)
 {
+    struct engine_status now;
+    engine_status(admin->engine, &now);
     yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
     yyjson_mut_val *root = yyjson_mut_obj(doc);
     yyjson_mut_doc_set_root(doc, root);
+    yyjson_mut_obj_add_str(doc, root, "instance", now.instance);
+    yyjson_mut_obj_add_uint(doc, root, "version", now.version);
+    yyjson_mut_obj_add_str(doc, root, "state", order_state_name(now.state));
     yyjson_mut_obj_add_str(doc, root, "token", token);
     yyjson_mut_obj_add_uint(doc, root, "offset", offset);
     if (unbroken != NULL) yyjson_mut_obj_add_bool(doc, root, "unbroken", *unbroken);
@@ -201,7 +206,7 @@ static void on_drain_answered(void *user, const struct error *e, uint64_t offset
     struct waiter *w = user;
     session_set_context(w->session, NULL);
     if (e == NULL)
-        reply_drain(w->session, w->token, offset, NULL);
+        reply_drain(w->admin, w->session, w->token, offset, NULL);
     else
         refuse(w->session, e);
     free(w);
@@ -235,7 +240,7 @@ static int post_resume(struct admin *admin, struct session *s, yyjson_doc *doc, 
     bool unbroken;
     int rv = get_text(doc, "token", &token, e);
     if (rv == 0) rv = engine_resume(admin->engine, token, &offset, &unbroken, e);
-    if (rv == 0) reply_drain(s, token, offset, &unbroken);
+    if (rv == 0) reply_drain(admin, s, token, offset, &unbroken);
     return rv;
 }
 

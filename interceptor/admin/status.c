@@ -58,6 +58,7 @@ int status_json(struct buf *out, const struct engine_status *s)
     if (doc == NULL) return -ERROR_NOMEM;
     yyjson_mut_val *root = yyjson_mut_obj(doc);
     yyjson_mut_doc_set_root(doc, root);
+    yyjson_mut_obj_add_str(doc, root, "instance", s->instance);
     yyjson_mut_obj_add_uint(doc, root, "version", s->version);
     yyjson_mut_obj_add_str(doc, root, "state", order_state_name(s->state));
     yyjson_mut_obj_add_str(doc, root, "reason", s->reason);
