@@ -14,7 +14,7 @@ static void last_line(FILE *from, char *ret_line, size_t size)
     char line[512];
     while (fgets(line, sizeof line, from) != NULL) {
         line[strcspn(line, "\r\n")] = '\0';
-        if (line[0] != '\0') snprintf(ret_line, size, "%s", line);
+        if (line[0] != '\0') snprintf(ret_line, size, "%.*s", (int)size - 1, line);
     }
 }
 
