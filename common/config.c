@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { FILE_MAX = 1 << 20 }; /* bytes of a configuration file */
+
 /* ---- values --------------------------------------------------------------------------------------------------- */
 
 struct unit {
@@ -144,10 +146,47 @@ static int read_pair(const struct config_program *p, const char *path, struct fy
     return set_value(s, values, text, origin, e);
 }
 
-static int read_file(const struct config_program *p, const char *path, void *values, bool *given, struct error *e)
+/* A whole file as text; the caller frees it. */
+static int slurp(const char *path, char **ret_text, size_t *ret_len, struct error *e)
 {
     FILE *file = fopen(path, "re");
     if (file == NULL) return error_errno(e, ERROR_INVALID, errno, "cannot read %s", path);
+    char *text = malloc(FILE_MAX + 1);
+    size_t len = text == NULL ? 0 : fread(text, 1, FILE_MAX + 1, file);
+    int failed = ferror(file) ? errno : 0;
+    fclose(file);
+    if (failed == 0 && text != NULL && len <= FILE_MAX) {
+        *ret_text = text;
+        *ret_len = len;
+        return 0;
+    }
+    free(text);
+    if (text == NULL) return error_set(e, ERROR_NOMEM, "no memory for the configuration");
+    if (failed != 0) return error_errno(e, ERROR_INVALID, failed, "cannot read %s", path);
+    return error_set(e, ERROR_INVALID, "%s: larger than %d bytes: this is no configuration", path, FILE_MAX);
+}
+
+/* Nothing but blank lines and comments? */
+static bool says_nothing(const char *text, size_t len)
+{
+    for (size_t i = 0; i < len;) {
+        while (i < len && (text[i] == ' ' || text[i] == '\t' || text[i] == '\r')) i++;
+        if (i < len && text[i] != '\n' && text[i] != '#') return false;
+        while (i < len && text[i++] != '\n') {}
+    }
+    return true;
+}
+
+static int read_file(const struct config_program *p, const char *path, void *values, bool *given, struct error *e)
+{
+    char *bytes = NULL;
+    size_t len = 0;
+    int rv = slurp(path, &bytes, &len, e);
+    if (rv != 0) return rv;
+    if (says_nothing(bytes, len)) {
+        free(bytes);
+        return 0;
+    }
     struct fy_diag_cfg quiet_cfg;
     fy_diag_cfg_default(&quiet_cfg);
     quiet_cfg.fp = NULL;
@@ -155,14 +194,13 @@ static int read_file(const struct config_program *p, const char *path, void *val
     struct fy_diag *quiet = fy_diag_create(&quiet_cfg);
     struct fy_parse_cfg cfg = {.flags = FYPCF_QUIET, .diag = quiet};
     if (quiet != NULL) fy_diag_set_collect_errors(quiet, true);
-    struct fy_document *document = fy_document_build_from_fp(&cfg, file);
-    fclose(file);
-    int rv = 0;
+    struct fy_document *document = fy_document_build_from_string(&cfg, bytes, len);
     void *errors = NULL;
     struct fy_diag_error *wrong = quiet == NULL ? NULL : fy_diag_errors_iterate(quiet, &errors);
     struct fy_node *top = document == NULL ? NULL : fy_document_root(document);
-    if (document == NULL && wrong != NULL) { /* without either, the file is empty: no settings */
-        rv = error_set(e, ERROR_INVALID, "%s:%d: not valid YAML: %s", path, wrong->line, wrong->msg);
+    if (document == NULL) {
+        rv = wrong != NULL ? error_set(e, ERROR_INVALID, "%s:%d: not valid YAML: %s", path, wrong->line, wrong->msg)
+                           : error_set(e, ERROR_INVALID, "%s: not valid YAML, not even text", path);
     } else if (top != NULL && !fy_node_is_mapping(top)) {
         const char *text = fy_node_get_scalar0(top);
         if (text == NULL || *text != '\0') rv = error_set(e, ERROR_INVALID, "%s: must be lines of \"name: value\"", path);
@@ -174,6 +212,7 @@ static int read_file(const struct config_program *p, const char *path, void *val
     }
     fy_document_destroy(document);
     fy_diag_destroy(quiet);
+    free(bytes);
     return rv;
 }
 

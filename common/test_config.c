@@ -95,8 +95,10 @@ static void mistakes_are_named(void **state)
     refused("name: [1, 2]\n", NULL, NULL, "name must be a single value");
     refused("- a\n- b\n", NULL, NULL, "must be lines of");
     refused("name: \"unterminated\n", NULL, NULL, "not valid YAML");
+    refused("\xbc\xd3 name: x\n", NULL, NULL, "not valid YAML");
     refused("count: 3\n", NULL, NULL, "name is required");
     refused("", NULL, NULL, "name is required");
+    refused("# nothing\n\n  \n", NULL, NULL, "name is required");
     refused(NULL, "--every", "5", "every must be a duration");
     refused(NULL, "--every", NULL, "needs a value");
     refused(NULL, "--nope", "1", "unknown flag \"--nope\"");

@@ -1,7 +1,7 @@
 /* The operator's side of one interceptor's admin interface (docs/INTERCEPTOR.md): what it says of itself, kept up to date by
  * GET /watch, and the calls that the operator makes.
  *
- * It reconnects by itself, with pauses of 20 ms growing to 1 s; while it has no watch, or heard nothing for WATCH_SILENCE_MS,
+ * It reconnects by itself, with pauses of 20 ms growing to 1 s; while it has no watch, or heard nothing for INTERCEPTOR_CLIENT_SILENCE_MS,
  * the state is WORLD_UNREACHABLE. Answers of calls are seen in interceptor_client_world() before their callback comes; an older
  * line of the watch never undoes a newer answer (`version`).
  *
@@ -18,7 +18,7 @@
 #include "operator/reconcile/world.h"
 
 enum {
-    INTERCEPTOR_CLIENT_SILENCE_MS = 15000, /* the watch says something every 5 s */
+    INTERCEPTOR_CLIENT_SILENCE_MS = 5000, /* the watch says something every half second */
     INTERCEPTOR_CLIENT_CALL_MS = 5000,     /* bound of a call; of drain: its drain_ms more */
     INTERCEPTOR_CLIENT_ANSWER_MAX = 1 << 20,
 };

@@ -35,6 +35,7 @@ struct workload {
     struct flight flights[RECONCILE_LANES];
     uv_timer_t timer;
     bool looked;
+    bool foreign; /* the interceptor's stream is not ours */
     unsigned refusals; /* of attaching, in a row */
     char said[WORLD_REASON_MAX]; /* the core's reason, when it was last logged */
 
@@ -60,6 +61,18 @@ static bool has(const void *user, const char *id)
     return d->ops->has(d, id);
 }
 
+/* Does another stream's interceptor answer at that address? It is not touched: its app is somebody else's. */
+static bool foreign_interceptor(struct workload *w)
+{
+    const char *theirs = interceptor_client_extra(w->interceptor)->stream, *ours = w->parts.words->stream;
+    bool foreign = theirs[0] != '\0' && strcmp(theirs, ours) != 0;
+    if (foreign && !w->foreign)
+        log_error("the interceptor at this address is of another stream: correct the workload file or the interceptor's --stream",
+                  "workload=%s interceptor=%s stream=%s its_stream=%s", w->name, w->parts.words->interceptor, ours, theirs);
+    w->foreign = foreign;
+    return foreign;
+}
+
 static void see(struct workload *w, struct world *ret_world)
 {
     const struct records_view view = {.spec = w->driver->spec, .has = has, .user = w->driver};
@@ -67,6 +80,7 @@ static void see(struct workload *w, struct world *ret_world)
                                 .wall_us = loop_wall_us(),
                                 .instance = *w->driver->ops->instance(w->driver),
                                 .interceptor = *interceptor_client_world(w->interceptor)};
+    if (foreign_interceptor(w)) ret_world->interceptor = (struct world_interceptor){.state = WORLD_UNREACHABLE};
     records_see(w->records, &view, &ret_world->log);
 }
 

@@ -14,7 +14,7 @@ enum {
     SESSIONS_MAX = 256,
     IDLE_MS = 75000,
     REQUEST_MS = 20000,
-    WATCH_MS = 5000,           /* a watcher hears something at least that often */
+    WATCH_MS = 500,            /* a watcher hears something at least that often: how old its offsets can be */
     WATCH_QUEUE_MAX = 1 << 20, /* bytes a watcher has not taken before it is let go */
     DRAIN_MS = 5000,
     LEASE_MS = 30000,

@@ -84,6 +84,8 @@ static int derive(struct settings *s, struct error *e)
     if (rv != 0) return error_set(e, ERROR_INVALID, "log-level is \"%s\", not debug, info, warn or error", s->log_level);
     if (s->cluster[0] == '\0' || strlen(s->cluster) > 255)
         return error_set(e, ERROR_INVALID, "cluster must have a name of 1 to 255 bytes");
+    struct sockaddr_storage address;
+    if (address_numeric(s->listen, &address, e) != 0) return error_prefix(e, "listen");
     if (s->segment_bytes % 4096 != 0) return error_set(e, ERROR_INVALID, "segment-size must be a multiple of 4096");
     if (s->heartbeat_ms == 0) s->heartbeat_ms = s->election_ms / 10;
     if (s->heartbeat_ms * 2 > s->election_ms)

@@ -34,10 +34,10 @@ def recovered(stack, start):
     return event
 
 
-def fetch(stack, path):
+def fetch(stack, path, method="GET"):
     connection = Http(stack.port)
     try:
-        return connection.request("GET", path)[2].decode()
+        return connection.request(method, path)[2].decode()
     finally:
         connection.close()
 
@@ -87,6 +87,7 @@ def test_operator_killed(bench, rng):
     writers.stop()
     compare(stack, writers)
     start = len(stack.operator.events())
+    fetch(stack, "/add?id=more", "POST")
     stack.operator.wait_for("checkpoint valid", 60, start)  # it still takes them
 
 

@@ -4,6 +4,7 @@ data."""
 import http.client
 import json
 import os
+import re
 import socket
 import struct
 import threading
@@ -307,9 +308,10 @@ def test_configuration(bench, rng):
                           (["--workload", file("w2.yaml", "name: x\n")], "w2.yaml|stream|bundle|required|missing"),
                           (["--workload", file("w3.yaml", "name: '../../x y'\nstream: a\nbundle: /\nupstream: 127.0.0.1:1\ninterceptor: 127.0.0.1:2\n")], "name")],
     }
-    import re
+    needed = {"crsc-operator": ["--workload", file("good.yaml", f"name: x\nstream: {STREAM}\nbundle: /nowhere\n"
+                                                   "upstream: 127.0.0.1:1\ninterceptor: 127.0.0.1:2\n")]}
     for program, base in daemons.items():
-        for argv, words in common + own[program]:
+        for argv, words in [(needed.get(program, []) + argv, words) for argv, words in common] + own[program]:
             _, err = bench.run(program, *base, *argv, status=2, timeout=30)
             check(re.search(words, err), "%s %s: it does not name what is wrong (/%s/): %s", program, argv, words, err)
         out, _ = bench.run(program, "--help")
