@@ -91,7 +91,7 @@ void crsc_follow_pause(struct crsc_follow *follow);
 void crsc_follow_resume(struct crsc_follow *follow);
 void crsc_follow_cancel(struct crsc_follow *follow); /* no callback after this returns */
 
-/* ---- fencing, snapshots, inspection ---------------------------------------------------------------------------- */
+/* ---- fencing, snapshots, inspection --------------------------------------------------------------------------- */
 
 typedef void crsc_fenced_cb(void *user, const struct error *e, uint64_t epoch);
 int crsc_fence(struct crsc_client *client, const char *stream, uint64_t epoch, crsc_fenced_cb *done, void *user);

@@ -353,7 +353,7 @@ bool http_is_safe(const char *method)
            strcmp(method, "TRACE") == 0;
 }
 
-/* ---- writing ---------------------------------------------------------------------------------------------------- */
+/* ---- writing -------------------------------------------------------------------------------------------------- */
 
 /* Is `name` one of the comma-separated tokens of `list`? */
 static bool has_token(const char *list, const char *name)

@@ -42,7 +42,7 @@ struct http_client {
     void *done_user;
 };
 
-/* ---- calls ------------------------------------------------------------------------------------------------------ */
+/* ---- calls ---------------------------------------------------------------------------------------------------- */
 
 static size_t on_data(char *data, size_t one, size_t len, void *user)
 {
@@ -149,7 +149,7 @@ static void finish(struct http_call *call, CURLcode code)
     buf_fini(&answer);
 }
 
-/* ---- curl on the loop -------------------------------------------------------------------------------------------- */
+/* ---- curl on the loop ----------------------------------------------------------------------------------------- */
 
 static void let_go(struct http_client *c)
 {
@@ -251,7 +251,7 @@ static int want_socket(CURL *easy, curl_socket_t socket, int what, void *user, v
     return uv_poll_start(&w->poll, events, on_poll) == 0 ? 0 : -1;
 }
 
-/* ---- begin and end ----------------------------------------------------------------------------------------------- */
+/* ---- begin and end -------------------------------------------------------------------------------------------- */
 
 int http_client_new(uv_loop_t *loop, struct http_client **ret_client, struct error *e)
 {

@@ -7,8 +7,7 @@
 #include "common/loop.h"
 #include "interceptor/engine_internal.h"
 
-/* ---- the app ------------------------------------------------------------------------------------------------------
- */
+/* ---- the app -------------------------------------------------------------------------------------------------- */
 
 static bool is_there(const struct engine *engine)
 {
@@ -110,8 +109,7 @@ int engine_hold(struct engine *engine, bool hold, struct error *e)
     return engine_step(engine, &ev, e);
 }
 
-/* ---- drains ---------------------------------------------------------------------------------------------------------
- */
+/* ---- drains --------------------------------------------------------------------------------------------------- */
 
 static struct drain *last_drain(struct engine *engine)
 {
@@ -225,8 +223,7 @@ int engine_resume(struct engine *engine, const char *token, uint64_t *ret_offset
     return 0;
 }
 
-/* ---- status
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- status --------------------------------------------------------------------------------------------------- */
 
 void control_look(struct engine *engine)
 {

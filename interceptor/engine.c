@@ -55,7 +55,7 @@ int engine_step(struct engine *engine, const struct order_event *ev, struct erro
 
 #define STEP(engine, ...) engine_step((engine), &(struct order_event){__VA_ARGS__}, NULL)
 
-/* ---- requests --------------------------------------------------------------------------------------------------- */
+/* ---- requests ------------------------------------------------------------------------------------------------- */
 
 static void request_free(struct request *r)
 {
@@ -138,8 +138,7 @@ static struct session *let_go(struct request *r)
     return s;
 }
 
-/* ---- the app's answers ---------------------------------------------------------------------------------------------
- */
+/* ---- the app's answers ---------------------------------------------------------------------------------------- */
 
 static void digest_begin(struct request *r)
 {
@@ -245,8 +244,7 @@ static void on_upstream_closed(void *user)
     STEP(engine, .kind = ORDER_EV_CLOSED, .number = engine->order.drain_number);
 }
 
-/* ---- the log
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- the log -------------------------------------------------------------------------------------------------- */
 
 static void on_opened(void *user, uint64_t epoch, uint64_t last)
 {
@@ -290,8 +288,7 @@ static void on_fenced(void *user, const struct error *why)
     STEP(engine, .kind = ORDER_EV_FENCED);
 }
 
-/* ---- the replay
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- the replay ----------------------------------------------------------------------------------------------- */
 
 static void compared(struct engine *engine, uint64_t offset, enum digests_verdict verdict)
 {
@@ -345,8 +342,7 @@ static void on_read_failed(void *user, const struct error *why)
     STEP(engine, .kind = ORDER_EV_READ_FAILED);
 }
 
-/* ---- what the core wants done
- * ------------------------------------------------------------------------------------------- */
+/* ---- what the core wants done --------------------------------------------------------------------------------- */
 
 static void append(struct engine *engine, struct request *r)
 {
@@ -455,8 +451,7 @@ void engine_pump(struct engine *engine)
     control_look(engine);
 }
 
-/* ---- begin and end
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- begin and end -------------------------------------------------------------------------------------------- */
 
 static const struct log_handlers log_handlers = {.on_opened = on_opened,
                                                  .on_appended = on_appended,

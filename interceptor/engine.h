@@ -35,8 +35,7 @@ void engine_free(struct engine *engine, void (*done)(void *user), void *user);
 /* For the data port's server; `user` is the engine. */
 extern const struct server_handlers engine_server_handlers;
 
-/* ---- the admin interface's side: 0, -ERROR_INVALID (400), -ERROR_CONFLICT (409), -ERROR_NOT_FOUND (404) ------------
- */
+/* ---- the admin interface's side: 0, -ERROR_INVALID (400), -ERROR_CONFLICT (409), -ERROR_NOT_FOUND (404) ------- */
 
 int engine_attach(struct engine *engine, const char *identity, uint64_t offset, const char *upstream, struct error *e);
 int engine_detach(struct engine *engine, const char *identity, struct error *e);

@@ -77,8 +77,7 @@ static void flush(struct log *log)
     }
 }
 
-/* ---- the end of an epoch
- * --------------------------------------------------------------------------------------------- */
+/* ---- the end of an epoch -------------------------------------------------------------------------------------- */
 
 static void forget_items(struct log *log, bool tell)
 {
@@ -121,8 +120,7 @@ static void on_broken(void *user, const struct error *e)
     uv_timer_start(&log->retry, on_retry, OPEN_RETRY_MS, 0);
 }
 
-/* ---- opening
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- opening -------------------------------------------------------------------------------------------------- */
 
 static void maybe_done(struct log *log);
 
@@ -199,8 +197,7 @@ static void open_stream(struct log *log)
     uv_timer_start(&log->retry, on_retry, OPEN_RETRY_MS, 0);
 }
 
-/* ---- the owner's side
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- the owner's side ----------------------------------------------------------------------------------------- */
 
 static int add(struct log *log, struct item *item)
 {

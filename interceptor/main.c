@@ -100,8 +100,7 @@ static void on_stop(void *user)
     uv_timer_start(&p->stop_timer, on_stop_time, 0, STOP_LOOK_MS);
 }
 
-/* ---- the beginning -------------------------------------------------------------------------------------------------
- */
+/* ---- the beginning -------------------------------------------------------------------------------------------- */
 
 static int start(struct program *p, struct error *e)
 {

@@ -49,7 +49,7 @@ struct interceptor_client {
 
 static void watch_begin(struct interceptor_client *c);
 
-/* ---- reading what it says ---------------------------------------------------------------------------------------- */
+/* ---- reading what it says ------------------------------------------------------------------------------------- */
 
 static bool copy(char *to, size_t cap, yyjson_val *v)
 {
@@ -127,7 +127,7 @@ static bool is_older(const struct stamp *a, const struct stamp *b)
     return strcmp(a->instance, b->instance) == 0 && a->version < b->version;
 }
 
-/* ---- the watch --------------------------------------------------------------------------------------------------- */
+/* ---- the watch ------------------------------------------------------------------------------------------------ */
 
 static void set_unreachable(struct interceptor_client *c)
 {
@@ -207,7 +207,7 @@ static void watch_begin(struct interceptor_client *c)
     if (http_client_call(c->http, &options, on_watch_end, c, &c->watch, &e) != 0) retry_later(c, e.text);
 }
 
-/* ---- calls ------------------------------------------------------------------------------------------------------- */
+/* ---- calls ---------------------------------------------------------------------------------------------------- */
 
 static int of_code(int code)
 {
@@ -359,7 +359,7 @@ int interceptor_resume(struct interceptor_client *c, const char *token, intercep
     return rv;
 }
 
-/* ---- begin and end ----------------------------------------------------------------------------------------------- */
+/* ---- begin and end -------------------------------------------------------------------------------------------- */
 
 int interceptor_client_new(uv_loop_t *loop, const char *address, void (*on_change)(void *user), void *user,
                            struct interceptor_client **ret_client, struct error *e)

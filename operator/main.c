@@ -22,7 +22,7 @@ struct program {
     struct crsc_client *client;
 };
 
-/* ---- the end: the workloads let go, then the client, then what is left of the workloads ------------------------- */
+/* ---- the end: the workloads let go, then the client, then what is left of the workloads ----------------------- */
 
 static void on_freed(void *user)
 {
@@ -52,7 +52,7 @@ static void on_stop(void *user)
         workload_stop(p->workloads[i], p->settings.stop_containers, on_workload_stopped, p);
 }
 
-/* ---- the beginning --------------------------------------------------------------------------------------------- */
+/* ---- the beginning -------------------------------------------------------------------------------------------- */
 
 /* Whether checkpoints are taken; asks CRIU once, when the first workload wants to know. */
 static int choose(struct program *p, const struct workload_settings *words, bool *ret_checkpoints, struct error *e)

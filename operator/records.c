@@ -95,7 +95,7 @@ static int keep(struct records *r, const struct crsc_snapshot *s)
     return 0;
 }
 
-/* ---- reading, at the start ------------------------------------------------------------------------------------- */
+/* ---- reading, at the start ------------------------------------------------------------------------------------ */
 
 static void ask(struct records *r);
 
@@ -153,7 +153,7 @@ static void ask(struct records *r)
     if (rv != 0) ask_again(r, (error_set(&why, (enum error_code)-rv, "%s", error_name(-rv)), &why));
 }
 
-/* ---- showing --------------------------------------------------------------------------------------------------- */
+/* ---- showing -------------------------------------------------------------------------------------------------- */
 
 static bool is_over(const struct records *r, size_t i, const struct records_view *view)
 {
@@ -196,7 +196,7 @@ void records_see(struct records *r, const struct records_view *view, struct worl
                                   .n_snapshots = r->n};
 }
 
-/* ---- recording ------------------------------------------------------------------------------------------------- */
+/* ---- recording ------------------------------------------------------------------------------------------------ */
 
 static void on_recorded(void *user, const struct error *e, const struct crsc_snapshot *snapshots, size_t n)
 {
@@ -237,7 +237,7 @@ int records_put(struct records *r, const struct crsc_snapshot *snapshot, records
     return rv;
 }
 
-/* ---- begin and end --------------------------------------------------------------------------------------------- */
+/* ---- begin and end -------------------------------------------------------------------------------------------- */
 
 int records_new(uv_loop_t *loop, struct crsc_client *client, const char *stream, const char *node, void (*on_change)(void *user),
                 void *user, struct records **ret_records, struct error *e)

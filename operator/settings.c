@@ -13,7 +13,7 @@
 #include "common/conn.h"
 #include "operator/reconcile/reconcile.h"
 
-/* ---- the program's --------------------------------------------------------------------------------------------- */
+/* ---- the program's -------------------------------------------------------------------------------------------- */
 
 #define AT(field) offsetof(struct settings, field)
 
@@ -110,7 +110,7 @@ void settings_free(struct settings *s)
     config_free(&program, s);
 }
 
-/* ---- a workload's ---------------------------------------------------------------------------------------------- */
+/* ---- a workload's --------------------------------------------------------------------------------------------- */
 
 #define OF(field) offsetof(struct workload_settings, field)
 

@@ -36,7 +36,7 @@ struct fixture {
     struct world_interceptor at_call; /* the world as the last callback saw it */
 };
 
-/* ---- the fake ---------------------------------------------------------------------------------------------------- */
+/* ---- the fake ------------------------------------------------------------------------------------------------- */
 
 static void on_request(void *user, struct session *s, const struct http_message *m)
 {
@@ -88,7 +88,7 @@ static void unserve(struct fixture *f)
     f->server = NULL;
 }
 
-/* ---- the fixture ------------------------------------------------------------------------------------------------- */
+/* ---- the fixture ---------------------------------------------------------------------------------------------- */
 
 static void on_hang(uv_timer_t *timer)
 {
@@ -188,7 +188,7 @@ static void until_called(struct fixture *f, unsigned called)
     while (f->called < called) uv_run(&f->loop, UV_RUN_ONCE);
 }
 
-/* ---- tests ------------------------------------------------------------------------------------------------------- */
+/* ---- tests ---------------------------------------------------------------------------------------------------- */
 
 static void lines_are_followed(void **state)
 {

@@ -53,7 +53,7 @@ struct workload {
 
 static void pump(struct workload *w);
 
-/* ---- the world ------------------------------------------------------------------------------------------------- */
+/* ---- the world ------------------------------------------------------------------------------------------------ */
 
 static bool has(const void *user, const char *id)
 {
@@ -84,7 +84,7 @@ static void see(struct workload *w, struct world *ret_world)
     records_see(w->records, &view, &ret_world->log);
 }
 
-/* ---- what people are told -------------------------------------------------------------------------------------- */
+/* ---- what people are told ------------------------------------------------------------------------------------- */
 
 static double ms(uint64_t us)
 {
@@ -134,7 +134,7 @@ static void tell_done(struct workload *w, const struct flight *f)
         log_warn("checkpoint failed", "workload=%s snapshot=%s offset=%" PRIu64 " reason=%s", w->name, a->snapshot, a->offset, a->reason);
 }
 
-/* ---- outcomes -------------------------------------------------------------------------------------------------- */
+/* ---- outcomes ------------------------------------------------------------------------------------------------- */
 
 static void finish(struct flight *f)
 {
@@ -252,7 +252,7 @@ static void on_recorded(void *user, const struct error *e)
     finish(f);
 }
 
-/* ---- doing ----------------------------------------------------------------------------------------------------- */
+/* ---- doing ---------------------------------------------------------------------------------------------------- */
 
 static void on_marked(void *user, const struct driver_outcome *outcome)
 {
@@ -338,7 +338,7 @@ static void start(struct workload *w, const struct reconcile_action *a)
     reconcile_done(&w->core, a->lane, &world, &f->result);
 }
 
-/* ---- the turning wheel ----------------------------------------------------------------------------------------- */
+/* ---- the turning wheel ---------------------------------------------------------------------------------------- */
 
 static void close_parts(struct workload *w);
 
@@ -412,7 +412,7 @@ static void on_change(void *user)
     uv_timer_start(&w->timer, on_timer, 0, 0);
 }
 
-/* ---- begin and end --------------------------------------------------------------------------------------------- */
+/* ---- begin and end -------------------------------------------------------------------------------------------- */
 
 static int make_driver(struct workload *w, struct error *e)
 {

@@ -63,8 +63,7 @@ static void reply_status(struct admin *admin, struct session *s)
     buf_fini(&text);
 }
 
-/* ---- watching ------------------------------------------------------------------------------------------------------
- */
+/* ---- watching ------------------------------------------------------------------------------------------------- */
 
 static void watcher_free(struct waiter *w)
 {
@@ -116,8 +115,7 @@ static void watch(struct admin *admin, struct session *s)
     uv_timer_start(&admin->beat, on_beat, 0, WATCH_MS);
 }
 
-/* ---- arguments
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- arguments ------------------------------------------------------------------------------------------------ */
 
 static int parse(const struct http_message *m, yyjson_doc **ret_doc, struct error *e)
 {
@@ -154,8 +152,7 @@ static int get_number(yyjson_doc *doc, const char *name, bool needed, uint64_t m
     return 0;
 }
 
-/* ---- what is asked
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- what is asked -------------------------------------------------------------------------------------------- */
 
 static int post_attach(struct admin *admin, struct session *s, yyjson_doc *doc, struct error *e)
 {
@@ -276,8 +273,7 @@ static void get_readyz(struct admin *admin, struct session *s)
         session_refuse(s, 503, "", "%s%s%s", status.reason, status.detail[0] != '\0' ? ": " : "", status.detail);
 }
 
-/* ---- routing
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- routing -------------------------------------------------------------------------------------------------- */
 
 struct route {
     const char *path;
@@ -363,8 +359,7 @@ static void on_gone(void *user, struct session *s)
     free(w);
 }
 
-/* ---- begin and end
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- begin and end -------------------------------------------------------------------------------------------- */
 
 int admin_start(uv_loop_t *loop, const char *address, struct engine *engine, struct admin **ret_admin, struct error *e)
 {

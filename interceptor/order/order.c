@@ -16,7 +16,7 @@ void order_init(struct order *o, const struct order_limits *limits)
     TAILQ_INIT(&o->out);
 }
 
-/* ---- what it looks like from outside ----------------------------------------------------------------------------- */
+/* ---- what it looks like from outside -------------------------------------------------------------------------- */
 
 /* Something at or before the target of the replay has not been executed. The queue's offsets ascend, so its head tells.
  */
@@ -62,7 +62,7 @@ const char *order_reason(const struct order *o)
     return "serving";
 }
 
-/* ---- entries and lists ------------------------------------------------------------------------------------------- */
+/* ---- entries and lists ---------------------------------------------------------------------------------------- */
 
 static void hold_bytes(struct order *o, const struct order_entry *r)
 {
@@ -113,7 +113,7 @@ static void drop_replays(struct order *o)
     }
 }
 
-/* ---- the app comes and goes -------------------------------------------------------------------------------------- */
+/* ---- the app comes and goes ----------------------------------------------------------------------------------- */
 
 static void end_drain(struct order *o, bool broken)
 {
@@ -223,8 +223,7 @@ static int detach(struct order *o, struct error *e)
     return 0;
 }
 
-/* ---- the log -------------------------------------------------------------------------------------------------------
- */
+/* ---- the log -------------------------------------------------------------------------------------------------- */
 
 static void log_opened(struct order *o, const struct order_event *ev)
 {
@@ -319,8 +318,7 @@ static void read_failed(struct order *o)
     if (o->reading && app_there(o)) part(o, ORDER_APP_SUSPECT);
 }
 
-/* ---- requests ------------------------------------------------------------------------------------------------------
- */
+/* ---- requests ------------------------------------------------------------------------------------------------- */
 
 static void arrived(struct order *o, struct order_entry *r)
 {
@@ -405,8 +403,7 @@ static void read_dropped(struct order *o, struct order_entry *r)
         hold_again(o, r);
 }
 
-/* ---- drains and a person's hold ------------------------------------------------------------------------------------
- */
+/* ---- drains and a person's hold ------------------------------------------------------------------------------- */
 
 static int begin_drain(struct order *o, struct error *e)
 {
@@ -469,8 +466,7 @@ int order_step(struct order *o, const struct order_event *ev, struct error *e)
     return 0;
 }
 
-/* ---- what is to be done
- * ---------------------------------------------------------------------------------------------- */
+/* ---- what is to be done --------------------------------------------------------------------------------------- */
 
 static bool pull(bool *flag)
 {

@@ -2,9 +2,8 @@
  *
  * A request's life:
  *
- *   arrived -> appending -> logged(offset) -> sent -> answered            a logged request: one at a time, in offset
- * order arrived -> (held) -> sent -> answered                                 a read (an unlogged safe method): only in
- * Active
+ *   arrived -> appending -> logged(offset) -> sent -> answered     a logged request: one at a time, in offset order
+ *   arrived -> (held) -> sent -> answered                          a read (an unlogged safe method): only in Active
  *
  * The states, seen from outside, are computed from five facts: is the log open, is an app attached and connected, does
  * a person hold it, is a drain going on, is something left to replay. One rule per row, the first that holds:
@@ -29,10 +28,10 @@
  *
  * What always holds (the property test checks it on a model):
  *   O1 An incarnation of the app that was attached with offset N has executed, after N, exactly the log's requests
- *      N < o1 < o2 < ... <= executed, each once, in this order, none left out. So its state is that of
- * requests 1..executed. O2 A request whose append was acknowledged stays until it is answered or a newer epoch owns the
- * stream. O3 A client gets at most one answer: that of the incarnation whose history survives. O4 While a drain is done
- * and not ended, nothing reaches the app: its state is that of requests <= the drained offset.
+ *      N < o1 < o2 < ... <= executed, each once, in this order, none left out. So its state is that of requests 1..executed.
+ *   O2 A request whose append was acknowledged stays until it is answered or a newer epoch owns the stream.
+ *   O3 A client gets at most one answer: that of the incarnation whose history survives.
+ *   O4 While a drain is done and not ended, nothing reaches the app: its state is that of requests <= the drained offset.
  *
  * Recovery: attach(N) has the log read from N+1 to its end as it is known then. A request read that is one of our own,
  * still unanswered, is not a second one: it waits at its place in the queue. So whoever still waits for an answer gets

@@ -125,8 +125,7 @@ static struct request *of(struct order_entry *entry)
     return (struct request *)((char *)entry - offsetof(struct request, entry));
 }
 
-/* ---- the log -------------------------------------------------------------------------------------------------------
- */
+/* ---- the log -------------------------------------------------------------------------------------------------- */
 
 static void append(struct world *w, struct request *r)
 {
@@ -201,8 +200,7 @@ static void read_some(struct world *w)
     }
 }
 
-/* ---- the app -------------------------------------------------------------------------------------------------------
- */
+/* ---- the app -------------------------------------------------------------------------------------------------- */
 
 static void execute(struct world *w, struct request *r)
 {
@@ -290,8 +288,7 @@ static void drain(struct world *w)
     }
 }
 
-/* ---- what the core wants done --------------------------------------------------------------------------------------
- */
+/* ---- what the core wants done --------------------------------------------------------------------------------- */
 
 static void finish(struct world *w, struct request *r)
 {
@@ -378,8 +375,7 @@ static void pump(struct world *w)
     while (order_next(&w->order, &a)) perform(w, &a);
 }
 
-/* ---- runs
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- runs ----------------------------------------------------------------------------------------------------- */
 
 static void arrive(struct world *w)
 {

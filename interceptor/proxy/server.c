@@ -57,7 +57,7 @@ struct server {
 static void flush(struct session *s);
 static void feed_ahead(struct session *s);
 
-/* ---- ends -------------------------------------------------------------------------------------------------------- */
+/* ---- ends ----------------------------------------------------------------------------------------------------- */
 
 static void handle_gone(struct server *server)
 {
@@ -125,7 +125,7 @@ static void end_session(struct session *s)
     if (uv_shutdown(&s->shutdown, (uv_stream_t *)&s->tcp, on_shutdown) != 0) session_close(s);
 }
 
-/* ---- writing ----------------------------------------------------------------------------------------------------- */
+/* ---- writing -------------------------------------------------------------------------------------------------- */
 
 static void on_written(uv_write_t *req, int status)
 {
@@ -241,7 +241,7 @@ size_t session_queued(const struct session *s)
     return s->out.len + s->writing.len;
 }
 
-/* ---- reading ----------------------------------------------------------------------------------------------------- */
+/* ---- reading -------------------------------------------------------------------------------------------------- */
 
 static void refuse_bytes(struct session *s, const struct error *e)
 {
@@ -381,7 +381,7 @@ static void on_connection(uv_stream_t *listener, int status)
     read_start(s);
 }
 
-/* ---- time -------------------------------------------------------------------------------------------------------- */
+/* ---- time ----------------------------------------------------------------------------------------------------- */
 
 static void check_time(struct session *s, uint64_t now)
 {
@@ -412,8 +412,7 @@ static void on_sweep(uv_timer_t *timer)
     }
 }
 
-/* ---- the server ---------------------------------------------------------------------------------------------------
- */
+/* ---- the server ----------------------------------------------------------------------------------------------- */
 
 static void on_handle_closed(uv_handle_t *handle)
 {

@@ -72,8 +72,7 @@ struct upstream {
 static void probe(struct upstream *u);
 static void link_begin(struct upstream_link *l, struct exchange *x);
 
-/* ---- links --------------------------------------------------------------------------------------------------------
- */
+/* ---- links ---------------------------------------------------------------------------------------------------- */
 
 static void handle_gone(struct upstream *u)
 {
@@ -148,8 +147,7 @@ static void keep_one(struct upstream *u)
     probe(u);
 }
 
-/* ---- the end of a connection ---------------------------------------------------------------------------------------
- */
+/* ---- the end of a connection ---------------------------------------------------------------------------------- */
 
 /* The app lives. What was in doubt before the probe began has its verdict. */
 static void judge(struct upstream *u, uint64_t began)
@@ -203,8 +201,7 @@ static void on_ended(struct upstream_link *l)
     }
 }
 
-/* ---- answers --------------------------------------------------------------------------------------------------------
- */
+/* ---- answers -------------------------------------------------------------------------------------------------- */
 
 /* `more`: bytes came behind it that nobody asked for. */
 static void on_message(struct upstream_link *l, bool more)
@@ -286,8 +283,7 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *b)
     }
 }
 
-/* ---- sending --------------------------------------------------------------------------------------------------------
- */
+/* ---- sending -------------------------------------------------------------------------------------------------- */
 
 static void on_written(uv_write_t *req, int status)
 {
@@ -468,8 +464,7 @@ void upstream_send(struct upstream *u, struct exchange *x)
     x->link = l;
 }
 
-/* ---- the app as a whole
- * ----------------------------------------------------------------------------------------------- */
+/* ---- the app as a whole --------------------------------------------------------------------------------------- */
 
 static void on_retry(uv_timer_t *timer)
 {

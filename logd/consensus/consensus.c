@@ -53,7 +53,7 @@ static int raft_error(struct consensus *c, int rv, const char *what, struct erro
     return error_set(e, code, "%s: libraft: %s", what, c == NULL ? raft_strerror(rv) : raft_errmsg(&c->raft));
 }
 
-/* ---- making one ------------------------------------------------------------------------------------------------ */
+/* ---- making one ----------------------------------------------------------------------------------------------- */
 
 static int options_check(const struct consensus_options *o, struct error *e)
 {
@@ -148,7 +148,7 @@ struct consensus *consensus_free(struct consensus *c)
     return NULL;
 }
 
-/* ---- stepping -------------------------------------------------------------------------------------------------- */
+/* ---- stepping ------------------------------------------------------------------------------------------------- */
 
 static int keep_message(struct consensus *c, const struct raft_message *r)
 {
@@ -239,7 +239,7 @@ static int finish(struct consensus *c, struct consensus_update *u, struct error 
     return 0;
 }
 
-/* ---- events ---------------------------------------------------------------------------------------------------- */
+/* ---- events --------------------------------------------------------------------------------------------------- */
 
 static int start_check(const struct consensus *c, uint64_t term, const uint64_t *terms, uint64_t n, const struct blob *first,
                        struct error *e)
@@ -444,7 +444,7 @@ void consensus_leader_gone(struct consensus *c, uint64_t now_ms, uint64_t leader
     r->election_timer_start = c->now;
 }
 
-/* ---- looking ----------------------------------------------------------------------------------------------------- */
+/* ---- looking -------------------------------------------------------------------------------------------------- */
 
 enum consensus_role consensus_role(const struct consensus *c)
 {

@@ -42,7 +42,7 @@ struct index {
     struct error result_why;
 };
 
-/* ---- the worker's thread ---------------------------------------------------------------------------------------- */
+/* ---- the worker's thread -------------------------------------------------------------------------------------- */
 
 static void work(void *arg)
 {
@@ -72,7 +72,7 @@ static void set_state(struct index *x, int state)
     uv_mutex_unlock(&x->lock);
 }
 
-/* ---- the loop's thread: starting and ending transactions --------------------------------------------------------- */
+/* ---- the loop's thread: starting and ending transactions ------------------------------------------------------ */
 
 static void start(struct index *x)
 {
@@ -158,7 +158,7 @@ static void on_due(uv_timer_t *timer)
     index_sync(timer->data);
 }
 
-/* ---- public ----------------------------------------------------------------------------------------------------- */
+/* ---- public --------------------------------------------------------------------------------------------------- */
 
 static void free_unopened(struct index *x)
 {

@@ -50,7 +50,7 @@ static int fail(struct error *e, int rc, const char *what)
     }
 }
 
-/* ---- opening ---------------------------------------------------------------------------------------------------- */
+/* ---- opening -------------------------------------------------------------------------------------------------- */
 
 static int sync_dir(const char *dir, struct error *e)
 {
@@ -195,7 +195,7 @@ uint64_t store_bytes(const struct store *s)
     return (info.me_last_pgno + 1) * (uint64_t)stat.ms_psize;
 }
 
-/* ---- committing ------------------------------------------------------------------------------------------------- */
+/* ---- committing ----------------------------------------------------------------------------------------------- */
 
 /* LMDB's code of the first thing that failed, after which the transaction is gone. */
 static int try_commit(struct store *s, const struct batch *b)
@@ -251,7 +251,7 @@ int store_commit(struct store *s, const struct batch *b, struct error *e)
     return rc == 0 ? 0 : fail(e, rc, "cannot commit to the index");
 }
 
-/* ---- reading ---------------------------------------------------------------------------------------------------- */
+/* ---- reading -------------------------------------------------------------------------------------------------- */
 
 int store_each(struct store *s, enum streams_table table,
                int (*each)(void *user, const void *key, size_t key_len, const void *value, size_t value_len,

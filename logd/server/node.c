@@ -50,7 +50,7 @@ void node_refuse_not_leader(struct node *node, struct session *session, uint64_t
     session_error(session, id, &error);
 }
 
-/* ---- executing updates ------------------------------------------------------------------------------------------------- */
+/* ---- executing updates ---------------------------------------------------------------------------------------- */
 
 static void on_deadline(uv_timer_t *timer);
 
@@ -182,7 +182,7 @@ void node_peer_lost(struct node *node, uint64_t id)
     arm(node);
 }
 
-/* ---- commands ---------------------------------------------------------------------------------------------------------- */
+/* ---- commands ------------------------------------------------------------------------------------------------- */
 
 void node_command(struct node *node, struct session *session, const struct frame *f)
 {
@@ -248,7 +248,7 @@ static void answer_waiters(struct node *node, const struct wal_entry *entry)
     }
 }
 
-/* ---- applying ---------------------------------------------------------------------------------------------------------- */
+/* ---- applying ------------------------------------------------------------------------------------------------- */
 
 static size_t apply_one(struct node *node, uint64_t index)
 {
@@ -321,7 +321,7 @@ static void on_second(uv_timer_t *timer)
     sessions_sweep(node->sessions, node_now_ms());
 }
 
-/* ---- start --------------------------------------------------------------------------------------------------------------- */
+/* ---- start ---------------------------------------------------------------------------------------------------- */
 
 static int make_parts(struct node *node, struct error *e)
 {
@@ -371,7 +371,7 @@ int node_start(uv_loop_t *loop, const struct settings *settings, void (*on_stopp
     return 0;
 }
 
-/* ---- stop ---------------------------------------------------------------------------------------------------------------- */
+/* ---- stop ----------------------------------------------------------------------------------------------------- */
 
 static void on_handle_closed(uv_handle_t *handle)
 {

@@ -39,7 +39,7 @@ struct peers {
 
 static void start_connecting(struct peer *p);
 
-/* ---- sending --------------------------------------------------------------------------------------------------------- */
+/* ---- sending -------------------------------------------------------------------------------------------------- */
 
 static void send_frame(struct peer *p, uint16_t type, uint64_t id, const struct frame_piece *pieces, size_t n)
 {
@@ -147,7 +147,7 @@ bool peers_reachable(const struct peers *peers, uint64_t id)
     return false;
 }
 
-/* ---- the connection ---------------------------------------------------------------------------------------------------- */
+/* ---- the connection ------------------------------------------------------------------------------------------- */
 
 static void on_open(struct conn *c, void *user)
 {
@@ -271,7 +271,7 @@ void peers_knocked(struct peers *peers, uint64_t id)
     }
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------------------ */
+/* ---- life ----------------------------------------------------------------------------------------------------- */
 
 int peers_start(struct node *node, struct peers **ret_peers, struct error *e)
 {

@@ -44,7 +44,7 @@ struct queries *queries_free(struct queries *q)
     return NULL;
 }
 
-/* ---- answers ------------------------------------------------------------------------------------------------------------- */
+/* ---- answers -------------------------------------------------------------------------------------------------- */
 
 static void answer(struct queries *q, struct session *s, uint16_t type, uint64_t id, int encoded)
 {
@@ -138,7 +138,7 @@ static void answer_query(struct queries *q, struct session *s, uint16_t type, ui
     else answer_status(q, s, id);
 }
 
-/* ---- waiting -------------------------------------------------------------------------------------------------------------- */
+/* ---- waiting -------------------------------------------------------------------------------------------------- */
 
 static void begin_round(struct queries *q)
 {

@@ -42,7 +42,7 @@ static int copy_stream(char ret[static RPC_NAME], const char *s, struct error *e
     return copy(ret, s, "the stream's name", e);
 }
 
-/* ---- hello, errors ----------------------------------------------------------------------------------------------- */
+/* ---- hello, errors -------------------------------------------------------------------------------------------- */
 
 int rpc_decode_hello(const struct frame *f, struct rpc_hello *ret_hello, struct error *e)
 {
@@ -86,7 +86,7 @@ int rpc_decode_error(const struct frame *f, struct error *ret_error, struct erro
     return 0;
 }
 
-/* ---- commands ---------------------------------------------------------------------------------------------------- */
+/* ---- commands ------------------------------------------------------------------------------------------------- */
 
 int rpc_decode_record_snapshot(const struct frame *f, struct rpc_snapshot_key *ret_key, struct error *e)
 {
@@ -154,7 +154,7 @@ int rpc_encode_outcome(const struct streams_outcome *o, const char *stream, cons
     }
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------- */
+/* ---- reading -------------------------------------------------------------------------------------------------- */
 
 int rpc_decode_read(const struct frame *f, struct rpc_read *ret_read, struct error *e)
 {
@@ -260,7 +260,7 @@ int rpc_encode_events(const struct run_event *events, size_t n, uint64_t last_of
     return rv;
 }
 
-/* ---- queries --------------------------------------------------------------------------------------------------------- */
+/* ---- queries -------------------------------------------------------------------------------------------------- */
 
 int rpc_encode_snapshot(uint16_t type, const char *stream, const struct streams_snapshot *snapshots, size_t n, struct buf *head)
 {

@@ -42,7 +42,7 @@ struct sessions {
     void *user;
 };
 
-/* ---- references and answers ------------------------------------------------------------------------------------------- */
+/* ---- references and answers ----------------------------------------------------------------------------------- */
 
 struct session *session_ref(struct session *s)
 {
@@ -140,7 +140,7 @@ static void end(struct session *s, uint64_t id, const struct error *why)
     if (s->conn != NULL) conn_close(s->conn, CLOSE_LINGER_MS, why);
 }
 
-/* ---- frames ------------------------------------------------------------------------------------------------------------- */
+/* ---- frames --------------------------------------------------------------------------------------------------- */
 
 static int greet(struct session *s, const struct frame *f, struct error *e)
 {
@@ -297,7 +297,7 @@ static void on_connection(uv_stream_t *listener, int status)
     }
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------------------ */
+/* ---- life ----------------------------------------------------------------------------------------------------- */
 
 static void name_address(struct sessions *ss)
 {

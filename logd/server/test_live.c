@@ -31,7 +31,7 @@ static const char *program;
 static char root_dir[64];
 static pid_t started[256]; /* 0 once it has ended: a failed test must not leave a server behind */
 
-/* ---- processes ---------------------------------------------------------------------------------------------------------- */
+/* ---- processes ------------------------------------------------------------------------------------------------ */
 
 struct server {
     pid_t pid;
@@ -132,7 +132,7 @@ static const char *single(const char *name)
     return args;
 }
 
-/* ---- a socket -------------------------------------------------------------------------------------------------------------- */
+/* ---- a socket ------------------------------------------------------------------------------------------------- */
 
 struct link {
     int fd;
@@ -253,7 +253,7 @@ static void expect_alive(int port)
     crsc__status_reply__free_unpacked(r, NULL);
 }
 
-/* ---- requests ---------------------------------------------------------------------------------------------------------------- */
+/* ---- requests ------------------------------------------------------------------------------------------------- */
 
 static char *const stream_name = (char *)(uintptr_t) "test/ns/kind/name";
 
@@ -333,7 +333,7 @@ static void read_all(struct link *l, uint64_t last)
     assert_int_equal(next, last + 1);
 }
 
-/* ---- tests -------------------------------------------------------------------------------------------------------------------- */
+/* ---- tests ---------------------------------------------------------------------------------------------------- */
 
 /* The server closes, perhaps after an ErrorReply. */
 static void expect_closed(struct link *l)

@@ -5,7 +5,7 @@
 #include "logd/streams/streams.h"
 #include "proto/rpc.pb-c.h"
 
-/* ---- memory: protobuf-c allocates from the arena and frees nothing ---------------------------------------------- */
+/* ---- memory: protobuf-c allocates from the arena and frees nothing -------------------------------------------- */
 
 static void *allocate(void *data, size_t size)
 {
@@ -18,7 +18,7 @@ static void release(void *data, void *pointer)
     (void)pointer;
 }
 
-/* ---- the scan: how many fields are there? ----------------------------------------------------------------------- */
+/* ---- the scan: how many fields are there? --------------------------------------------------------------------- */
 
 /* Bounds what unpacking allocates. The largest honest message is an append of STREAMS_BATCH_MAX events, each of at
  * most 8 fields; the slack is for fields that a later version may add. */
@@ -93,7 +93,7 @@ static int unpack(const struct frame *f, const ProtobufCMessageDescriptor *type,
     return error_set(e, ERROR_INVALID, "a command's head is no %s", type->short_name);
 }
 
-/* ---- checks ----------------------------------------------------------------------------------------------------- */
+/* ---- checks --------------------------------------------------------------------------------------------------- */
 
 static bool name_char(char c, bool slash)
 {
@@ -130,7 +130,7 @@ static int check_no_body(const struct frame *f, struct error *e)
     return f->body_len == 0 ? 0 : error_set(e, ERROR_INVALID, "a command that takes no payload has %zu bytes", f->body_len);
 }
 
-/* ---- the four commands ------------------------------------------------------------------------------------------ */
+/* ---- the four commands ---------------------------------------------------------------------------------------- */
 
 static int parse_open(const struct frame *f, struct arena *arena, struct command *c, struct error *e)
 {

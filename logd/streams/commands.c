@@ -27,7 +27,7 @@ static int refuse_unknown(const struct command_context *x)
     return refuse(x, ERROR_NOT_FOUND, "no such stream: open a producer to make it");
 }
 
-/* ---- sessions --------------------------------------------------------------------------------------------------- */
+/* ---- sessions ------------------------------------------------------------------------------------------------- */
 
 static int drop_session(struct stream *t, uint32_t i, const struct command_context *x)
 {
@@ -70,7 +70,7 @@ static struct session *find_session(const struct stream *t, uint64_t epoch)
     return NULL;
 }
 
-/* ---- OpenProducer ----------------------------------------------------------------------------------------------- */
+/* ---- OpenProducer --------------------------------------------------------------------------------------------- */
 
 static struct stream *make_stream(struct streams *s, const struct command *c)
 {
@@ -118,7 +118,7 @@ static int run_open_producer(struct streams *s, struct stream *t, const struct c
     return 0;
 }
 
-/* ---- Append ----------------------------------------------------------------------------------------------------- */
+/* ---- Append --------------------------------------------------------------------------------------------------- */
 
 static int refuse_epoch(const struct stream *t, uint64_t epoch, const struct command_context *x)
 {
@@ -220,7 +220,7 @@ static int run_append(struct streams *s, struct stream *t, const struct command 
     return apply_events(s, t, session, a, x);
 }
 
-/* ---- Fence ------------------------------------------------------------------------------------------------------ */
+/* ---- Fence ---------------------------------------------------------------------------------------------------- */
 
 static int run_fence(struct streams *s, struct stream *t, const struct command *c, const struct command_context *x)
 {
@@ -236,7 +236,7 @@ static int run_fence(struct streams *s, struct stream *t, const struct command *
     return 0;
 }
 
-/* ---- RecordSnapshot --------------------------------------------------------------------------------------------- */
+/* ---- RecordSnapshot ------------------------------------------------------------------------------------------- */
 
 static int forget_snapshot(struct stream *t, uint32_t i, const struct command_context *x)
 {

@@ -15,7 +15,7 @@ _Static_assert(1 + 2 * 8 + 2 + STREAMS_NAME_MAX + 1 + 4 + SESSION_RUNS_MAX * 16 
 _Static_assert(1 + 4 + 5 * 8 + STREAMS_IMAGE_MAX + STREAMS_DIGEST_MAX + STREAMS_REASON_MAX + 3 * STREAMS_NAME_MAX +
                        SNAPSHOT_STRINGS * 3 + RECORDS_SEAL <= RECORDS_VALUE_MAX, "snapshot record");
 
-/* ---- writing: into a buffer that is known to be large enough ----------------------------------------------------- */
+/* ---- writing: into a buffer that is known to be large enough -------------------------------------------------- */
 
 static uint8_t *add_u8(uint8_t *p, uint8_t v)
 {
@@ -45,7 +45,7 @@ static uint8_t *add_string(uint8_t *p, const char *s)
     return p + 2 + len + 1;
 }
 
-/* ---- reading: the first thing that does not fit makes everything after it fail ----------------------------------- */
+/* ---- reading: the first thing that does not fit makes everything after it fail -------------------------------- */
 
 struct cursor {
     const uint8_t *p;
@@ -106,7 +106,7 @@ static bool cursor_done(const struct cursor *c)
     return !c->bad && c->left == 0;
 }
 
-/* ---- keys ------------------------------------------------------------------------------------------------------- */
+/* ---- keys ----------------------------------------------------------------------------------------------------- */
 
 static void put_big(uint8_t *p, uint64_t v)
 {
@@ -137,7 +137,7 @@ int records_decode_key(enum streams_table table, const void *key, size_t key_len
     return 0;
 }
 
-/* ---- seals ------------------------------------------------------------------------------------------------------ */
+/* ---- seals ---------------------------------------------------------------------------------------------------- */
 
 void records_seal(const void *key, size_t key_len, const void *value, size_t value_len, uint8_t ret_seal[static RECORDS_SEAL])
 {
@@ -155,7 +155,7 @@ int records_unseal(const void *key, size_t key_len, const void *value, size_t *v
     return 0;
 }
 
-/* ---- streams ---------------------------------------------------------------------------------------------------- */
+/* ---- streams -------------------------------------------------------------------------------------------------- */
 
 size_t records_encode_stream(const struct stream *s, uint8_t ret[static RECORDS_VALUE_MAX])
 {
@@ -198,7 +198,7 @@ int records_decode_stream(const void *value, size_t len, struct stream *s)
     return 0;
 }
 
-/* ---- sessions --------------------------------------------------------------------------------------------------- */
+/* ---- sessions ------------------------------------------------------------------------------------------------- */
 
 size_t records_encode_session(const struct session *s, uint8_t ret[static RECORDS_VALUE_MAX])
 {
@@ -257,7 +257,7 @@ int records_decode_session(uint64_t epoch, const void *value, size_t len, struct
     return 0;
 }
 
-/* ---- snapshots -------------------------------------------------------------------------------------------------- */
+/* ---- snapshots ------------------------------------------------------------------------------------------------ */
 
 static const size_t string_max[SNAPSHOT_STRINGS] = {
     [SNAPSHOT_ID] = STREAMS_NAME_MAX,     [SNAPSHOT_IMAGE] = STREAMS_IMAGE_MAX,
@@ -299,7 +299,7 @@ int records_decode_snapshot(uint64_t number, const void *value, size_t len, stru
     return 0;
 }
 
-/* ---- events ----------------------------------------------------------------------------------------------------- */
+/* ---- events --------------------------------------------------------------------------------------------------- */
 
 size_t records_encode_event(const struct streams_run *run, uint8_t ret[static RECORDS_EVENT_VALUE])
 {

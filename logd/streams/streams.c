@@ -9,7 +9,7 @@
 #include "logd/streams/records.h"
 #include "logd/streams/update.h"
 
-/* ---- lifetime --------------------------------------------------------------------------------------------------- */
+/* ---- lifetime ------------------------------------------------------------------------------------------------- */
 
 static const char *name_of(const void *user, uint64_t id)
 {
@@ -89,7 +89,7 @@ int stream_add_session(struct stream *t, struct session *session)
     return 0;
 }
 
-/* ---- applying an entry ------------------------------------------------------------------------------------------ */
+/* ---- applying an entry ---------------------------------------------------------------------------------------- */
 
 int streams_check(const struct frame *f, struct error *e)
 {
@@ -208,7 +208,7 @@ void streams_index_durable(struct streams *s, uint64_t applied_index)
     }
 }
 
-/* ---- looking ---------------------------------------------------------------------------------------------------- */
+/* ---- looking -------------------------------------------------------------------------------------------------- */
 
 uint64_t streams_id(const struct streams *s, const char *name, size_t len)
 {

@@ -19,7 +19,7 @@
 #include "logd/streams/streams.h"
 #include "logd/streams/testing.h"
 
-/* ---- the model -------------------------------------------------------------------------------------------------- */
+/* ---- the model ------------------------------------------------------------------------------------------------ */
 
 enum { STREAMS = 3, EVENTS = 16384, EPOCHS = 2048, IDS = 6, ENTRIES = 1500 };
 
@@ -190,7 +190,7 @@ static struct streams_outcome model_apply(struct model *m, const struct frame *f
     return o;
 }
 
-/* ---- an index in memory, and everything that came of every entry -------------------------------------------------- */
+/* ---- an index in memory, and everything that came of every entry ---------------------------------------------- */
 
 struct write {
     uint32_t table, key_len, value_len;
@@ -310,7 +310,7 @@ static void describe(const struct streams_update *u, struct buf *out)
     }
 }
 
-/* ---- histories -------------------------------------------------------------------------------------------------- */
+/* ---- histories ------------------------------------------------------------------------------------------------ */
 
 static void random_append(struct world *w, struct buf *out)
 {

@@ -52,7 +52,7 @@ struct wal {
     void *closed_user;
 };
 
-/* ---- the cache ------------------------------------------------------------------------------------------------- */
+/* ---- the cache ------------------------------------------------------------------------------------------------ */
 
 static void drop_payload(struct wal *w, struct slot *s)
 {
@@ -72,7 +72,7 @@ static void trim_cache(struct wal *w)
     }
 }
 
-/* ---- what the writer tells -------------------------------------------------------------------------------------- */
+/* ---- what the writer tells ------------------------------------------------------------------------------------ */
 
 static void on_done(void *user, struct writer_op *done)
 {
@@ -105,7 +105,7 @@ static void on_failed(void *user, const struct error *e)
     w->options.on_failed(w->options.user, e);
 }
 
-/* ---- opening and closing ---------------------------------------------------------------------------------------- */
+/* ---- opening and closing -------------------------------------------------------------------------------------- */
 
 static void wal_free(struct wal *w)
 {
@@ -218,7 +218,7 @@ void wal_close(struct wal *w, void (*done)(void *user), void *user)
     writer_stop(w->writer, on_stopped);
 }
 
-/* ---- appending -------------------------------------------------------------------------------------------------- */
+/* ---- appending ------------------------------------------------------------------------------------------------ */
 
 static struct writer_op *new_op(struct writer_op ***end)
 {
@@ -324,7 +324,7 @@ int wal_append(struct wal *w, const struct wal_entry *entries, unsigned n)
     return rv;
 }
 
-/* ---- reading ---------------------------------------------------------------------------------------------------- */
+/* ---- reading -------------------------------------------------------------------------------------------------- */
 
 static int reading_fd(struct wal *w, uint64_t segment, int *ret_fd, struct error *e)
 {
@@ -409,7 +409,7 @@ int wal_read_at(struct wal *w, struct wal_location at, size_t len, void *bytes, 
     return read_disk(w, at, len, bytes, e);
 }
 
-/* ---- small things ----------------------------------------------------------------------------------------------- */
+/* ---- small things --------------------------------------------------------------------------------------------- */
 
 uint64_t wal_first_index(const struct wal *w)
 {

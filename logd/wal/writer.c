@@ -63,7 +63,7 @@ static void ops_add(struct ops *o, struct writer_op *list)
     while (*o->end != NULL) o->end = &(*o->end)->next;
 }
 
-/* ---- the writer's thread --------------------------------------------------------------------------------------- */
+/* ---- the writer's thread -------------------------------------------------------------------------------------- */
 
 /* The file gets its header under the temporary name and is renamed when all of it, and all of the segment before, is on
  * the disk: that a segment exists proves everything before it (segment.h). Then the one before is sealed with its name.
@@ -222,7 +222,7 @@ static void run(void *argument)
     }
 }
 
-/* ---- the loop's thread ------------------------------------------------------------------------------------------ */
+/* ---- the loop's thread ---------------------------------------------------------------------------------------- */
 
 static void on_wake_loop(uv_async_t *async)
 {

@@ -97,7 +97,7 @@ static struct local *local_of(const struct driver *d)
 
 static void close_when_idle(struct local *l);
 
-/* ---- the instance as it is known ---------------------------------------------------------------------------------- */
+/* ---- the instance as it is known ------------------------------------------------------------------------------ */
 
 static void set_ended(struct local *l)
 {
@@ -150,7 +150,7 @@ static const struct world_instance *local_instance(const struct driver *d)
     return &local_of(d)->instance;
 }
 
-/* ---- calls: begin and end ------------------------------------------------------------------------------------------ */
+/* ---- calls: begin and end ------------------------------------------------------------------------------------- */
 
 static int begin(struct local *l, enum kind kind, driver_cb *cb, void *user, struct error *e)
 {
@@ -196,7 +196,7 @@ static void finish_with(struct local *l, int status, const struct error *e, cons
     finish(l);
 }
 
-/* ---- commands of runc, tried again while an earlier operator's is not done ------------------------------------------ */
+/* ---- commands of runc, tried again while an earlier operator's is not done ------------------------------------ */
 
 static int issue(struct local *l, struct error *e)
 {
@@ -237,7 +237,7 @@ static void command(struct local *l, enum verb verb, uint64_t generation, runc_c
     if (issue(l, &e) != 0) uv_timer_start(&l->step.timer, on_step_timer, 0, 0);
 }
 
-/* ---- look ----------------------------------------------------------------------------------------------------------- */
+/* ---- look ----------------------------------------------------------------------------------------------------- */
 
 static uint64_t newest(const struct containers *c)
 {
@@ -293,7 +293,7 @@ static int local_look(struct driver *d, driver_cb *cb, void *user, struct error 
     return rc;
 }
 
-/* ---- start and restore: prepare, then delete what was before while the image is unpacked, then run ------------------- */
+/* ---- start and restore: prepare, then delete what was before while the image is unpacked, then run ------------ */
 
 static int run_sweep(void *owner, struct error *e)
 {
@@ -459,7 +459,7 @@ static int local_restore(struct driver *d, const char *snapshot, const char *dig
     return 0;
 }
 
-/* ---- adopt and mark: the record changes ------------------------------------------------------------------------------ */
+/* ---- adopt and mark: the record changes ----------------------------------------------------------------------- */
 
 static int run_write(void *owner, struct error *e)
 {
@@ -505,7 +505,7 @@ static int local_mark(struct driver *d, uint64_t generation, bool attached, driv
     return 0;
 }
 
-/* ---- kill -------------------------------------------------------------------------------------------------------------- */
+/* ---- kill ----------------------------------------------------------------------------------------------------- */
 
 static int run_forget(void *owner, struct error *e)
 {
@@ -539,7 +539,7 @@ static int local_kill(struct driver *d, uint64_t generation, driver_cb *cb, void
     return rc;
 }
 
-/* ---- dump -------------------------------------------------------------------------------------------------------------- */
+/* ---- dump ----------------------------------------------------------------------------------------------------- */
 
 static int run_drop_dump(void *owner, struct error *e)
 {
@@ -601,7 +601,7 @@ static int local_dump(struct driver *d, uint64_t generation, const char *snapsho
     return rc;
 }
 
-/* ---- the store's lane ---------------------------------------------------------------------------------------------------- */
+/* ---- the store's lane ----------------------------------------------------------------------------------------- */
 
 static int local_pack(struct driver *d, const char *snapshot, uint64_t offset, driver_cb *cb, void *user, struct error *e)
 {
@@ -622,7 +622,7 @@ static bool local_has(const struct driver *d, const char *snapshot)
     return shelf_has(local_of(d)->shelf, snapshot);
 }
 
-/* ---- the end --------------------------------------------------------------------------------------------------------------- */
+/* ---- the end -------------------------------------------------------------------------------------------------- */
 
 /* What may be half-made, too. */
 static void free_parts(struct local *l)
@@ -714,7 +714,7 @@ static void on_packer_idle(void *user)
     close_when_idle(user);
 }
 
-/* ---- the beginning ------------------------------------------------------------------------------------------------------------ */
+/* ---- the beginning -------------------------------------------------------------------------------------------- */
 
 static const struct driver_ops ops = {
     .look = local_look,

@@ -14,10 +14,11 @@
  *
  * What always holds (the property test checks it on a model):
  *   C1 An instance is attached once, and with the offset of its origin; if the interceptor forgets it, it is killed.
- *   C2 A snapshot is valid only if the interceptor confirmed, after the dump had ended, that the drain was never
- * broken. C3 Only a valid snapshot of the same specification is restored. C4 The newest `retain` valid ones, and the
- * one that the running instance came from, are never deleted. C5 struct reconcile can be lost at any moment: a new one
- * goes on from what is seen. C6 Failures are answered with growing pauses, so that nothing is done in a storm.
+ *   C2 A snapshot is valid only if the interceptor confirmed, after the dump had ended, that the drain was never broken.
+ *   C3 Only a valid snapshot of the same specification is restored.
+ *   C4 The newest `retain` valid ones, and the one that the running instance came from, are never deleted.
+ *   C5 struct reconcile can be lost at any moment: a new one goes on from what is seen.
+ *   C6 Failures are answered with growing pauses, so that nothing is done in a storm.
  *
  * Pure: no I/O, no clock, no allocation. Thread: one. */
 #ifndef CRSC_OPERATOR_RECONCILE_RECONCILE_H

@@ -120,7 +120,7 @@ bool httpd_query(const struct httpd_request *r, const char *name, char *value, s
     return true;
 }
 
-/* ---- answers --------------------------------------------------------------------------------------------------- */
+/* ---- answers -------------------------------------------------------------------------------------------------- */
 
 static const char *reason(int status)
 {
@@ -203,7 +203,7 @@ static void answer(struct server *s, struct connection *c)
     free(method);
 }
 
-/* ---- requests -------------------------------------------------------------------------------------------------- */
+/* ---- requests ------------------------------------------------------------------------------------------------- */
 
 static bool number(const char *text, int base, uint64_t *ret)
 {
@@ -311,7 +311,7 @@ static void parse(struct server *s, struct connection *c)
     c->taken = 0;
 }
 
-/* ---- sockets --------------------------------------------------------------------------------------------------- */
+/* ---- sockets -------------------------------------------------------------------------------------------------- */
 
 static void drop(struct connection *c)
 {
