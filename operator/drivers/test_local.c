@@ -1,0 +1,388 @@
+/* The local driver against a script that plays runc: its containers are real processes, its dumps are files. What is promised in
+ * driver.h, also across the driver's own end. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "checkpoint/process.h"
+#include "checkpoint/tree.h"
+#include "operator/drivers/containers.h"
+#include "operator/drivers/local.h"
+
+/* Its global options are: --root R --log L --log-format json VERB ... */
+static const char script[] =
+    "#!/bin/sh\n"
+    "here=$(dirname \"$0\")\n"
+    "[ \"$1\" = restore ] && { echo \"cgroups mode: 'soft', 'full', 'strict', 'ignore'\"; exit 0; }\n"
+    "root=$2; log=$4; verb=$7; shift 7\n"
+    "say() { echo \"{\\\"level\\\":\\\"error\\\",\\\"msg\\\":\\\"$1\\\"}\" >>$log; exit 1; }\n"
+    "previous=; image=; for id in \"$@\"; do\n"
+    "  [ \"$previous\" = --pid-file ] && pid_file=$id; [ \"$previous\" = --image-path ] && image=$id; previous=$id; done\n"
+    "echo \"$verb $id\" >>$here/calls\n"
+    "[ -e $here/$verb-fails ] && { rm $here/$verb-fails; say 'told to fail'; }\n"
+    "pid=$(cat $root/$id/pid 2>/dev/null)\n"
+    "case $verb in\n"
+    "  run|restore) [ -e $root/$id ] && say 'container with id already exists'; mkdir -p $root/$id\n"
+    "    [ $verb = run ] || cp $image/memory $here/restored || say 'no image'\n"
+    "    setsid sleep 600 </dev/null >/dev/null 2>&1 & echo $! >$root/$id/pid; echo $! >$pid_file;;\n"
+    "  state) [ -n \"$pid\" ] || say 'container does not exist'\n"
+    "    case $(cut -d' ' -f3 /proc/$pid/stat 2>/dev/null) in ''|Z) s=stopped; pid=0;; *) s=running;; esac\n"
+    "    echo \"{\\\"id\\\":\\\"$id\\\",\\\"pid\\\":$pid,\\\"status\\\":\\\"$s\\\"}\";;\n"
+    "  checkpoint) [ -e $here/checkpoint-hangs ] && sleep 60; echo \"memory of $id\" >$image/memory; : >$image/inventory.img;;\n"
+    "  delete) [ -n \"$pid\" ] || say 'container does not exist'; kill -9 $pid 2>/dev/null; rm -rf $root/$id;;\n"
+    "esac\n";
+
+static char base[64];
+static uv_loop_t loop;
+static struct driver *driver;
+static struct driver_outcome last;
+static char image[PATH_MAX];
+static unsigned called, changes, closed;
+
+static char *at(const char *name)
+{
+    static char paths[8][PATH_MAX];
+    static unsigned next;
+    char *path = paths[next++ % 8];
+    snprintf(path, PATH_MAX, "%s/%s", base, name);
+    return path;
+}
+
+static void write_text(const char *path, const char *text, mode_t mode)
+{
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+    assert_int_equal(chmod(path, mode), 0);
+}
+
+static bool there(const char *name)
+{
+    return access(at(name), F_OK) == 0;
+}
+
+static void on_change(void *user)
+{
+    (void)user;
+    changes++;
+}
+
+static void on_outcome(void *user, const struct driver_outcome *outcome)
+{
+    (void)user;
+    last = *outcome;
+    snprintf(image, sizeof image, "%s", outcome->image != NULL ? outcome->image : "");
+    called++;
+}
+
+static void on_closed(void *user)
+{
+    (void)user;
+    closed++;
+}
+
+static int make(struct driver **ret_driver, uint32_t timeout_ms, struct error *e)
+{
+    const struct local_options options = {.name = "app",
+                                          .stream = "a/b/c/app",
+                                          .bundle = at("bundle"),
+                                          .state_dir = at("state"),
+                                          .runc_root = at("root"),
+                                          .runc = at("runc"),
+                                          .criu = at("criu"),
+                                          .timeout_ms = timeout_ms};
+    return local_new(&loop, &options, on_change, NULL, ret_driver, e);
+}
+
+/* What is wanted of a call that was begun. */
+static void done(int rc, int status)
+{
+    unsigned before = called;
+    assert_int_equal(rc, 0);
+    assert_int_equal(called, before); /* never from inside */
+    while (called == before) uv_run(&loop, UV_RUN_ONCE);
+    if (last.status != status) fail_msg("status %d instead of %d: %s", last.status, status, last.error.text);
+}
+
+static const struct world_instance *instance(void)
+{
+    return driver->ops->instance(driver);
+}
+
+static void look(void)
+{
+    done(driver->ops->look(driver, on_outcome, NULL, NULL), 0);
+}
+
+static void start(void)
+{
+    done(driver->ops->start(driver, on_outcome, NULL, NULL), 0);
+    assert_int_equal(instance()->state, WORLD_APP_RUNNING);
+}
+
+static void open_driver(uint32_t timeout_ms)
+{
+    struct error e = {0};
+    if (make(&driver, timeout_ms, &e) != 0) fail_msg("%s", e.text);
+    assert_int_equal(instance()->state, WORLD_APP_UNKNOWN);
+    look();
+}
+
+static void close_driver(bool stop)
+{
+    unsigned before = closed;
+    driver->ops->close(driver, stop, on_closed, NULL);
+    while (closed == before) uv_run(&loop, UV_RUN_ONCE);
+    driver = NULL;
+}
+
+static pid_t pid_of_instance(void)
+{
+    struct process p;
+    assert_int_equal(process_parse(instance()->identity, &p), 0);
+    return p.pid;
+}
+
+/* A snapshot `id` of the running instance, packed with `offset`; its digest is last.digest. */
+static void snapshot(const char *id, uint64_t offset)
+{
+    done(driver->ops->dump(driver, instance()->generation, id, on_outcome, NULL, NULL), 0);
+    assert_true(driver->ops->has(driver, id));
+    done(driver->ops->pack(driver, id, offset, on_outcome, NULL, NULL), 0);
+    assert_true(last.size > 0);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    snprintf(base, sizeof base, "/tmp/crsc-test-local-XXXXXX");
+    if (mkdtemp(base) == NULL || uv_loop_init(&loop) != 0) return 1;
+    write_text(at("runc"), script, 0755);
+    write_text(at("criu"), "#!/bin/sh\n", 0755);
+    mkdir(at("bundle"), 0755);
+    write_text(at("bundle/config.json"), "{\"the\":\"first\"}", 0644);
+    called = changes = 0;
+    open_driver(10000);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    if (driver != NULL) close_driver(true);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    return uv_loop_close(&loop) != 0 || tree_remove(base, NULL) != 0;
+}
+
+static void a_start_is_recorded_and_its_end_noticed(void **state)
+{
+    (void)state;
+    assert_int_equal(instance()->state, WORLD_APP_NONE);
+    start();
+    assert_int_equal(instance()->generation, 1);
+    assert_true(instance()->origin_known && instance()->fits && !instance()->attached);
+    assert_int_equal(instance()->offset, 0);
+    assert_true(there("state/app/instances/1.json"));
+    assert_true(there("root/app-1"));
+    assert_int_equal(changes, 0);
+    kill(pid_of_instance(), SIGKILL);
+    while (changes == 0) uv_run(&loop, UV_RUN_ONCE);
+    assert_int_equal(instance()->state, WORLD_APP_EXITED);
+    assert_string_equal(instance()->identity, "");
+    start(); /* and what was before goes */
+    assert_int_equal(instance()->generation, 2);
+    assert_false(there("root/app-1"));
+}
+
+static void the_next_driver_finds_it(void **state)
+{
+    (void)state;
+    char identity[WORLD_IDENTITY_MAX];
+    start();
+    memcpy(identity, instance()->identity, sizeof identity);
+    done(driver->ops->mark(driver, 1, true, on_outcome, NULL, NULL), 0);
+    close_driver(false);
+    open_driver(10000);
+    assert_int_equal(instance()->state, WORLD_APP_RUNNING);
+    assert_string_equal(instance()->identity, identity);
+    assert_true(instance()->attached && instance()->origin_known && instance()->fits);
+    close_driver(false);
+    write_text(at("state/app/instances/1.json"), "{\"generation\":1,", 0600);
+    open_driver(10000);
+    assert_int_equal(instance()->state, WORLD_APP_RUNNING);
+    assert_false(instance()->origin_known);
+    done(driver->ops->kill(driver, 1, on_outcome, NULL, NULL), 0);
+    assert_int_equal(instance()->state, WORLD_APP_NONE);
+    assert_false(there("root/app-1") || there("state/app/instances/1.json"));
+    start();
+    assert_int_equal(instance()->generation, 2); /* numbers are not used again */
+}
+
+static void calls_that_do_not_fit_are_refused(void **state)
+{
+    (void)state;
+    struct error e;
+    struct driver *second;
+    assert_int_equal(make(&second, 0, &e), -ERROR_BUSY);
+    start();
+    assert_int_equal(driver->ops->kill(driver, 7, on_outcome, NULL, &e), -ERROR_CONFLICT);
+    assert_int_equal(driver->ops->dump(driver, 1, "../x", on_outcome, NULL, &e), -ERROR_INVALID);
+    assert_int_equal(driver->ops->pack(driver, "unheard-of", 3, on_outcome, NULL, &e), -ERROR_NOT_FOUND);
+    assert_int_equal(driver->ops->look(driver, on_outcome, NULL, &e), 0);
+    assert_int_equal(driver->ops->start(driver, on_outcome, NULL, &e), -ERROR_BUSY);
+    while (called < 3) uv_run(&loop, UV_RUN_ONCE);
+    static const char *const names[] = {"", "runc", "app-12", "a/b", "-a", ".."};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        assert_int_equal(containers_check_name(names[i], &e), -ERROR_INVALID);
+    assert_int_equal(containers_check_name("app-v2", &e), 0);
+}
+
+static void a_restore_begins_where_the_dump_was(void **state)
+{
+    (void)state;
+    char digest[DRIVER_DIGEST_MAX], text[64] = "";
+    start();
+    snapshot("c1", 120);
+    memcpy(digest, last.digest, sizeof digest);
+    assert_false(there("state/app/dumps/c1"));
+    done(driver->ops->pack(driver, "c1", 120, on_outcome, NULL, NULL), 0); /* once more: the same */
+    assert_string_equal(last.digest, digest);
+    done(driver->ops->restore(driver, "c1", digest, 121, on_outcome, NULL, NULL), -ERROR_CORRUPT);
+    digest[20] = digest[20] == 'a' ? 'b' : 'a';
+    done(driver->ops->restore(driver, "c1", digest, 120, on_outcome, NULL, NULL), -ERROR_NOT_FOUND);
+    assert_int_equal(instance()->state, WORLD_APP_EXITED);
+    done(driver->ops->restore(driver, "c2", digest, 120, on_outcome, NULL, NULL), -ERROR_NOT_FOUND);
+    done(driver->ops->pack(driver, "c1", 120, on_outcome, NULL, NULL), 0);
+    done(driver->ops->restore(driver, "c1", last.digest, 120, on_outcome, NULL, NULL), 0);
+    assert_int_equal(instance()->state, WORLD_APP_RUNNING);
+    assert_int_equal(instance()->offset, 120);
+    assert_string_equal(instance()->snapshot, "c1");
+    FILE *f = fopen(at("restored"), "r");
+    assert_non_null(f);
+    assert_non_null(fgets(text, sizeof text, f));
+    fclose(f);
+    assert_string_equal(text, "memory of app-1\n");
+    look(); /* what the record says is the same */
+    assert_int_equal(instance()->offset, 120);
+    done(driver->ops->discard(driver, "c1", on_outcome, NULL, NULL), 0);
+    assert_false(driver->ops->has(driver, "c1") || there("state/app/images/c1"));
+}
+
+static void a_failed_restore_is_not_the_snapshots_fault(void **state)
+{
+    (void)state;
+    start();
+    snapshot("c1", 5);
+    write_text(at("restore-fails"), "", 0644);
+    char digest[DRIVER_DIGEST_MAX];
+    memcpy(digest, last.digest, sizeof digest);
+    done(driver->ops->restore(driver, "c1", digest, 5, on_outcome, NULL, NULL), -ERROR_IO);
+    look();
+    assert_int_equal(instance()->state, WORLD_APP_EXITED);
+    done(driver->ops->restore(driver, "c1", digest, 5, on_outcome, NULL, NULL), 0);
+}
+
+static void a_changed_specification_fits_no_more(void **state)
+{
+    (void)state;
+    char spec[DRIVER_DIGEST_MAX], digest[DRIVER_DIGEST_MAX];
+    start();
+    snapshot("c1", 9);
+    snprintf(spec, sizeof spec, "%s", driver->spec);
+    memcpy(digest, last.digest, sizeof digest);
+    write_text(at("bundle/config.json"), "{\"the\":\"second\"}", 0644);
+    done(driver->ops->restore(driver, "c1", digest, 9, on_outcome, NULL, NULL), -ERROR_CONFLICT);
+    assert_string_not_equal(driver->spec, spec);
+    start();
+    assert_true(instance()->fits);
+}
+
+static void a_failed_dump_leaves_the_app(void **state)
+{
+    (void)state;
+    start();
+    write_text(at("checkpoint-fails"), "", 0644);
+    done(driver->ops->dump(driver, 1, "c1", on_outcome, NULL, NULL), -ERROR_IO);
+    assert_false(last.lost || driver->ops->has(driver, "c1") || there("state/app/dumps/c1"));
+    assert_int_equal(instance()->state, WORLD_APP_RUNNING);
+    snapshot("c2", 1);
+    close_driver(false);
+    open_driver(10000);
+    assert_int_equal(instance()->state, WORLD_APP_RUNNING);
+    assert_true(driver->ops->has(driver, "c2"));
+}
+
+static void a_dump_cut_short_condemns_the_app(void **state)
+{
+    (void)state;
+    start();
+    close_driver(false);
+    open_driver(500);
+    write_text(at("checkpoint-hangs"), "", 0644);
+    done(driver->ops->dump(driver, 1, "c1", on_outcome, NULL, NULL), -ERROR_TIMEOUT);
+    assert_true(last.lost);
+    assert_false(driver->ops->has(driver, "c1"));
+    close_driver(false);
+    open_driver(10000);
+    assert_int_equal(instance()->state, WORLD_APP_EXITED); /* the next driver knows, too */
+    assert_true(there("root/app-1"));
+    start();
+    assert_false(there("root/app-1"));
+}
+
+static void a_container_of_somebody_elses_can_be_adopted(void **state)
+{
+    (void)state;
+    start();
+    close_driver(false);
+    assert_int_equal(rename(at("root/app-1"), at("root/app")), 0);
+    unlink(at("state/app/instances/1.json"));
+    open_driver(10000);
+    assert_int_equal(instance()->state, WORLD_APP_RUNNING);
+    assert_int_equal(instance()->generation, 0);
+    assert_false(instance()->origin_known);
+    done(driver->ops->adopt(driver, 0, on_outcome, NULL, NULL), 0);
+    assert_true(instance()->origin_known && instance()->fits && instance()->offset == 0);
+    look();
+    assert_true(instance()->origin_known);
+}
+
+static void closing_stops_what_it_is_told_to(void **state)
+{
+    (void)state;
+    start();
+    assert_int_equal(driver->ops->mark(driver, 1, true, on_outcome, NULL, NULL), 0);
+    close_driver(true); /* after the call under way */
+    assert_int_equal(last.status, 0);
+    assert_false(there("root/app-1") || there("state/app/instances/1.json"));
+    open_driver(10000);
+    assert_int_equal(instance()->state, WORLD_APP_NONE);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(a_start_is_recorded_and_its_end_noticed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(the_next_driver_finds_it, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(calls_that_do_not_fit_are_refused, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_restore_begins_where_the_dump_was, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_failed_restore_is_not_the_snapshots_fault, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_changed_specification_fits_no_more, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_failed_dump_leaves_the_app, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_dump_cut_short_condemns_the_app, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_container_of_somebody_elses_can_be_adopted, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(closing_stops_what_it_is_told_to, set_up, tear_down),
+    };
+    return cmocka_run_group_tests_name("local", tests, NULL, NULL);
+}
