@@ -3,8 +3,8 @@
  *   GET /status /watch /metrics /healthz /readyz
  *   POST /attach /detach /checkpoint /resume /state
  *
- * Everything wrong in a request is answered with {"error":"..."} and 400, 404, 405, 409, 413 or 504. Thread: the
- * loop's. */
+ * Everything wrong in a request is answered with {"error":"..."} and 400, 404, 405, 409, 413 or 504.
+ * Thread: the loop's. */
 #ifndef CRSC_INTERCEPTOR_ADMIN_ADMIN_H
 #define CRSC_INTERCEPTOR_ADMIN_ADMIN_H
 

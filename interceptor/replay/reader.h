@@ -1,8 +1,8 @@
 /* Reads a range of the stream ahead of the replay: pushed by the log, in order, held back when enough is waiting.
  *
  * At most READER_BYTES of payload and READER_EVENTS requests are handed over and not given back (reader_taken()), so
- * that a replay of any length takes bounded memory, and the app never waits for a round trip to the log. Thread: the
- * loop's. */
+ * that a replay of any length takes bounded memory, and the app never waits for a round trip to the log.
+ * Thread: the loop's. */
 #ifndef CRSC_INTERCEPTOR_REPLAY_READER_H
 #define CRSC_INTERCEPTOR_REPLAY_READER_H
 
