@@ -78,6 +78,7 @@ struct local {
     struct record record; /* valid while instance.origin_known */
     struct watch *watch;
     uint64_t last_generation; /* of all that were ever seen: numbers are not used again */
+    bool cleared;             /* what an earlier life was restoring is removed */
 
     struct call call;
     struct step step;
@@ -179,10 +180,23 @@ static void fail(struct local *l, int status, const struct error *e, const char 
     snprintf(c->detail, sizeof c->detail, "%s", detail);
 }
 
+static int run_sweep(void *owner, struct error *e);
+static void on_swept(void *owner, int status, const struct error *e);
+
+/* Not before the first look: it waited for the earlier life's commands, which may read those files. */
+static void clear_once(struct local *l)
+{
+    if (l->cleared) return;
+    l->cleared = true;
+    snprintf(l->sweep.unpacked, sizeof l->sweep.unpacked, "%.*s/restore", PATH_MAX - 40, l->dir);
+    task_start(l->loop, &l->sweep.task, l, run_sweep, on_swept);
+}
+
 static void finish(struct local *l)
 {
     struct call c = l->call;
     l->call = (struct call){0};
+    if (c.kind == LOOK && c.outcome.status == 0) clear_once(l);
     containers_free(&c.containers);
     c.outcome.elapsed_us = loop_monotonic_us() - c.begun_us;
     c.outcome.detail = c.detail;
@@ -395,6 +409,8 @@ static int run_prepare(void *owner, struct error *e)
     snprintf(path, sizeof path, "%s/config.json", l->bundle);
     int rc = oci_file_digest(path, c->spec, e);
     if (rc == -ERROR_NOT_FOUND || rc == -ERROR_CORRUPT) rc = -ERROR_IO; /* it is not the snapshot's fault */
+    snprintf(path, sizeof path, "%.*s/restore", PATH_MAX - 40, l->dir);
+    if (rc == 0) rc = tree_make(path, e);
     if (rc == 0) rc = containers_list(l->records, l->runc_root, l->name, &c->containers, e);
     if (rc != 0) return rc;
     if (c->containers.n > 0 && newest(&c->containers) >= c->record.generation)
@@ -742,22 +758,11 @@ static int take_lock(struct local *l, struct error *e)
     return error_errno(e, ERROR_IO, errno, "%s cannot be locked", path);
 }
 
-/* The directories, without what an earlier life was restoring. */
-static int make_directories(struct local *l, struct error *e)
+static int make_parts(struct local *l, const struct local_options *o, struct error *e)
 {
     char path[PATH_MAX];
     int rc = tree_make(l->records, e);
     if (rc == 0) rc = take_lock(l, e);
-    snprintf(path, sizeof path, "%.*s/restore", PATH_MAX - 16, l->dir);
-    if (rc == 0) rc = tree_remove(path, e);
-    if (rc == 0) rc = tree_make(path, e);
-    return rc;
-}
-
-static int make_parts(struct local *l, const struct local_options *o, struct error *e)
-{
-    char path[PATH_MAX];
-    int rc = make_directories(l, e);
     snprintf(path, sizeof path, "%s/config.json", o->bundle);
     if (rc == 0) rc = oci_file_digest(path, l->spec, e);
     if (rc == 0) rc = shelf_new(l->dir, &l->shelf, e);
