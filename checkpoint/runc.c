@@ -21,9 +21,9 @@
 
 enum { ARGS_MAX = 32, STATE_MAX = 64 << 10, HELP_MAX = 64 << 10, PROBE_MS = 5000 };
 
-enum kind { KIND_RUN, KIND_QUERY, KIND_KILL, KIND_DELETE, KIND_CHECKPOINT, KIND_RESTORE };
+enum kind { KIND_RUN, KIND_QUERY, KIND_KILL, KIND_DELETE, KIND_PAUSE, KIND_RESUME, KIND_CHECKPOINT, KIND_RESTORE };
 
-static const char *const kind_names[] = {"run", "state", "kill", "delete", "checkpoint", "restore"};
+static const char *const kind_names[] = {"run", "state", "kill", "delete", "pause", "resume", "checkpoint", "restore"};
 
 struct command {
     struct command *next; /* in runc->commands */
@@ -456,6 +456,23 @@ int runc_kill(struct runc *r, const char *id, int signal, runc_cb cb, void *user
     snprintf(number, sizeof number, "%d", signal);
     int rc = prepare(r, KIND_KILL, id, cb, user, &c, e);
     return rc != 0 ? rc : start(c, (const char *const[]){c->id, number, NULL}, e);
+}
+
+static int freeze_or_thaw(struct runc *r, enum kind kind, const char *id, runc_cb cb, void *user, struct error *e)
+{
+    struct command *c;
+    int rc = prepare(r, kind, id, cb, user, &c, e);
+    return rc != 0 ? rc : start(c, (const char *const[]){c->id, NULL}, e);
+}
+
+int runc_pause(struct runc *r, const char *id, runc_cb cb, void *user, struct error *e)
+{
+    return freeze_or_thaw(r, KIND_PAUSE, id, cb, user, e);
+}
+
+int runc_resume(struct runc *r, const char *id, runc_cb cb, void *user, struct error *e)
+{
+    return freeze_or_thaw(r, KIND_RESUME, id, cb, user, e);
 }
 
 int runc_delete(struct runc *r, const char *id, runc_cb cb, void *user, struct error *e)

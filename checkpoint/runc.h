@@ -87,8 +87,13 @@ int runc_kill(struct runc *r, const char *id, int signal, runc_cb cb, void *user
  * milliseconds for a dead container, a tenth of a second for a live one. */
 int runc_delete(struct runc *r, const char *id, runc_cb cb, void *user, struct error *e);
 
+/* Freezes the container's processes (cgroup freezer), and thaws them. Why before a checkpoint: CRIU asks once whether the
+ * freezer is done, and if not sleeps for 100 ms; a container that is frozen already it leaves frozen, and does not wait for. */
+int runc_pause(struct runc *r, const char *id, runc_cb cb, void *user, struct error *e);
+int runc_resume(struct runc *r, const char *id, runc_cb cb, void *user, struct error *e);
+
 /* Dumps into `image_dir` (absolute; made with mode 0700; must not exist or be empty). The container is frozen from shortly
- * after the start of the command to shortly before its end, and then runs on, or is killed if !leave_running. A dump is
+ * after the start of the command to shortly before its end, and then runs on (or stays paused), or is killed if !leave_running. A dump is
  * complete only when this succeeds; else the directory is to be removed. Nothing is fsynced: pack it (oci_image.h). */
 int runc_checkpoint(struct runc *r, const char *id, const char *image_dir, bool leave_running, runc_cb cb, void *user,
     struct error *e);

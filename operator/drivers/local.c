@@ -45,7 +45,7 @@ struct call {
 
 /* The command of runc under way, and what it is followed by. */
 struct step {
-    enum verb { QUERY, DELETE, RUN, CHECKPOINT, RESTORE_FROM } verb;
+    enum verb { QUERY, DELETE, RUN, PAUSE, CHECKPOINT, RESUME, RESTORE_FROM } verb;
     uint64_t generation;
     uint64_t deadline_us; /* of waiting while it is busy */
     runc_cb next;
@@ -220,6 +220,8 @@ static int issue(struct local *l, struct error *e)
     switch (s->verb) {
     case QUERY: return runc_query(l->runc, id, s->next, l, e);
     case DELETE: return runc_delete(l->runc, id, s->next, l, e);
+    case PAUSE: return runc_pause(l->runc, id, s->next, l, e);
+    case RESUME: return runc_resume(l->runc, id, s->next, l, e);
     case RUN: return runc_run(l->runc, id, l->bundle, s->next, l, e);
     case RESTORE_FROM: return runc_restore(l->runc, id, l->bundle, l->sweep.unpacked, s->next, l, e);
     case CHECKPOINT:
@@ -584,17 +586,36 @@ static void on_queried_after(void *user, const struct runc_result *result)
     task_start(l->loop, &l->task, l, run_drop_dump, on_dump_dropped);
 }
 
-static void on_dumped(void *user, const struct runc_result *result)
+static void on_resumed(void *user, const struct runc_result *result)
 {
     struct local *l = user;
-    if (result->status != 0) {
-        fail(l, result->status, &result->error, result->detail);
+    if (result->status != 0) fail(l, result->status, &result->error, result->detail);
+    if (l->call.outcome.status != 0) {
         command(l, QUERY, l->instance.generation, on_queried_after);
         return;
     }
     record_unmark_dump(l->records, l->instance.generation);
     shelf_dump_complete(l->shelf, l->call.snapshot, l->record.spec);
     finish(l);
+}
+
+static void on_dumped(void *user, const struct runc_result *result)
+{
+    struct local *l = user;
+    if (result->status != 0) fail(l, result->status, &result->error, result->detail);
+    command(l, RESUME, l->instance.generation, on_resumed);
+}
+
+/* Frozen first, so that CRIU need not wait for it (runc.h). */
+static void on_paused(void *user, const struct runc_result *result)
+{
+    struct local *l = user;
+    if (result->status != 0) {
+        fail(l, result->status, &result->error, result->detail);
+        command(l, RESUME, l->instance.generation, on_resumed);
+        return;
+    }
+    command(l, CHECKPOINT, l->instance.generation, on_dumped);
 }
 
 static int local_dump(struct driver *d, uint64_t generation, const char *snapshot, driver_cb *cb, void *user, struct error *e)
@@ -609,7 +630,7 @@ static int local_dump(struct driver *d, uint64_t generation, const char *snapsho
     rc = record_mark_dump(l->records, generation, e);
     if (rc == 0) rc = shelf_dump_begins(l->shelf, snapshot, e);
     if (rc == 0) {
-        command(l, CHECKPOINT, generation, on_dumped);
+        command(l, PAUSE, generation, on_paused);
         return 0;
     }
     record_unmark_dump(l->records, generation);

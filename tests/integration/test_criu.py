@@ -91,6 +91,35 @@ def test_operator_killed(bench, rng):
     stack.operator.wait_for("checkpoint valid", 60, start)  # it still takes them
 
 
+def test_random_kills(bench, rng):
+    """Any of app, operator and one crsc-logd at a time or all together, within milliseconds: no client sees an error."""
+    stack = prepare(bench, interval="400ms", stop_containers=False)
+    writers = Writers(stack.port)
+    for k in range(int(os.environ.get("CRSC_ROUNDS", "5" if bench.build.sanitized else "12"))):
+        time.sleep(rng.uniform(0, 0.7))
+        victims = [v for v in ("app", "operator", "logd") if rng.random() < 0.6] or ["app"]
+        rng.shuffle(victims)
+        server = rng.choice([stack.cluster.wait_leader(), *stack.cluster.running])
+        for victim in victims:
+            if victim == "app" and stack.container_pid():
+                stack.kill_app()
+            elif victim == "operator":
+                stack.operator.kill()
+            elif victim == "logd":
+                stack.cluster.kill(server)
+            time.sleep(rng.choice([0, rng.uniform(0, 0.02), rng.uniform(0, 0.2)]))
+        for victim in victims:
+            if victim == "operator":
+                stack.start_operator()
+            elif victim == "logd":
+                stack.cluster.start(server)
+        before = writers.total()
+        wait_until("clients go on", lambda n=before: writers.total() > n + 5 or writers.errors, 60)
+        check(not writers.errors, "round %d, killed %s: %s", k, victims, writers.errors[:3])
+    writers.stop()
+    compare(stack, writers)
+
+
 def test_interceptor_killed(bench, rng):
     """kill -9 of the interceptor: what the app had been given is uncertain then, so the operator must put it back into a known state."""
     stack = prepare(bench, interval="500ms")
@@ -151,4 +180,4 @@ def test_replay_mode(bench, rng):
 
 
 if __name__ == "__main__":
-    main([test_checkpoint_and_restore, test_operator_killed, test_interceptor_killed, test_all_killed, test_replay_mode])
+    main([test_checkpoint_and_restore, test_operator_killed, test_random_kills, test_interceptor_killed, test_all_killed, test_replay_mode])
