@@ -118,7 +118,7 @@ class Stack:
         return wait_until("the interceptor is active", look, timeout)
 
     def container_pid(self):
-        """The pid of the container's first process while it runs, else None."""
+        """The pid of the container's first process while it lives, else None."""
         for name in containers(self.runc_root):
             done = subprocess.run(["runc", "--root", self.runc_root, "state", name], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                   stderr=subprocess.DEVNULL, text=True)
@@ -126,7 +126,7 @@ class Stack:
                 state = json.loads(done.stdout)
             except ValueError:
                 continue
-            if state["status"] == "running" and state["pid"] > 0:
+            if state["status"] in ("running", "paused") and state["pid"] > 0:  # paused: being dumped
                 return state["pid"]
         return None
 
@@ -136,6 +136,15 @@ class Stack:
         now = time.time()
         os.kill(pid, signal.SIGKILL)
         return now
+
+    def kill_app_if_there(self):
+        """The same when nobody may be there to start another one."""
+        pid = self.container_pid()
+        if pid:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
     def snapshots(self):
         found = json.loads(self.cluster.logctl("snapshots", self.stream))

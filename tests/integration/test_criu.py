@@ -77,8 +77,8 @@ def test_operator_killed(bench, rng):
             stack.kill_app()
             time.sleep(rng.uniform(0, 0.25))
         stack.operator.kill()
-        if rng.random() < 0.5 and stack.container_pid():
-            stack.kill_app()  # with nobody there to see it
+        if rng.random() < 0.5:
+            stack.kill_app_if_there()  # with nobody there to see it
         stack.start_operator()
         before = writers.total()
         wait_until("clients go on", lambda n=before: writers.total() > n + 5 or writers.errors, 60)
@@ -101,8 +101,8 @@ def test_random_kills(bench, rng):
         rng.shuffle(victims)
         server = rng.choice([stack.cluster.wait_leader(), *stack.cluster.running])
         for victim in victims:
-            if victim == "app" and stack.container_pid():
-                stack.kill_app()
+            if victim == "app":
+                stack.kill_app_if_there()
             elif victim == "operator":
                 stack.operator.kill()
             elif victim == "logd":
