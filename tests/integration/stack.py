@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 
-from harness import ROOT, Cluster, Http, check, containers, free_ports, wait_until
+from harness import ROOT, Cluster, Failure, Http, check, containers, free_ports, wait_until
 
 CRIU = os.path.join(ROOT, "build", "deps", "criu", "bin", "criu")
 
@@ -115,7 +115,11 @@ class Stack:
         def look():
             status = self.status()
             return status if status and status["state"] == "active" else None
-        return wait_until("the interceptor is active", look, timeout)
+        try:
+            return wait_until("the interceptor is active", look, timeout)
+        except Failure as e:
+            reasons = [e["reason"] for e in self.operator.events() if e.get("msg") == "not served now"] if self.operator else []
+            raise Failure(f"{e}; crsc-operator says: {(reasons or ['nothing'])[-1]}") from None
 
     def container_pid(self):
         """The pid of the container's first process while it lives, else None."""
