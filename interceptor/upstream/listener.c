@@ -1,12 +1,20 @@
 #include "interceptor/upstream/listener.h"
 
+#include <errno.h>
 #include <inttypes.h>
+#include <linux/inet_diag.h>
+#include <linux/netlink.h>
+#include <linux/sock_diag.h>
 #include <netinet/in.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { STATE_LISTEN = 0x0a, LINE_SIZE = 512 };
+
+/* ---- by reading procfs, which takes milliseconds where the kernel's table of connections is large ------------------------ */
 
 struct target {
     in_port_t port; /* host order */
@@ -46,9 +54,62 @@ static uint64_t scan(const char *path, const struct target *t, bool v6_table)
     return id;
 }
 
+/* ---- by asking the kernel for the one socket that a connection would reach ------------------------------------------ */
+
+/* 0 or a negative errno. */
+static int exchange(int fd, const struct sockaddr *address, uint64_t *ret_inode)
+{
+    struct {
+        struct nlmsghdr head;
+        struct inet_diag_req_v2 body;
+    } ask = {.head = {.nlmsg_len = sizeof ask, .nlmsg_type = SOCK_DIAG_BY_FAMILY, .nlmsg_flags = NLM_F_REQUEST},
+             .body = {.sdiag_family = (uint8_t)address->sa_family,
+                      .sdiag_protocol = IPPROTO_TCP,
+                      .idiag_states = UINT32_MAX,
+                      .id.idiag_cookie = {INET_DIAG_NOCOOKIE, INET_DIAG_NOCOOKIE}}};
+    union {
+        struct nlmsghdr head;
+        char bytes[1024];
+    } answer;
+    if (address->sa_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)address;
+        ask.body.id.idiag_sport = in->sin_port;
+        memcpy(ask.body.id.idiag_src, &in->sin_addr, 4);
+    } else {
+        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)address;
+        ask.body.id.idiag_sport = in6->sin6_port;
+        memcpy(ask.body.id.idiag_src, &in6->sin6_addr, 16);
+    }
+    if (send(fd, &ask, sizeof ask, 0) != (ssize_t)sizeof ask) return -errno;
+    ssize_t n = recv(fd, &answer, sizeof answer, 0); /* the kernel has answered within send() */
+    if (n < 0) return -errno;
+    if ((size_t)n >= NLMSG_LENGTH(sizeof(struct nlmsgerr)) && answer.head.nlmsg_type == NLMSG_ERROR)
+        return ((const struct nlmsgerr *)NLMSG_DATA(&answer.head))->error;
+    if ((size_t)n < NLMSG_LENGTH(sizeof(struct inet_diag_msg)) || answer.head.nlmsg_type != SOCK_DIAG_BY_FAMILY) return -EPROTO;
+    const struct inet_diag_msg *found = NLMSG_DATA(&answer.head);
+    *ret_inode = found->idiag_state == STATE_LISTEN ? found->idiag_inode : 0;
+    return 0;
+}
+
+/* False: the kernel cannot say. A kernel without sock_diag says ENOENT as well: that counts only after it has once found one. */
+static bool ask_kernel(const struct sockaddr *address, uint64_t *ret_id)
+{
+    static atomic_bool works;
+    uint64_t inode = 0;
+    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_SOCK_DIAG);
+    if (fd < 0) return false;
+    int rv = exchange(fd, address, &inode);
+    close(fd);
+    if (rv == 0) atomic_store(&works, true);
+    *ret_id = inode;
+    return rv == 0 || (rv == -ENOENT && atomic_load(&works));
+}
+
 uint64_t listener_id(const struct sockaddr *address)
 {
     struct target t = {0};
+    uint64_t id;
+    if ((address->sa_family == AF_INET || address->sa_family == AF_INET6) && ask_kernel(address, &id)) return id;
     if (address->sa_family == AF_INET) {
         const struct sockaddr_in *in = (const struct sockaddr_in *)address;
         t.v4 = true;

@@ -4,16 +4,16 @@
  * state is another one. But its listening socket is a new one, with another inode in /proc/net/tcp. So an app whose
  * listener changed is another incarnation, whatever its connections looked like.
  *
- * Reads a file of procfs (no disk); microseconds. Source: Linux, Documentation/networking/proc_net_tcp.rst. Thread:
- * any. */
+ * Asks the kernel for the socket that a connection to the address would reach: some microseconds. Where it cannot say
+ * (no sock_diag), reads a file of procfs: no disk, but milliseconds on a machine with a large table of connections. Thread: any.
+ * Sources: sock_diag(7); Linux, Documentation/networking/proc_net_tcp.rst. */
 #ifndef CRSC_INTERCEPTOR_UPSTREAM_LISTENER_H
 #define CRSC_INTERCEPTOR_UPSTREAM_LISTENER_H
 
 #include <stdint.h>
 #include <sys/socket.h>
 
-/* The same as long as the same sockets listen there; 0: none is seen (another host or namespace: nothing can be said).
- */
+/* The same as long as the same sockets listen there; 0: none is seen (another host or namespace: nothing can be said). */
 uint64_t listener_id(const struct sockaddr *address);
 
 #endif
