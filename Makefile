@@ -7,7 +7,7 @@ all: build
 build:
 	@scripts/install-deps
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) >build/setup.log || { cat build/setup.log; exit 1; }
-	@ninja -C $(BUILD) --quiet
+	@out=$$(ninja -C $(BUILD) --quiet 2>&1) || { echo "$$out"; exit 1; }
 
 demo: build
 	@tests/demo/demo --build $(BUILD) $(DEMO_ARGS)
@@ -19,7 +19,7 @@ asan:
 	@scripts/install-deps
 	@test -f build/asan/build.ninja || meson setup build/asan -Db_sanitize=address,undefined -Db_lundef=false >build/setup.log || \
 		{ cat build/setup.log; exit 1; }
-	@ninja -C build/asan --quiet
+	@out=$$(ninja -C build/asan --quiet 2>&1) || { echo "$$out"; exit 1; }
 
 format:
 	@git ls-files '*.c' '*.h' | xargs clang-format -i
