@@ -44,6 +44,7 @@ struct memory_disk {
     struct file lock_file;
     bool locked;
     unsigned fail_ops;
+    const struct file *fail_file; /* NULL: any */
     int fail_after, fail_error; /* NEVER */
     int die_after;
     bool dead;
@@ -143,7 +144,7 @@ static int leave(struct memory_disk *m, int rv)
 }
 
 /* 0, or the fault that this operation meets; *ret_last: it is the one in which the process dies. */
-static int fault(struct memory_disk *m, enum memory_disk_op op, bool *ret_last)
+static int fault(struct memory_disk *m, enum memory_disk_op op, const struct file *f, bool *ret_last)
 {
     *ret_last = false;
     if (m->dead) return -EIO;
@@ -152,7 +153,8 @@ static int fault(struct memory_disk *m, enum memory_disk_op op, bool *ret_last)
         m->dead = *ret_last = true;
         return -EIO;
     }
-    if (m->fail_after != NEVER && (m->fail_ops & op) != 0 && m->fail_after-- == 0) {
+    bool meant = (m->fail_ops & op) != 0 && (m->fail_file == NULL || m->fail_file == f);
+    if (m->fail_after != NEVER && meant && m->fail_after-- == 0) {
         m->fail_after = NEVER;
         return -m->fail_error;
     }
@@ -245,7 +247,7 @@ static ssize_t memory_pwritev(const struct disk *d, int fd, const struct iovec *
     size_t total = 0, left;
     for (int i = 0; i < n; i++) total += parts[i].iov_len;
     while (m->hold != 0 && total >= m->hold) pthread_cond_wait(&m->released, &m->lock);
-    int rv = fault(m, MEMORY_DISK_WRITE, &last);
+    int rv = fault(m, MEMORY_DISK_WRITE, m->fds[fd], &last);
     struct file *f = m->fds[fd];
     if (rv == 0 && at + total > f->live.len && used(m) + at + total - f->live.len > m->space) rv = -ENOSPC;
     if (rv == 0)
@@ -266,7 +268,7 @@ static int memory_datasync(const struct disk *d, int fd)
 {
     struct memory_disk *m = enter(d);
     bool last;
-    int rv = fault(m, MEMORY_DISK_SYNC, &last);
+    int rv = fault(m, MEMORY_DISK_SYNC, m->fds[fd], &last);
     if (rv == 0)
         sync_file(m->fds[fd]);
     else if (!m->dead)
@@ -278,7 +280,7 @@ static int memory_rename(const struct disk *d, const char *from, const char *to)
 {
     struct memory_disk *m = enter(d);
     bool last;
-    int rv = fault(m, MEMORY_DISK_RENAME, &last);
+    int rv = fault(m, MEMORY_DISK_RENAME, NULL, &last);
     struct name *n = find(m->names, from);
     if (rv != 0) return leave(m, rv);
     if (n == NULL) return leave(m, -ENOENT);
@@ -304,7 +306,7 @@ static int memory_syncdir(const struct disk *d, const char *path)
     (void)path; /* one directory is enough here */
     struct memory_disk *m = enter(d);
     bool last;
-    int rv = fault(m, MEMORY_DISK_SYNC, &last);
+    int rv = fault(m, MEMORY_DISK_SYNC, NULL, &last);
     if (rv == 0) make_names_durable(m, m->n_changes);
     return leave(m, rv);
 }
@@ -382,7 +384,15 @@ const struct disk *memory_disk_table(struct memory_disk *m)
 
 void memory_disk_fail(struct memory_disk *m, unsigned ops, unsigned n, int error)
 {
+    memory_disk_fail_file(m, NULL, ops, n, error);
+}
+
+void memory_disk_fail_file(struct memory_disk *m, const char *path, unsigned ops, unsigned n, int error)
+{
     enter(&m->table);
+    struct name *name = path != NULL ? find(m->names, path) : NULL;
+    assert(path == NULL || name != NULL);
+    m->fail_file = name != NULL ? name->file : NULL;
     m->fail_ops = ops;
     m->fail_after = (int)n;
     m->fail_error = error;

@@ -22,6 +22,8 @@ const struct disk *memory_disk_table(struct memory_disk *m);
 
 /* The operation of these kinds after the next `n` fails with -error (once). */
 void memory_disk_fail(struct memory_disk *m, unsigned ops, unsigned n, int error);
+/* The same, of writes and syncs of that file only: for tests beside which other threads of the wal work. */
+void memory_disk_fail_file(struct memory_disk *m, const char *path, unsigned ops, unsigned n, int error);
 /* From the operation after the next `n` on, everything fails: the process is gone (its last write may be half done). */
 void memory_disk_die(struct memory_disk *m, unsigned n);
 bool memory_disk_died(struct memory_disk *m);

@@ -354,7 +354,7 @@ static void test_failed_hard_state_stays_failed(void **state)
     struct log l;
     assert_int_equal(log_open(&l, memory_disk_table(m), "/log", SEGMENT, 0), 0);
     assert_int_equal(wal_set_hard_state(l.wal, 4, 1, NULL), 0);
-    memory_disk_fail(m, MEMORY_DISK_SYNC, 1, EIO);
+    memory_disk_fail_file(m, "/log/hard_state", MEMORY_DISK_SYNC, 1, EIO);
     assert_int_equal(wal_set_hard_state(l.wal, 5, 1, NULL), -ERROR_IO);
     assert_int_equal(wal_term(l.wal), 4);
     assert_int_equal(wal_set_hard_state(l.wal, 5, 1, NULL), -ERROR_IO);
