@@ -1,5 +1,6 @@
 #include "checkpoint/leftover.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -16,7 +17,14 @@
 #include "checkpoint/process.h"
 #include "checkpoint/tree.h"
 
-enum { WAIT_STEPS = 100, WAIT_STEP_US = 10000 };
+enum {
+    WAIT_STEPS = 100,
+    WAIT_STEP_US = 10000,
+    ARGUMENTS_MAX = 64 << 10,
+    INTENT_MS = 1000, /* from the intent to the running program, at most: a fork and an exec */
+};
+
+static const char INTENT[] = "about to start";
 
 static void write_text(const char *path, const char *text)
 {
@@ -29,17 +37,62 @@ static void write_text(const char *path, const char *text)
 
 /* --- commands */
 
+/* At once: whoever reads it finds the text before or this one. */
+static int replace_text(const char *path, const char *text)
+{
+    char new[PATH_MAX];
+    if (snprintf(new, sizeof new, "%s.new", path) >= (int)sizeof new) return -ERROR_INVALID;
+    int fd = open(new, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0) return -ERROR_IO;
+    ssize_t n = write(fd, text, strlen(text));
+    close(fd);
+    return n == (ssize_t)strlen(text) && rename(new, path) == 0 ? 0 : -ERROR_IO;
+}
+
+int leftover_note_intent(const char *path)
+{
+    return replace_text(path, INTENT);
+}
+
 int leftover_note_command(const char *path, int32_t pid)
 {
     struct process p;
     char text[PROCESS_IDENTITY_MAX];
     if (process_find(pid, &p) != 0) return 0; /* it has ended already */
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0) return -ERROR_IO;
-    process_identity(&p, text);
-    ssize_t n = write(fd, text, strlen(text));
-    close(fd);
-    return n == (ssize_t)strlen(text) ? 0 : -ERROR_IO;
+    return replace_text(path, process_identity(&p, text));
+}
+
+/* Has the process both words among its arguments? Every command has: runc's --root and the container's id. */
+static bool has_words(const char *pid, const char *root, const char *id)
+{
+    char path[64], text[ARGUMENTS_MAX];
+    snprintf(path, sizeof path, "/proc/%.20s/cmdline", pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : 0;
+    if (fd >= 0) close(fd);
+    if (n <= 0) return false;
+    text[n] = '\0';
+    bool has_root = false, has_id = false;
+    for (const char *word = text; word < text + n; word += strlen(word) + 1) {
+        has_root = has_root || strcmp(word, root) == 0;
+        has_id = has_id || strcmp(word, id) == 0;
+    }
+    return has_root && has_id;
+}
+
+/* The leader of the process group of a command about that container; -ERROR_NOT_FOUND when none runs. */
+static int search_command(const char *root, const char *id, struct process *ret_process)
+{
+    struct dirent *entry;
+    int rc = -ERROR_NOT_FOUND;
+    DIR *proc = opendir("/proc");
+    while (proc != NULL && rc != 0 && (entry = readdir(proc)) != NULL) {
+        if (entry->d_name[0] < '1' || entry->d_name[0] > '9' || !has_words(entry->d_name, root, id)) continue;
+        pid_t group = getpgid((pid_t)strtol(entry->d_name, NULL, 10));
+        if (group > 1 && group != getpgrp()) rc = process_find(group, ret_process);
+    }
+    if (proc != NULL) closedir(proc);
+    return rc;
 }
 
 static uint64_t age_ms(const struct process *p)
@@ -51,15 +104,30 @@ static uint64_t age_ms(const struct process *p)
     return at > born ? at - born : 0;
 }
 
-int leftover_command(const char *path, uint32_t bound_ms, struct error *e)
+static uint64_t file_age_ms(int fd)
+{
+    struct stat st;
+    struct timespec now;
+    if (fstat(fd, &st) != 0 || clock_gettime(CLOCK_REALTIME, &now) != 0) return 0;
+    int64_t ms = (int64_t)(now.tv_sec - st.st_mtim.tv_sec) * 1000 + (now.tv_nsec - st.st_mtim.tv_nsec) / 1000000;
+    return ms > 0 ? (uint64_t)ms : 0;
+}
+
+int leftover_command(const char *path, const char *root, const char *id, uint32_t bound_ms, struct error *e)
 {
     char text[PROCESS_IDENTITY_MAX] = "";
     struct process p;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return 0;
     ssize_t n = read(fd, text, sizeof text - 1);
+    uint64_t age = file_age_ms(fd);
     close(fd);
-    if (n <= 0 || process_parse(text, &p) != 0 || !process_alive(&p)) return 0;
+    if (strcmp(text, INTENT) == 0) {
+        if (search_command(root, id, &p) != 0) /* not found: not begun, or between fork and exec */
+            return age >= INTENT_MS ? 0 : error_set(e, ERROR_BUSY, "a command of an earlier run may be about to begin");
+    } else if (n <= 0 || process_parse(text, &p) != 0 || !process_alive(&p)) {
+        return 0;
+    }
     if (age_ms(&p) > bound_ms) kill(-p.pid, SIGKILL);
     return error_set(e, ERROR_BUSY, "a command of an earlier run is not done yet: process %d", (int)p.pid);
 }

@@ -14,12 +14,15 @@
 
 #include "common/error.h"
 
+/* Notes that this process is about to start a command: if it dies before it can note which, the command is looked for. Thread: any. */
+int leftover_note_intent(const char *path);
+
 /* Notes that the process `pid`, leader of its process group, is the command in flight. Thread: any. */
 int leftover_note_command(const char *path, int32_t pid);
 
-/* Is the noted command still running? 0: no. -ERROR_BUSY: yes; if it is older than its bound, its process group is killed, and a
- * later call finds it gone. Thread: any. */
-int leftover_command(const char *path, uint32_t bound_ms, struct error *e);
+/* Is the noted command, about the container `id` below `root`, still running? 0: no. -ERROR_BUSY: yes, or not sure yet; if it is
+ * older than its bound, its process group is killed, and a later call finds it gone. Thread: any. */
+int leftover_command(const char *path, const char *root, const char *id, uint32_t bound_ms, struct error *e);
 
 /* Unmounts what a killed restore left. Before every `runc delete --force`. -ERROR_IO when something stays mounted there: then the
  * delete must not be done. Short. Thread: any. */

@@ -168,6 +168,13 @@ static int entry_path(struct archive_entry *entry, const char *target, char path
     return 0;
 }
 
+/* Want of memory is not the image's fault: an ERROR_INVALID would condemn it. */
+static int reader_error(struct archive *a, const char *what, struct error *e)
+{
+    if (a == NULL || archive_errno(a) == ENOMEM) return error_set(e, ERROR_NOMEM, "no memory to read the image's layer");
+    return error_set(e, ERROR_INVALID, "%s: %s", what, archive_error_string(a));
+}
+
 static int extract_file(struct archive *a, const char *path, uint64_t *budget, struct error *e)
 {
     const void *data;
@@ -177,7 +184,7 @@ static int extract_file(struct archive *a, const char *path, uint64_t *budget, s
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0) return error_errno(e, errno == EEXIST ? ERROR_INVALID : errno == ENOSPC ? ERROR_NOSPACE : ERROR_IO, errno, "%s", path);
     while (rc == 0 && (step = archive_read_data_block(a, &data, &len, &at)) != ARCHIVE_EOF) {
-        if (step != ARCHIVE_OK) rc = error_set(e, ERROR_INVALID, "the image's layer is no proper tar: %s", archive_error_string(a));
+        if (step != ARCHIVE_OK) rc = reader_error(a, "the image's layer is no proper tar", e);
         else if (at != expected) rc = error_set(e, ERROR_INVALID, "the image has a sparse file");
         else if (len > *budget) rc = error_set(e, ERROR_TOO_LARGE, "the image has more content than may be");
         for (size_t done = 0; rc == 0 && done < len;) {
@@ -217,9 +224,9 @@ static int extract(struct source *s, const char *target, uint64_t max_bytes, str
     int rc = 0, step, entries = 0;
     if (a == NULL || archive_read_support_format_tar(a) != ARCHIVE_OK || archive_read_support_format_empty(a) != ARCHIVE_OK ||
         archive_read_open(a, s, NULL, on_read, NULL) != ARCHIVE_OK)
-        rc = error_set(e, ERROR_INVALID, "the image's layer is no tar: %s", a != NULL ? archive_error_string(a) : "no memory");
+        rc = reader_error(a, "the image's layer is no tar", e);
     while (rc == 0 && (step = archive_read_next_header(a, &entry)) != ARCHIVE_EOF) {
-        if (step != ARCHIVE_OK) rc = error_set(e, ERROR_INVALID, "the image's layer is no proper tar: %s", archive_error_string(a));
+        if (step != ARCHIVE_OK) rc = reader_error(a, "the image's layer is no proper tar", e);
         else if (++entries > ENTRIES_MAX) rc = error_set(e, ERROR_TOO_LARGE, "the image has more than %d files", ENTRIES_MAX);
         else rc = extract_entry(a, entry, target, &budget, e);
     }

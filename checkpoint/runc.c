@@ -21,9 +21,14 @@
 
 enum { ARGS_MAX = 32, STATE_MAX = 64 << 10, HELP_MAX = 64 << 10, PROBE_MS = 5000 };
 
-enum kind { KIND_RUN, KIND_QUERY, KIND_KILL, KIND_DELETE, KIND_PAUSE, KIND_RESUME, KIND_CHECKPOINT, KIND_RESTORE };
+enum kind { KIND_RUN, KIND_QUERY, KIND_KILL, KIND_DELETE, KIND_RESUME, KIND_CHECKPOINT, KIND_RESTORE };
 
-static const char *const kind_names[] = {"run", "state", "kill", "delete", "pause", "resume", "checkpoint", "restore"};
+static const char *const kind_names[] = {"run", "state", "kill", "delete", "resume", "checkpoint", "restore"};
+
+/* A checkpoint of a frozen container, as one command. Its words: the container's id, then those of `runc checkpoint`: runc, --root
+ * ROOT, --log LOG, --log-format json, checkpoint, ... */
+static const char frozen[] = "id=$1; shift; \"$1\" \"$2\" \"$3\" \"$4\" \"$5\" \"$6\" \"$7\" pause \"$id\" && \"$@\"; status=$?; "
+                             "\"$1\" \"$2\" \"$3\" \"$4\" \"$5\" \"$6\" \"$7\" resume \"$id\" || [ $status -ne 0 ] || status=1; exit $status";
 
 struct command {
     struct command *next; /* in runc->commands */
@@ -53,6 +58,7 @@ struct runc {
     char **environment; /* ours, with PATH and CRIU_CONFIG_FILE replaced */
     uint32_t timeout_ms;
     bool ignore_cgroups; /* this runc knows --manage-cgroups-mode ignore */
+    bool skip_lock;      /* this CRIU knows --network-lock skip */
     struct command *commands;
     uv_idle_t closer; /* never started; so that on_closed is called from the loop */
     bool closing;
@@ -96,22 +102,28 @@ static int make_environment(struct runc *r, const char *criu, struct error *e)
     return 0;
 }
 
-/* tcp-close: established connections are not dumped, and not locked meanwhile; the restored process sees them closed. */
+/* Several may share a work folder, each in a thread of its own: what they write there is replaced at once.
+ * tcp-close: established connections are not dumped, and not locked meanwhile; the restored process sees them closed.
+ * network-lock skip: nothing has to be kept still then; else a container's whole network namespace is cut off while it is dumped, and with it whoever
+ * else is in there (an interceptor and its connections to the log: a packet is lost, and comes again after 200 ms or a second). */
 static int write_criu_config(const struct runc *r, struct error *e)
 {
-    static const char text[] = "# written at every start\ntcp-close\n";
-    char path[PATH_MAX];
-    if (snprintf(path, sizeof path, "%s/criu.conf", r->work) >= (int)sizeof path) return error_set(e, ERROR_INVALID, "the path is too long");
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0) return error_errno(e, ERROR_IO, errno, "%s cannot be written", path);
-    ssize_t n = write(fd, text, sizeof text - 1);
+    char text[100];
+    int len = snprintf(text, sizeof text, "# written at every start\ntcp-close\n%s", r->skip_lock ? "network-lock skip\n" : "");
+    char path[PATH_MAX], aside[PATH_MAX];
+    if (snprintf(path, sizeof path, "%s/criu.conf", r->work) >= (int)sizeof path ||
+        snprintf(aside, sizeof aside, "%s/criu.conf.%d", r->work, gettid()) >= (int)sizeof aside)
+        return error_set(e, ERROR_INVALID, "the path is too long");
+    int fd = open(aside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0) return error_errno(e, ERROR_IO, errno, "%s cannot be written", aside);
+    ssize_t n = write(fd, text, (size_t)len);
     close(fd);
-    return n == (ssize_t)sizeof text - 1 ? 0 : error_set(e, ERROR_IO, "%s cannot be written", path);
+    return n == len && rename(aside, path) == 0 ? 0 : error_set(e, ERROR_IO, "%s cannot be written", path);
 }
 
 static int link_criu(const struct runc *r, const char *criu, struct error *e)
 {
-    char link[PATH_MAX], target[PATH_MAX];
+    char link[PATH_MAX], target[PATH_MAX], aside[PATH_MAX];
     if (criu == NULL) return 0;
     if (realpath(criu, target) == NULL || access(target, X_OK) != 0)
         return error_errno(e, ERROR_NOT_FOUND, errno, "CRIU %s cannot be run", criu);
@@ -119,7 +131,8 @@ static int link_criu(const struct runc *r, const char *criu, struct error *e)
     int rc = tree_make(link, e);
     if (rc != 0) return rc;
     strcat(link, "/criu");
-    if ((unlink(link) != 0 && errno != ENOENT) || symlink(target, link) != 0)
+    if (snprintf(aside, sizeof aside, "%s.%d", link, gettid()) >= (int)sizeof aside) return error_set(e, ERROR_INVALID, "the path is too long");
+    if ((unlink(aside) != 0 && errno != ENOENT) || symlink(target, aside) != 0 || rename(aside, link) != 0)
         return error_errno(e, ERROR_IO, errno, "%s cannot be made", link);
     return 0;
 }
@@ -129,36 +142,48 @@ static int64_t now_ms(void)
     return (int64_t)(uv_hrtime() / 1000000);
 }
 
-/* Runs `runc restore --help`, once, at start: is there a runc, and does it know the cgroups mode "ignore"? (1.1 does not, and its
- * default works; newer ones need it on cgroup v2.) */
-static int probe(struct runc *r, struct error *e)
+/* Runs a program to its end, once, at start. Its exit status (-1: it was killed), and the first of what it says. */
+static int run_once(const struct runc *r, char *const args[], char said[HELP_MAX], int *ret_status, struct error *e)
 {
-    char *args[] = {r->program, (char[]){"restore"}, (char[]){"--help"}, NULL}, *help = NULL;
     posix_spawn_file_actions_t actions;
     pid_t pid;
-    int status = 0, output = memfd_create("runc-help", MFD_CLOEXEC);
-    if (output < 0) return error_errno(e, ERROR_IO, errno, "no memory for what runc says");
+    int status = 0, output = memfd_create("what-it-says", MFD_CLOEXEC);
+    if (output < 0) return error_errno(e, ERROR_IO, errno, "no memory for what %s says", args[0]);
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
     posix_spawn_file_actions_adddup2(&actions, output, 1);
     posix_spawn_file_actions_adddup2(&actions, output, 2);
-    int failed = posix_spawnp(&pid, r->program, &actions, NULL, args, r->environment);
+    int failed = posix_spawnp(&pid, args[0], &actions, NULL, args, r->environment);
     posix_spawn_file_actions_destroy(&actions);
     if (failed != 0) {
         close(output);
-        return error_errno(e, ERROR_NOT_FOUND, failed, "%s cannot be run", r->program);
+        return error_errno(e, ERROR_NOT_FOUND, failed, "%s cannot be run", args[0]);
     }
     int64_t deadline = now_ms() + PROBE_MS;
     while (waitpid(pid, &status, WNOHANG) == 0) {
         if (now_ms() > deadline) kill(pid, SIGKILL);
         poll(NULL, 0, 1);
     }
-    help = calloc(1, HELP_MAX);
-    if (help != NULL && pread(output, help, HELP_MAX - 1, 0) > 0) r->ignore_cgroups = strstr(help, "'ignore'") != NULL;
-    free(help);
+    ssize_t n = pread(output, said, HELP_MAX - 1, 0);
+    said[n > 0 ? n : 0] = '\0';
     close(output);
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return 0;
-    return error_set(e, ERROR_NOT_FOUND, "%s is no runc: \"%s restore --help\" failed", r->program, r->program);
+    *ret_status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    return 0;
+}
+
+/* Is there a runc, and does it know the cgroups mode "ignore"? (1.1 does not, and its default works; newer ones need it on cgroup v2.) Can this CRIU
+ * leave the network alone? (Since 3.18.) Without a CRIU: no. */
+static int probe(struct runc *r, const char *criu, struct error *e)
+{
+    char *runc[] = {r->program, (char[]){"restore"}, (char[]){"--help"}, NULL};
+    char *lock[] = {(char *)(uintptr_t)(criu != NULL ? criu : "criu"), (char[]){"--network-lock"}, (char[]){"skip"}, (char[]){"--version"}, NULL};
+    char *said = calloc(1, HELP_MAX);
+    int status, rc = said == NULL ? error_set(e, ERROR_NOMEM, "no memory for what runc says") : run_once(r, runc, said, &status, e);
+    if (rc == 0) r->ignore_cgroups = strstr(said, "'ignore'") != NULL;
+    if (rc == 0 && status != 0) rc = error_set(e, ERROR_NOT_FOUND, "%s is no runc: \"%s restore --help\" failed", r->program, r->program);
+    if (rc == 0) r->skip_lock = run_once(r, lock, said, &status, NULL) == 0 && status == 0;
+    free(said);
+    return rc;
 }
 
 int runc_new(uv_loop_t *loop, const struct runc_options *options, struct runc **ret_runc, struct error *e)
@@ -176,9 +201,9 @@ int runc_new(uv_loop_t *loop, const struct runc_options *options, struct runc **
     if (rc == 0) rc = tree_make(r->work, e);
     if (rc == 0) rc = tree_make(r->root, e);
     if (rc == 0) rc = link_criu(r, options->criu, e);
-    if (rc == 0) rc = write_criu_config(r, e);
     if (rc == 0) rc = make_environment(r, options->criu, e);
-    if (rc == 0) rc = probe(r, e);
+    if (rc == 0) rc = probe(r, options->criu, e);
+    if (rc == 0) rc = write_criu_config(r, e);
     if (rc != 0) {
         free_runc(r);
         return rc;
@@ -252,17 +277,26 @@ static void describe_failure(const struct command *c, struct runc_result *result
             (int)c->exit_status);
 }
 
+static enum runc_criu judge_criu(const struct command *c)
+{
+    if (c->kind != KIND_CHECKPOINT && c->kind != KIND_RESTORE) return RUNC_CRIU_NONE;
+    if (access(c->criu, F_OK) == 0) return runc_report_criu_failed(c->criu) ? RUNC_CRIU_FAILED : RUNC_CRIU_CUT;
+    return c->timed_out || c->term_signal != 0 ? RUNC_CRIU_CUT : RUNC_CRIU_NONE; /* it may just be beginning */
+}
+
 static void judge(const struct command *c, struct runc_result *result, char *detail)
 {
     if (c->timed_out || c->exit_status != 0 || c->term_signal != 0) {
         describe_failure(c, result, detail);
+        result->criu = judge_criu(c);
         bool gone = result->error.code == ERROR_NOT_FOUND;
         bool harmless = (c->kind == KIND_QUERY && gone) || (c->kind == KIND_DELETE && gone) ||
-                        (c->kind == KIND_KILL && (gone || result->error.code == ERROR_CONFLICT));
+                        (c->kind == KIND_KILL && (gone || result->error.code == ERROR_CONFLICT)) ||
+                        (c->kind == KIND_RESUME && result->error.code == ERROR_CONFLICT);
         if (!harmless) return;
         result->status = 0;
         result->error = (struct error){0};
-        result->container = RUNC_ABSENT;
+        result->container = c->kind == KIND_RESUME ? RUNC_RUNNING : RUNC_ABSENT;
     } else if (c->kind == KIND_RUN || c->kind == KIND_RESTORE) {
         read_pid_file(c, result);
     } else if (c->kind == KIND_QUERY) {
@@ -339,6 +373,20 @@ static void on_bound(uv_timer_t *timer)
     kill(-c->process.pid, SIGKILL); /* not reaped yet: the group is still the command's own */
 }
 
+/* --- what an earlier life left */
+
+bool runc_left(const char *work, const char *id)
+{
+    char path[PATH_MAX];
+    return snprintf(path, sizeof path, "%s/%s.command", work, id) < (int)sizeof path && access(path, F_OK) == 0;
+}
+
+bool runc_cut(const char *work, const char *id)
+{
+    char path[PATH_MAX];
+    return snprintf(path, sizeof path, "%s/%s.criu/dump.log", work, id) < (int)sizeof path && access(path, F_OK) == 0 && !runc_report_criu_ended(path);
+}
+
 /* --- the start of a command */
 
 static void on_stillborn_closed(uv_handle_t *handle)
@@ -378,7 +426,7 @@ static int prepare(struct runc *r, enum kind kind, const char *id, runc_cb cb, v
         free(c);
         return error_set(e, ERROR_INVALID, "the path of the work folder is too long");
     }
-    int rc = leftover_command(c->note, r->timeout_ms, e);
+    int rc = leftover_command(c->note, r->root, c->id, r->timeout_ms, e);
     if (rc != 0) {
         free(c);
         return rc;
@@ -390,13 +438,16 @@ static int prepare(struct runc *r, enum kind kind, const char *id, runc_cb cb, v
     return 0;
 }
 
-/* Takes `c`, and frees it when it cannot be started. `words`: what follows runc's global options. */
-static int start(struct command *c, const char *const *words, struct error *e)
+/* Takes `c`, and frees it when it cannot be started. `words`: what follows runc's global options and the verb; `before`: what comes before runc. */
+static int start_as(struct command *c, const char *const *before, const char *const *words, struct error *e)
 {
     struct runc *r = c->runc;
-    const char *args[ARGS_MAX] = {r->program, "--root", r->root, "--log", c->log, "--log-format", "json", kind_names[c->kind]};
-    size_t n = 8;
-    while (*words != NULL && n < ARGS_MAX - 1) args[n++] = *words++;
+    const char *runc[] = {r->program, "--root", r->root, "--log", c->log, "--log-format", "json", kind_names[c->kind], NULL};
+    const char *const *const parts[] = {before, runc, words};
+    const char *args[ARGS_MAX] = {NULL};
+    size_t n = 0;
+    for (size_t i = 0; i < 3; i++)
+        for (const char *const *word = parts[i]; *word != NULL && n < ARGS_MAX - 1; word++) args[n++] = *word;
     if (c->kind == KIND_QUERY) {
         c->output = memfd_create("runc-state", MFD_CLOEXEC);
         if (c->output < 0) {
@@ -407,25 +458,31 @@ static int start(struct command *c, const char *const *words, struct error *e)
     }
     uv_stdio_container_t stdio[3] = {{.flags = UV_IGNORE}, {.flags = UV_IGNORE}, {.flags = UV_IGNORE}};
     if (c->output >= 0) stdio[1] = (uv_stdio_container_t){.flags = UV_INHERIT_FD, .data.fd = c->output};
-    uv_process_options_t options = {.file = r->program, .args = (char **)(uintptr_t)args, .env = r->environment, .cwd = "/",
+    uv_process_options_t options = {.file = args[0], .args = (char **)(uintptr_t)args, .env = r->environment, .cwd = "/",
         .exit_cb = on_exit_of, .flags = UV_PROCESS_DETACHED, .stdio = stdio, .stdio_count = 3};
     c->next = r->commands;
     r->commands = c;
     uv_timer_init(r->loop, &c->timer);
     c->timer.data = c->process.data = c;
     c->open_handles = 2;
-    int status = uv_spawn(r->loop, &c->process, &options);
+    int status = leftover_note_intent(c->note) == 0 ? uv_spawn(r->loop, &c->process, &options) : UV_EIO;
     if (status != 0) {
-        int rc = error_uv(e, status == UV_ENOENT ? ERROR_NOT_FOUND : ERROR_IO, status, "%s cannot be run", r->program);
+        int rc = error_uv(e, status == UV_ENOENT ? ERROR_NOT_FOUND : ERROR_IO, status, "%s cannot be run", args[0]);
+        unlink(c->note);
         c->id[0] = '\0'; /* in nobody's way */
         uv_close((uv_handle_t *)&c->process, on_stillborn_closed);
         uv_close((uv_handle_t *)&c->timer, on_stillborn_closed);
         return rc;
     }
-    leftover_note_command(c->note, c->process.pid); /* without a note only this run knows: no reason to fail */
+    leftover_note_command(c->note, c->process.pid); /* if it fails, the intent stays */
     uv_update_time(r->loop);
     uv_timer_start(&c->timer, on_bound, r->timeout_ms, 0);
     return 0;
+}
+
+static int start(struct command *c, const char *const *words, struct error *e)
+{
+    return start_as(c, (const char *const[]){NULL}, words, e);
 }
 
 static int check_absolute(const char *path, const char *what, struct error *e)
@@ -458,21 +515,11 @@ int runc_kill(struct runc *r, const char *id, int signal, runc_cb cb, void *user
     return rc != 0 ? rc : start(c, (const char *const[]){c->id, number, NULL}, e);
 }
 
-static int freeze_or_thaw(struct runc *r, enum kind kind, const char *id, runc_cb cb, void *user, struct error *e)
-{
-    struct command *c;
-    int rc = prepare(r, kind, id, cb, user, &c, e);
-    return rc != 0 ? rc : start(c, (const char *const[]){c->id, NULL}, e);
-}
-
-int runc_pause(struct runc *r, const char *id, runc_cb cb, void *user, struct error *e)
-{
-    return freeze_or_thaw(r, KIND_PAUSE, id, cb, user, e);
-}
-
 int runc_resume(struct runc *r, const char *id, runc_cb cb, void *user, struct error *e)
 {
-    return freeze_or_thaw(r, KIND_RESUME, id, cb, user, e);
+    struct command *c;
+    int rc = prepare(r, KIND_RESUME, id, cb, user, &c, e);
+    return rc != 0 ? rc : start(c, (const char *const[]){c->id, NULL}, e);
 }
 
 int runc_delete(struct runc *r, const char *id, runc_cb cb, void *user, struct error *e)
@@ -529,7 +576,8 @@ int runc_checkpoint(struct runc *r, const char *id, const char *image_dir, bool 
     if (r->ignore_cgroups) words[n++] = "--manage-cgroups-mode", words[n++] = "ignore";
     if (leave_running) words[n++] = "--leave-running";
     words[n] = c->id;
-    return start(c, words, e);
+    if (!leave_running) return start(c, words, e);
+    return start_as(c, (const char *const[]){"/bin/sh", "-c", frozen, "sh", c->id, NULL}, words, e);
 }
 
 int runc_restore(struct runc *r, const char *id, const char *bundle, const char *image_dir, runc_cb cb, void *user, struct error *e)

@@ -53,11 +53,19 @@ enum runc_status {
     RUNC_STOPPED  /* its process has ended; runc_delete() removes what is left */
 };
 
+/* How far CRIU came in a checkpoint or restore that failed. */
+enum runc_criu {
+    RUNC_CRIU_NONE,    /* it did not begin: nothing was touched */
+    RUNC_CRIU_FAILED,  /* it says that it failed: after a dump, it let the container go on as it was */
+    RUNC_CRIU_CUT,     /* it was ended by something else and undid nothing: the container may be harmed */
+};
+
 struct runc_result {
     int status;                 /* 0 or the negated error code */
     struct error error;         /* when status is not 0 */
     const char *detail;         /* more lines for a log, "" when there is nothing; until the callback returns */
     enum runc_status container; /* after run, restore and query: what it was just now */
+    enum runc_criu criu;        /* after a checkpoint or restore that failed */
     struct process process;     /* its init process, while RUNNING, PAUSED or CREATED; else zeros */
     uint64_t elapsed_us;        /* from the call to the end of the command */
 };
@@ -87,14 +95,23 @@ int runc_kill(struct runc *r, const char *id, int signal, runc_cb cb, void *user
  * milliseconds for a dead container, a tenth of a second for a live one. */
 int runc_delete(struct runc *r, const char *id, runc_cb cb, void *user, struct error *e);
 
-/* Freezes the container's processes (cgroup freezer), and thaws them. Why before a checkpoint: CRIU asks once whether the
- * freezer is done, and if not sleeps for 100 ms; a container that is frozen already it leaves frozen, and does not wait for. */
-int runc_pause(struct runc *r, const char *id, runc_cb cb, void *user, struct error *e);
+/* Is there, in an earlier life's `work`, the note of a command of that container which nobody saw end? Then runc_resume() it (which says -ERROR_BUSY
+ * while that command runs), and ask runc_cut(). Thread: any. */
+bool runc_left(const char *work, const char *id);
+
+/* Was the last checkpoint of that container ended in the middle of what CRIU does? CRIU's log neither says that it was done nor that it gave up: the
+ * container may be harmed. Only when no command of it runs. Thread: any. */
+bool runc_cut(const char *work, const char *id);
+
+/* Thaws a container that a checkpoint, killed at its bound, left frozen. One that is not frozen is no failure. */
 int runc_resume(struct runc *r, const char *id, runc_cb cb, void *user, struct error *e);
 
 /* Dumps into `image_dir` (absolute; made with mode 0700; must not exist or be empty). The container is frozen from shortly
- * after the start of the command to shortly before its end, and then runs on (or stays paused), or is killed if !leave_running. A dump is
- * complete only when this succeeds; else the directory is to be removed. Nothing is fsynced: pack it (oci_image.h). */
+ * after the start of the command to shortly before its end, and then runs on, or is killed if !leave_running. A dump is complete
+ * only when this succeeds; else the directory is to be removed. Nothing is fsynced: pack it (oci_image.h).
+ *
+ * With leave_running, runc freezes it before CRIU comes and thaws it after, which halves the pause: CRIU asks once whether its own
+ * freezing is done, and if not sleeps for 100 ms. All three are one command, so that the container is thawed whoever dies, except that command. */
 int runc_checkpoint(struct runc *r, const char *id, const char *image_dir, bool leave_running, runc_cb cb, void *user,
     struct error *e);
 

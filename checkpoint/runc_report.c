@@ -83,11 +83,27 @@ void runc_report_criu(const char *log_path, char *first, size_t first_cap, char 
     free(log);
 }
 
+bool runc_report_criu_failed(const char *log_path)
+{
+    char *log = read_tail(log_path);
+    bool failed = log != NULL && (strstr(log, "Dumping FAILED") != NULL || strstr(log, "Restoring FAILED") != NULL);
+    free(log);
+    return failed;
+}
+
+bool runc_report_criu_ended(const char *log_path)
+{
+    char *log = read_tail(log_path);
+    bool done = log != NULL && (strstr(log, "Dumping finished successfully") != NULL || strstr(log, "Restore finished successfully") != NULL);
+    free(log);
+    return done || runc_report_criu_failed(log_path);
+}
+
 enum error_code runc_report_code(const char *message)
 {
     if (strstr(message, "does not exist") != NULL) return ERROR_NOT_FOUND;
     if (strstr(message, "already exists") != NULL || strstr(message, "id already in use") != NULL) return ERROR_EXISTS;
-    if (strstr(message, "not running") != NULL || strstr(message, "process already finished") != NULL) return ERROR_CONFLICT;
+    if (strstr(message, "not running") != NULL || strstr(message, "not paused") != NULL || strstr(message, "process already finished") != NULL) return ERROR_CONFLICT;
     return ERROR_IO;
 }
 

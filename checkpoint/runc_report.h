@@ -13,6 +13,12 @@ void runc_report_message(const char *log_path, char *text, size_t cap);
  * them into `detail`. CRIU's complaint that it may not raise its own limit of open files is left out: it is harmless. */
 void runc_report_criu(const char *log_path, char *first, size_t first_cap, char *detail, size_t detail_cap);
 
+/* Does CRIU's log say that CRIU itself gave up? Else something ended it. */
+bool runc_report_criu_failed(const char *log_path);
+
+/* Does it say that it came to an end, good or bad? */
+bool runc_report_criu_ended(const char *log_path);
+
 /* Which of our errors a message of runc stands for: ERROR_NOT_FOUND, ERROR_EXISTS, ERROR_CONFLICT (not running), else ERROR_IO. */
 enum error_code runc_report_code(const char *message);
 

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -46,6 +47,8 @@ static const char script[] =
     "  checkpoint:refused) echo '(00.1) Error (criu/util.c:1): rlimit: Can'\"'\"'t setup RLIMIT_NOFILE for self' >$4/dump.log\n"
     "    echo '(00.2) Error (criu/sk-inet.c:200): inet: not today' >>$4/dump.log\n"
     "    echo '(00.3) Error (criu/cr-dump.c:1975): Dumping FAILED.' >>$4/dump.log; say 'criu failed: type NOTIFY';;\n"
+    "  checkpoint:cut) echo '(00.1) Dumping' >$4/dump.log; kill -9 $$;;\n"
+    "  checkpoint:done) echo '(00.2) Dumping finished successfully' >$4/dump.log;;\n"
     "  checkpoint:*) criu >$here/criu-said; echo $CRIU_CONFIG_FILE >>$here/criu-said;;\n"
     "esac\n";
 
@@ -165,6 +168,8 @@ static void test_success(void **state)
     read_text(at("calls"), text, sizeof text);
     assert_non_null(strstr(text, "checkpoint --image-path"));
     assert_non_null(strstr(text, "--manage-cgroups-mode ignore --leave-running c"));
+    const char *frozen = strstr(text, "json pause c\n"), *dumped = strstr(text, "--leave-running c\n"), *thawed = strstr(text, "json resume c\n");
+    assert_true(frozen != NULL && frozen < dumped && dumped < thawed);
     read_text(at("stdio"), text, sizeof text);
     assert_null(strstr(text, "pipe:"));
     assert_null(strstr(text, "socket:"));
@@ -187,6 +192,32 @@ static void test_failures(void **state)
     assert_non_null(strstr(last.error.text, "inet: not today"));
     assert_null(strstr(last.error.text, "rlimit"));
     assert_non_null(strstr(last_detail, "Dumping FAILED"));
+    assert_int_equal(last.criu, RUNC_CRIU_FAILED);
+}
+
+/* Whatever ends CRIU or runc: the container is thawed, and the caller learns that it may be harmed. */
+static void test_cut_short(void **state)
+{
+    (void)state;
+    char text[4096];
+    wait_result(runc_checkpoint(runc, "cut", at("img"), true, on_result, NULL, NULL));
+    assert_int_equal(last.status, -ERROR_IO);
+    assert_int_equal(last.criu, RUNC_CRIU_CUT);
+    assert_true(runc_cut(at("work"), "cut"));
+    assert_false(runc_left(at("work"), "cut")); /* its end was seen */
+    assert_false(runc_cut(at("work"), "never"));
+    wait_result(runc_checkpoint(runc, "done", at("img3"), true, on_result, NULL, NULL));
+    assert_false(runc_cut(at("work"), "done"));
+    wait_result(runc_checkpoint(runc, "refused", at("img4"), true, on_result, NULL, NULL));
+    assert_false(runc_cut(at("work"), "refused")); /* CRIU itself gave up, and undid what it had done */
+    write_program(at("work/lost.command"), "about to start");
+    assert_true(runc_left(at("work"), "lost"));
+    read_text(at("calls"), text, sizeof text);
+    assert_non_null(strstr(text, "json resume cut\n"));
+    assert_int_equal(unlink(at("runc")), 0);
+    wait_result(runc_checkpoint(runc, "gone", at("img2"), true, on_result, NULL, NULL));
+    assert_int_not_equal(last.status, 0);
+    assert_int_equal(last.criu, RUNC_CRIU_NONE);
 }
 
 static void test_refused_calls(void **state)
@@ -257,6 +288,13 @@ static void test_close_waits(void **state)
     assert_int_equal(last.container, RUNC_RUNNING);
 }
 
+static void set_age(const char *path, time_t seconds)
+{
+    struct timespec times[2] = {{.tv_nsec = UTIME_NOW}, {.tv_sec = time(NULL) - seconds}};
+    if (seconds == 0) times[1] = times[0];
+    assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+}
+
 static void test_command_of_an_earlier_run(void **state)
 {
     (void)state;
@@ -274,7 +312,7 @@ static void test_command_of_an_earlier_run(void **state)
     wait_result(runc_query(runc, "other", on_result, NULL, &e));
     assert_int_equal(process_find(pid, &p), 0);
     usleep(50000); /* older than its bound: it is killed */
-    assert_int_equal(leftover_command(at("work/sleeper.command"), 1, &e), -ERROR_BUSY);
+    assert_int_equal(leftover_command(at("work/sleeper.command"), at("root"), "sleeper", 1, &e), -ERROR_BUSY);
     assert_int_equal(waitpid(pid, NULL, 0), pid);
     wait_result(runc_query(runc, "sleeper", on_result, NULL, &e));
     assert_int_equal(last.status, 0);
@@ -282,6 +320,33 @@ static void test_command_of_an_earlier_run(void **state)
     FILE *f = fopen(at("work/sleeper.command"), "w"); /* a note of nobody is in nobody's way */
     fputs("nonsense", f);
     fclose(f);
+    wait_result(runc_query(runc, "sleeper", on_result, NULL, &e));
+    assert_int_equal(last.status, 0);
+}
+
+/* The earlier run was killed between its intent and the note of what it had started: the command is found all the same. */
+static void test_intent_of_an_earlier_run(void **state)
+{
+    (void)state;
+    struct error e;
+    pid_t pid = fork();
+    if (pid == 0) {
+        setpgid(0, 0);
+        execl("/bin/sh", "sh", "-c", "sleep 60; :", "runc", "--root", at("root"), "restore", "sleeper", (char *)NULL);
+        _exit(1);
+    }
+    setpgid(pid, pid);
+    assert_int_equal(leftover_note_intent(at("work/sleeper.command")), 0);
+    assert_int_equal(runc_query(runc, "sleeper", on_result, NULL, &e), -ERROR_BUSY);
+    set_age(at("work/sleeper.command"), 60);
+    usleep(50000); /* the exec has happened */
+    assert_int_equal(runc_query(runc, "sleeper", on_result, NULL, &e), -ERROR_BUSY);
+    assert_int_equal(leftover_command(at("work/sleeper.command"), at("root"), "another", 1, &e), 0);
+    assert_int_equal(leftover_command(at("work/sleeper.command"), at("root"), "sleeper", 1, &e), -ERROR_BUSY); /* and kills it */
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    set_age(at("work/sleeper.command"), 0);
+    assert_int_equal(runc_query(runc, "sleeper", on_result, NULL, &e), -ERROR_BUSY); /* it could be between fork and exec */
+    set_age(at("work/sleeper.command"), 60);
     wait_result(runc_query(runc, "sleeper", on_result, NULL, &e));
     assert_int_equal(last.status, 0);
 }
@@ -314,10 +379,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_success, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_failures, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_cut_short, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_refused_calls, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_time_bound, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_close_waits, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_command_of_an_earlier_run, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_intent_of_an_earlier_run, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_reports, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

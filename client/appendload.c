@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "client/crsc.h"
@@ -46,7 +47,7 @@ struct load {
     unsigned opening, turn;
     char *payload;
     struct histogram latency;
-    uint64_t begun_us, ended_us, issued, acked, failed;
+    uint64_t begun_us, measure_us, ended_us, issued, acked, measured, failed; /* measure_us: the warm-up's end */
     bool stopping, broke;
 };
 
@@ -63,9 +64,9 @@ static uint64_t bucket_value(unsigned bucket)
     return ((uint64_t)SUB + bucket % SUB) << (bucket / SUB - 1);
 }
 
-static uint64_t percentile(const struct histogram *h, unsigned p)
+static uint64_t percentile(const struct histogram *h, unsigned per_mille)
 {
-    uint64_t want = (h->total * p + 99) / 100, seen = 0;
+    uint64_t want = (h->total * per_mille + 999) / 1000, seen = 0;
     for (unsigned i = 0; i < BUCKETS; i++)
         if ((seen += h->counts[i]) >= want && seen > 0) return bucket_value(i);
     return 0;
@@ -74,7 +75,13 @@ static uint64_t percentile(const struct histogram *h, unsigned p)
 uint32_t load_payload(char *to, const char *name, uint64_t number, uint32_t size)
 {
     uint32_t n = (uint32_t)sprintf(to, "%s %" PRIu64 " ", name, number);
-    for (; n < size; n++) to[n] = (char)('a' + (n + number) % 26);
+    uint32_t begin = n;
+    for (; n < size && n < begin + 26; n++) to[n] = (char)('a' + (n + number) % 26);
+    while (n < size) { /* the same 26 again and again: in pieces that double, as this is done for each append of a measurement */
+        uint32_t there = (n - begin) / 26 * 26, part = size - n < there ? size - n : there;
+        memcpy(to + n, to + begin, part);
+        n += part;
+    }
     return n;
 }
 
@@ -123,6 +130,7 @@ static void stop(void *user)
 }
 
 static void pump(struct load *l);
+static bool append(struct writer *w);
 
 static void on_appended(void *user, const struct error *e, uint64_t offset)
 {
@@ -131,10 +139,13 @@ static void on_appended(void *user, const struct error *e, uint64_t offset)
     struct load *l = w->load;
     w->outstanding--;
     if (e == NULL) {
-        uint64_t us = loop_monotonic_us() - p->begun_us;
+        uint64_t now = loop_monotonic_us();
         l->acked++;
-        l->latency.total++;
-        l->latency.counts[bucket_of(us)]++;
+        if (now >= l->measure_us) {
+            l->measured++;
+            l->latency.total++;
+            l->latency.counts[bucket_of(now - p->begun_us)]++;
+        }
         fprintf(l->out, "%s %" PRIu64 " %" PRIu64 " %s/%" PRIu64 "\n", w->stream, offset, p->number, w->name,
                 p->number);
     } else {
@@ -143,7 +154,9 @@ static void on_appended(void *user, const struct error *e, uint64_t offset)
     free(p);
     if (l->ended_us > 0) return;
     maybe_end(l);
-    if (e == NULL && l->ended_us == 0) pump(l);
+    if (e != NULL || l->ended_us > 0) return;
+    if (l->o->rate > 0 || l->opening > 0) pump(l);
+    else if (!l->stopping && !append(w)) maybe_end(l); /* a closed loop: the next of the same writer */
 }
 
 /* One append of this writer's. False when it has to wait for answers. */
@@ -151,6 +164,10 @@ static bool append(struct writer *w)
 {
     struct load *l = w->load;
     if (!w->open || w->outstanding >= l->o->window) return false;
+    if (l->o->count > 0 && l->issued == l->o->count) {
+        l->stopping = true; /* who calls looks whether that was the end */
+        return false;
+    }
     struct pending *p = malloc(sizeof *p);
     if (p == NULL) return false;
     *p = (struct pending){.writer = w, .number = w->next, .begun_us = loop_monotonic_us()};
@@ -175,6 +192,7 @@ static void pump(struct load *l)
         waiting = append(&l->writers[l->turn]) ? 0 : waiting + 1;
         l->turn = (l->turn + 1) % n;
     }
+    maybe_end(l);
 }
 
 static void on_pace(uv_timer_t *timer)
@@ -211,7 +229,8 @@ static void on_opened(void *user, const struct error *e, uint64_t epoch, uint64_
     }
     if (l->opening > 0) return;
     l->begun_us = loop_monotonic_us();
-    uv_timer_start(&l->end, on_end, (uint64_t)(l->o->seconds * 1000), 0);
+    l->measure_us = l->begun_us + (uint64_t)(l->o->warmup * 1e6);
+    uv_timer_start(&l->end, on_end, (uint64_t)((l->o->warmup + l->o->seconds) * 1000), 0);
     if (l->o->rate > 0) uv_timer_start(&l->pace, on_pace, 1, 1);
     maybe_end(l);
     if (l->ended_us == 0) pump(l);
@@ -220,7 +239,8 @@ static void on_opened(void *user, const struct error *e, uint64_t epoch, uint64_
 static int begin(struct load *l, struct error *e)
 {
     struct crsc_client_options options = {
-        .servers = l->o->servers, .software = "crsc-appendload " CRSC_VERSION, .timeout_ms = l->o->timeout_ms};
+        .servers = l->o->servers, .software = "crsc-appendload " CRSC_VERSION, .timeout_ms = l->o->timeout_ms,
+        .tls_ca = l->o->tls_ca, .tls_cert = l->o->tls_cert, .tls_key = l->o->tls_key};
     uint64_t run = loop_wall_us() ^ (uint64_t)getpid() << 40;
     int rv = crsc_client_new(&l->loop, &options, &l->client, e);
     for (unsigned i = 0; rv == 0 && i < l->o->producers; i++) {
@@ -248,6 +268,8 @@ static int run(const struct load_options *o)
         if (l.out != NULL) fclose(l.out);
         return 1;
     }
+    struct stat st;
+    if (fstat(fileno(l.out), &st) == 0 && S_ISREG(st.st_mode)) setvbuf(l.out, NULL, _IOLBF, 0); /* whoever kills us has every line */
     uv_loop_init(&l.loop);
     uv_timer_init(&l.loop, &l.pace);
     uv_timer_init(&l.loop, &l.end);
@@ -265,10 +287,11 @@ static int run(const struct load_options *o)
     uv_run(&l.loop, UV_RUN_DEFAULT); /* until on_closed() has closed the rest too */
     uv_loop_close(&l.loop);
     bool written = fclose(l.out) == 0;
-    double seconds = (double)(l.ended_us - l.begun_us) / 1e6;
-    printf("{\"acked\":%" PRIu64 ",\"failed\":%" PRIu64 ",\"seconds\":%.3f,\"p50_us\":%" PRIu64 ",\"p99_us\":%" PRIu64
-           "}\n",
-           l.acked, l.failed, l.begun_us > 0 ? seconds : 0.0, percentile(&l.latency, 50), percentile(&l.latency, 99));
+    double seconds = (double)(l.ended_us - l.measure_us) / 1e6;
+    printf("{\"acked\":%" PRIu64 ",\"failed\":%" PRIu64 ",\"measured\":%" PRIu64 ",\"seconds\":%.3f,\"p50_us\":%" PRIu64
+           ",\"p99_us\":%" PRIu64 ",\"p999_us\":%" PRIu64 "}\n",
+           l.acked, l.failed, l.measured, l.begun_us > 0 ? seconds : 0.0, percentile(&l.latency, 500), percentile(&l.latency, 990),
+           percentile(&l.latency, 999));
     free(l.writers);
     free(l.payload);
     return rv == 0 && written && !l.broke && l.failed == 0 ? 0 : 1;
@@ -279,26 +302,32 @@ static int run(const struct load_options *o)
 static const char usage[] =
     "Usage: crsc-appendload --stream S --out FILE [OPTION...]\n"
     "       crsc-appendload --verify --stream S --out FILE [OPTION...]\n"
+    "       crsc-appendload --read --stream S [OPTION...]\n"
     "Appends from P producers to the streams S-0 .. S-(P-1), and writes a line to FILE for each acknowledged append:\n"
     "STREAM OFFSET NUMBER ID. With --verify it reads the streams from each server by itself and checks that every line "
     "of FILE is\n"
-    "there, that offsets are dense, that no id is there twice, and that all servers hold the same.\n\n"
+    "there, that offsets are dense, that no id is there twice, and that all servers hold the same. With --read it follows the\n"
+    "streams from beginning to end, one after the other, and says how long that took.\n\n"
     "  --servers LIST    host:port,...            [127.0.0.1:7400]\n"
     "  --producers P     one stream each          [1]\n"
     "  --window W        unanswered, per producer [64]\n"
     "  --seconds T                                [5]\n"
+    "  --warmup T        seconds before those, not measured [0]\n"
+    "  --count N         appends in all; 0: until the seconds are over [0]\n"
     "  --rate R          events/s, all together; 0: as fast as it goes [0]\n"
     "  --size B          bytes of payload         [100]\n"
+    "  --tls-ca, --tls-cert, --tls-key FILE   as in crsc-logctl [$CRSC_TLS_CA, $CRSC_TLS_CERT, $CRSC_TLS_KEY]\n"
     "  --timeout S       seconds until an append is given up; --verify: until the servers must agree [30]\n\n"
     "Exit status: 0 fine, 1 a producer broke or a check failed, 2 usage, 3 a server could not be read.\n";
 
 static int parse(int argc, char **argv, struct load_options *o)
 {
-    enum { SERVERS = 1, STREAM, OUT, PRODUCERS, WINDOW, SECONDS, RATE, SIZE, TIMEOUT, VERIFY, HELP };
+    enum { SERVERS = 1, STREAM, OUT, PRODUCERS, WINDOW, SECONDS, RATE, SIZE, TIMEOUT, VERIFY, READ, WARMUP, COUNT, HELP, TLS_CA, TLS_CERT, TLS_KEY };
     static const struct option known[] = {
         {"servers", 1, 0, SERVERS}, {"stream", 1, 0, STREAM},   {"out", 1, 0, OUT},   {"producers", 1, 0, PRODUCERS},
         {"window", 1, 0, WINDOW},   {"seconds", 1, 0, SECONDS}, {"rate", 1, 0, RATE}, {"size", 1, 0, SIZE},
-        {"timeout", 1, 0, TIMEOUT}, {"verify", 0, 0, VERIFY},   {"help", 0, 0, HELP}, {0, 0, 0, 0}};
+        {"timeout", 1, 0, TIMEOUT}, {"verify", 0, 0, VERIFY}, {"read", 0, 0, READ}, {"warmup", 1, 0, WARMUP}, {"count", 1, 0, COUNT}, {"help", 0, 0, HELP},
+        {"tls-ca", 1, 0, TLS_CA}, {"tls-cert", 1, 0, TLS_CERT}, {"tls-key", 1, 0, TLS_KEY}, {0, 0, 0, 0}};
     int option;
     while ((option = getopt_long(argc, argv, "", known, NULL)) != -1) {
         switch (option) {
@@ -312,12 +341,18 @@ static int parse(int argc, char **argv, struct load_options *o)
         case SIZE: o->size = (uint32_t)strtoul(optarg, NULL, 10); break;
         case TIMEOUT: o->timeout_ms = (uint32_t)(strtod(optarg, NULL) * 1000); break;
         case VERIFY: o->verify = true; break;
+        case COUNT: o->count = strtoull(optarg, NULL, 10); break;
+        case READ: o->read = true; break;
+        case WARMUP: o->warmup = strtod(optarg, NULL); break;
+        case TLS_CA: o->tls_ca = optarg; break;
+        case TLS_CERT: o->tls_cert = optarg; break;
+        case TLS_KEY: o->tls_key = optarg; break;
         case HELP: fputs(usage, stdout); exit(0);
         default: return -1;
         }
     }
-    bool sane = optind == argc && o->stream != NULL && o->out != NULL && o->producers >= 1 &&
-                o->producers <= LOAD_PRODUCERS_MAX && o->window >= 1 && o->seconds > 0 && o->size <= LOAD_SIZE_MAX &&
+    bool sane = optind == argc && o->stream != NULL && (o->out != NULL || o->read) && o->producers >= 1 &&
+                o->producers <= LOAD_PRODUCERS_MAX && o->window >= 1 && o->seconds > 0 && o->warmup >= 0 && o->size <= LOAD_SIZE_MAX &&
                 o->timeout_ms > 0;
     return sane ? 0 : -1;
 }
@@ -325,10 +360,11 @@ static int parse(int argc, char **argv, struct load_options *o)
 int main(int argc, char **argv)
 {
     struct load_options o = {
-        .servers = "127.0.0.1:7400", .producers = 1, .window = 64, .seconds = 5, .size = 100, .timeout_ms = 30000};
+        .servers = "127.0.0.1:7400", .producers = 1, .window = 64, .seconds = 5, .size = 100, .timeout_ms = 30000,
+        .tls_ca = getenv("CRSC_TLS_CA"), .tls_cert = getenv("CRSC_TLS_CERT"), .tls_key = getenv("CRSC_TLS_KEY")};
     if (parse(argc, argv, &o) != 0) {
         fputs(usage, stderr);
         return 2;
     }
-    return o.verify ? load_verify(&o) : run(&o);
+    return o.read ? load_read(&o) : o.verify ? load_verify(&o) : run(&o);
 }

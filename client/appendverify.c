@@ -108,7 +108,7 @@ static int load_lines(struct check *c)
         c->acked[c->n_acked++] = a;
     }
     fclose(in);
-    qsort(c->acked, c->n_acked, sizeof *c->acked, by_offset);
+    if (c->n_acked > 0) qsort(c->acked, c->n_acked, sizeof *c->acked, by_offset); /* qsort takes no NULL, C17 7.22.5 */
     for (size_t i = 1; i < c->n_acked; i++)
         if (c->acked[i].offset == c->acked[i - 1].offset)
             finding(c, "offset %" PRIu64 " was acknowledged twice", c->acked[i].offset);
@@ -148,7 +148,7 @@ static void check_end(struct check *c, bool first)
 {
     for (; c->next_acked < c->n_acked; c->next_acked++)
         finding(c, "the append acknowledged at offset %" PRIu64 " is lost", c->acked[c->next_acked].offset);
-    qsort(c->ids.at, c->ids.n, sizeof *c->ids.at, by_value);
+    if (c->ids.n > 0) qsort(c->ids.at, c->ids.n, sizeof *c->ids.at, by_value);
     for (size_t i = 1; i < c->ids.n; i++)
         if (c->ids.at[i] == c->ids.at[i - 1])
             finding(c, "a payload is there twice (its digest is %" PRIx64 ")", c->ids.at[i]);
@@ -206,15 +206,40 @@ static void on_streams(void *user, const struct error *e, const struct crsc_stre
     }
 }
 
+/* What a new leader found in its log is committed, and so in the streams, only with its first own entry. */
+struct tail {
+    uint64_t leader, term, last; /* its log's end when it was first seen to lead */
+    bool applied;
+};
+
+static void on_leader(void *user, const struct error *e, const struct crsc_status *status)
+{
+    struct tail *t = user;
+    if (e != NULL || strcmp(status->role, "leader") != 0) return;
+    if (t->leader != status->node_id || t->term != status->term)
+        *t = (struct tail){.leader = status->node_id, .term = status->term, .last = status->last_index};
+    t->applied = status->applied_index >= t->last || status->alarm[0] != '\0'; /* a full disk: what is there can be read */
+}
+
+/* True if none of them leads, too. */
+static bool leader_is_ready(struct tail *t, struct crsc_sync **servers, char **names, unsigned n)
+{
+    struct error e;
+    for (unsigned i = 0; i < n; i++) crsc_sync_status(servers[i], names[i], on_leader, t, &e);
+    return t->leader == 0 || t->applied;
+}
+
 /* Servers that were down catch up: until all report the same, or the time is over. */
 static int wait_for_agreement(const struct load_options *o, struct crsc_sync **servers, char **names, unsigned n)
 {
     uint64_t until = loop_monotonic_us() + (uint64_t)o->timeout_ms * 1000;
     struct ends *first = calloc(1, sizeof *first), *other = calloc(1, sizeof *other);
     struct error e = {0};
+    struct tail tail = {0};
     int status = 3;
     while (first != NULL && other != NULL) {
-        bool same = true;
+        bool same = leader_is_ready(&tail, servers, names, n);
+        if (!same) error_set(&e, ERROR_TIMEOUT, "the leader, server %" PRIu64 ", has not applied what it found in its log", tail.leader);
         for (unsigned i = 0; i < n && same; i++) {
             struct ends *ends = i == 0 ? first : other;
             *ends = (struct ends){.o = o};
@@ -266,7 +291,8 @@ int load_verify(const struct load_options *o)
     for (char *name = strtok_r(list, ",", &save); name != NULL && n < SERVERS_MAX; name = strtok_r(NULL, ",", &save)) {
         struct error e;
         struct crsc_client_options options = {
-            .servers = name, .software = "crsc-appendload " CRSC_VERSION, .timeout_ms = o->timeout_ms, .fixed = true};
+            .servers = name, .software = "crsc-appendload " CRSC_VERSION, .timeout_ms = o->timeout_ms, .fixed = true,
+            .tls_ca = o->tls_ca, .tls_cert = o->tls_cert, .tls_key = o->tls_key};
         if (crsc_sync_new(&options, &servers[n], &e) != 0) {
             fprintf(stderr, "crsc-appendload: %s\n", e.text);
             status = 2;

@@ -265,6 +265,14 @@ static void channel_drained(void *user)
     if (channel == &channel->client->main) producer_flush_all(channel->client);
 }
 
+static void free_parts(struct crsc_client *c)
+{
+    tls_context_free(c->tls.context);
+    free(c->tls_name);
+    free(c->producers);
+    free(c->software);
+}
+
 static void maybe_gone(struct crsc_client *c)
 {
     if (!c->closing || c->handles > 0) return;
@@ -272,8 +280,7 @@ static void maybe_gone(struct crsc_client *c)
     void *user = c->done_user;
     producer_bury(c);
     endpoints_free(c->endpoints);
-    free(c->producers);
-    free(c->software);
+    free_parts(c);
     free(c);
     if (done != NULL) done(user);
 }
@@ -305,7 +312,7 @@ static const struct uplink_handlers channel_handlers = {.on_up = channel_up,
 static int new_uplink(struct crsc_client *c, struct endpoints *from, bool leader,
                       const struct uplink_handlers *handlers, void *user, struct uplink **ret_uplink)
 {
-    int rv = uplink_new(c->loop, from, leader, c->software, handlers, user, ret_uplink, NULL);
+    int rv = uplink_new(c->loop, from, leader, c->software, &c->tls, handlers, user, ret_uplink, NULL);
     if (rv == 0) c->handles++;
     return rv;
 }
@@ -355,6 +362,20 @@ static void channel_init(struct channel *channel, struct crsc_client *c, bool on
     TAILQ_INIT(&channel->calls);
 }
 
+static int open_tls(struct crsc_client *c, const struct crsc_client_options *o, struct error *e)
+{
+    struct tls_options tls = {.side = TLS_CLIENT, .ca = o->tls_ca, .cert = o->tls_cert, .key = o->tls_key, .protocol = "crsc"};
+    const char *given[] = {o->tls_ca, o->tls_cert, o->tls_key, o->tls_name};
+    bool any = false;
+    for (unsigned i = 0; i < 4; i++) any = any || (given[i] != NULL && given[i][0] != '\0');
+    if (!any) return 0;
+    if (o->tls_name != NULL && o->tls_name[0] != '\0' && (c->tls_name = strdup(o->tls_name)) == NULL)
+        return error_set(e, ERROR_NOMEM, "no memory for a client");
+    c->tls.name = c->tls_name;
+    int rv = tls_context_new(&tls, &c->tls.context, e);
+    return rv == 0 ? 0 : error_prefix(e, "TLS");
+}
+
 int crsc_client_new(uv_loop_t *loop, const struct crsc_client_options *options, struct crsc_client **ret_client,
                     struct error *e)
 {
@@ -362,10 +383,14 @@ int crsc_client_new(uv_loop_t *loop, const struct crsc_client_options *options, 
     int rv = endpoints_new(options->servers, options->fixed, &endpoints, e);
     if (rv != 0) return rv;
     struct crsc_client *c = calloc(1, sizeof *c);
-    if (c == NULL || (c->software = strdup(options->software != NULL ? options->software : "libcrsc")) == NULL) {
+    rv = c == NULL || (c->software = strdup(options->software != NULL ? options->software : "libcrsc")) == NULL
+             ? error_set(e, ERROR_NOMEM, "no memory for a client")
+             : open_tls(c, options, e);
+    if (rv != 0) {
         endpoints_free(endpoints);
+        if (c != NULL) free_parts(c);
         free(c);
-        return error_set(e, ERROR_NOMEM, "no memory for a client");
+        return rv;
     }
     c->loop = loop;
     c->endpoints = endpoints;

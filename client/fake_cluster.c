@@ -289,13 +289,15 @@ static void do_list(struct client *from, const struct frame *f)
     struct fake_cluster *c = from->server->cluster;
     Crsc__ListStreamsReply r = CRSC__LIST_STREAMS_REPLY__INIT;
     Crsc__StreamInfo infos[STREAMS_MAX], *list[STREAMS_MAX];
+    Crsc__ListStreamsRequest *m = crsc__list_streams_request__unpack(NULL, f->head_len, f->head);
     for (unsigned i = 0; i < c->n_streams; i++) {
+        if (m->exact && strcmp(m->prefix, c->streams[i].name) != 0) continue;
         crsc__stream_info__init(&infos[i]);
         infos[i].name = c->streams[i].name;
         infos[i].last_offset = c->streams[i].n_events;
-        list[i] = &infos[i];
+        list[r.n_streams++] = &infos[i];
     }
-    r.n_streams = c->n_streams;
+    crsc__list_streams_request__free_unpacked(m, NULL);
     r.streams = list;
     put(from, FRAME_LIST_STREAMS | FRAME_REPLY, f->id, &r.base, NULL, 0);
 }

@@ -95,7 +95,8 @@ TAILQ_HEAD(follow_list, crsc_follow);
 struct crsc_client {
     uv_loop_t *loop;
     struct endpoints *endpoints; /* as given; uplinks start from a copy */
-    char *software;
+    char *software, *tls_name;
+    struct uplink_tls tls;
     uint32_t timeout_ms, window_bytes;
     bool fixed;
     struct channel main, bulk;

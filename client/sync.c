@@ -13,6 +13,7 @@ struct crsc_sync {
         crsc_streams_cb *streams;
         crsc_snapshots_cb *snapshots;
         crsc_events_cb *events;
+        crsc_members_cb *members;
     } result;
     void *user;
 };
@@ -96,6 +97,43 @@ int crsc_sync_streams(struct crsc_sync *s, const char *prefix, crsc_streams_cb *
     return run(s, crsc_list_streams(s->client, prefix, on_streams, s), "list the streams", e);
 }
 
+static void on_trimmed(void *user, const struct error *e, uint64_t first_offset)
+{
+    struct crsc_sync *s = user;
+    if (ended(s, e)) *(uint64_t *)s->user = first_offset;
+}
+
+int crsc_sync_trim(struct crsc_sync *s, const char *stream, uint64_t offset, bool force, uint64_t *ret_first_offset, struct error *e)
+{
+    begin(s, ret_first_offset);
+    return run(s, crsc_trim(s->client, stream, offset, force, on_trimmed, s), "trim the stream", e);
+}
+
+static void on_done(void *user, const struct error *e)
+{
+    ended(user, e);
+}
+
+int crsc_sync_set_retention(struct crsc_sync *s, const char *stream, const struct crsc_retention *retention, struct error *e)
+{
+    begin(s, NULL);
+    return run(s, crsc_set_retention(s->client, stream, retention, on_done, s), "set the retention policy", e);
+}
+
+static void on_members(void *user, const struct error *e, const struct crsc_member *members, size_t n, uint64_t leader_id)
+{
+    struct crsc_sync *s = user;
+    if (ended(s, e)) s->result.members(s->user, NULL, members, n, leader_id);
+}
+
+int crsc_sync_change_server(struct crsc_sync *s, enum crsc_change change, uint64_t id, const char *address, bool force, crsc_members_cb *result,
+                            void *user, struct error *e)
+{
+    begin(s, user);
+    s->result.members = result;
+    return run(s, crsc_change_server(s->client, change, id, address, force, on_members, s), "change the membership", e);
+}
+
 static void on_snapshots(void *user, const struct error *e, const struct crsc_snapshot *snapshots, size_t n)
 {
     struct crsc_sync *s = user;
@@ -107,6 +145,19 @@ int crsc_sync_snapshots(struct crsc_sync *s, const char *stream, crsc_snapshots_
     begin(s, user);
     s->result.snapshots = result;
     return run(s, crsc_list_snapshots(s->client, stream, on_snapshots, s), "list the snapshots", e);
+}
+
+static void on_recorded(void *user, const struct error *e, const struct crsc_snapshot *snapshots, size_t n)
+{
+    (void)snapshots;
+    (void)n;
+    ended(user, e);
+}
+
+int crsc_sync_record_snapshot(struct crsc_sync *s, const struct crsc_snapshot *snapshot, struct error *e)
+{
+    begin(s, NULL);
+    return run(s, crsc_record_snapshot(s->client, snapshot, on_recorded, s), "record the snapshot", e);
 }
 
 static void on_read(void *user, const struct error *e, const struct crsc_event *events, size_t n, uint64_t last_offset)

@@ -50,6 +50,7 @@ struct world {
     bool closing, closed, big;
     unsigned calls_made, calls_ended;
     enum error_code last_code;
+    uint64_t end;
     char last_text[ERROR_TEXT_MAX];
     uint64_t seed;
 };
@@ -331,6 +332,12 @@ static void on_streams(void *user, const struct error *e, const struct crsc_stre
     on_call(user, e);
 }
 
+static void on_end(void *user, const struct error *e, uint64_t last_offset)
+{
+    ((struct world *)user)->end = last_offset;
+    on_call(user, e);
+}
+
 static void on_fenced(void *user, const struct error *e, uint64_t epoch)
 {
     if (e == NULL) assert_true(epoch > 0);
@@ -354,6 +361,9 @@ static bool one_course(unsigned nth, bool after)
     assert_int_equal(crsc_fence(w->client, "s/1", 0, on_fenced, w), 0);
     RUN_UNTIL(w, w->calls_ended == 3);
     assert_int_equal(w->last_code, ERROR_NONE);
+    assert_int_equal(crsc_stream_end(w->client, "s/1", on_end, w), 0);
+    RUN_UNTIL(w, w->calls_ended == 4);
+    assert_true(w->last_code == ERROR_NONE && w->end == 20);
     verify_writer(w, &w->writers[0], true);
     bool came = fake_cluster_frames(w->cluster) >= nth;
     world_free(w);

@@ -16,6 +16,7 @@ struct uplink {
     uv_loop_t *loop;
     struct endpoints *endpoints;
     const char *software;
+    const struct uplink_tls *tls;
     bool leader;
     struct uplink_handlers handlers;
     void *user;
@@ -25,6 +26,8 @@ struct uplink {
     uv_timer_t timer;  /* waiting, greeting, probing: by state */
     bool timer_closed;
     unsigned lost; /* probes since anything was heard */
+    bool heard;      /* something else than their answers, since the time for one */
+    bool unasked;    /* that is why none was sent the last time */
 };
 
 static void attempt(struct uplink *u);
@@ -115,6 +118,12 @@ static int send_status(struct uplink *u, bool linearizable)
 static void on_probe_time(uv_timer_t *timer)
 {
     struct uplink *u = timer->data;
+    /* What was heard since the last time shows that it lives. Every other time it is asked all the same: a leader may have become none, and servers that
+     * were added are learnt from the answer, before those that are known are gone. */
+    bool heard = u->heard && !u->unasked;
+    u->heard = false;
+    u->unasked = heard;
+    if (heard) return;
     /* Counted, not timed: when it was our process that stood still, what the server sent meanwhile is read first. */
     if (++u->lost > UPLINK_PROBES_LOST)
         fail(u, ERROR_TIMEOUT, "does not answer any more");
@@ -213,6 +222,7 @@ static void on_frame(struct conn *c, void *user, const struct frame *f)
     struct uplink *u = user;
     if (c != u->conn) return;
     u->lost = 0;
+    if (f->id != PROBE_ID) u->heard = true;
     if (u->state == GREETING)
         on_hello(u, f);
     else if (f->id == PROBE_ID)
@@ -248,18 +258,32 @@ static void on_close(struct conn *c, void *user, const struct error *why)
 static const struct conn_handlers conn_handlers = {
     .on_open = on_open, .on_frame = on_frame, .on_drained = on_drained, .on_close = on_close};
 
+static int secure(struct uplink *u, const char *address, struct error *e)
+{
+    char host[256], port[8];
+    bool reloaded;
+    int rv = address_split(address, host, sizeof host, port, sizeof port, e);
+    if (rv != 0) return rv;
+    tls_context_refresh(u->tls->context, &reloaded, NULL); /* new files that are not good: the old ones are tried */
+    return conn_secure(u->conn, u->tls->context, u->tls->name != NULL ? u->tls->name : host, e);
+}
+
 static void attempt(struct uplink *u)
 {
+    const char *address = endpoints_current(u->endpoints);
     struct error e;
     u->state = CONNECTING;
-    if (conn_connect(u->loop, endpoints_current(u->endpoints), UPLINK_CONNECT_MS, &conn_handlers, u, &u->conn, &e) != 0)
+    if (conn_connect(u->loop, address, UPLINK_CONNECT_MS, &conn_handlers, u, &u->conn, &e) != 0) {
         uplink_move(u, &e, NULL);
-    else
-        u->conns++;
+        return;
+    }
+    u->conns++;
+    conn_prompt(u->conn); /* producers send once in a turn (client_next_turn()) */
+    if (u->tls->context != NULL && secure(u, address, &e) != 0) uplink_move(u, &e, NULL);
 }
 
 int uplink_new(uv_loop_t *loop, struct endpoints *endpoints, bool leader, const char *software,
-               const struct uplink_handlers *handlers, void *user, struct uplink **ret_uplink, struct error *e)
+               const struct uplink_tls *tls, const struct uplink_handlers *handlers, void *user, struct uplink **ret_uplink, struct error *e)
 {
     struct uplink *u = calloc(1, sizeof *u);
     if (u == NULL || endpoints == NULL) {
@@ -271,6 +295,7 @@ int uplink_new(uv_loop_t *loop, struct endpoints *endpoints, bool leader, const 
     u->endpoints = endpoints;
     u->leader = leader;
     u->software = software;
+    u->tls = tls;
     u->handlers = *handlers;
     u->user = user;
     uv_timer_init(loop, &u->timer);

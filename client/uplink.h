@@ -19,13 +19,14 @@
 #include "client/endpoints.h"
 #include "common/buf.h"
 #include "common/frame.h"
+#include "common/tls.h"
 
 struct uplink;
 
 enum {
     UPLINK_CONNECT_MS = 1000,  /* for a TCP connection */
     UPLINK_GREETING_MS = 1500, /* for the answers to Hello and Status */
-    UPLINK_PROBE_MS = 500,     /* between Status requests while it is up */
+    UPLINK_PROBE_MS = 500,     /* between Status requests while it is up and says nothing else */
     UPLINK_PROBES_LOST = 3,    /* so many in a row without any frame: it hangs */
 };
 
@@ -37,9 +38,15 @@ struct uplink_handlers {
     void (*on_closed)(void *user);
 };
 
+/* Under what its connections are made. */
+struct uplink_tls {
+    struct tls_context *context; /* NULL: without TLS */
+    const char *name;            /* NULL: the host dialled */
+};
+
 /* Begins at once; the endpoints are taken over (freed also when this fails). Strings are borrowed for its life. */
 int uplink_new(uv_loop_t *loop, struct endpoints *endpoints, bool leader, const char *software,
-               const struct uplink_handlers *handlers, void *user, struct uplink **ret_uplink, struct error *e);
+               const struct uplink_tls *tls, const struct uplink_handlers *handlers, void *user, struct uplink **ret_uplink, struct error *e);
 void uplink_close(struct uplink *u); /* idempotent */
 
 bool uplink_up(const struct uplink *u);

@@ -82,6 +82,28 @@ int wire_fence(struct buf *out, const char *stream, uint64_t epoch)
     return pack(out, &m.base);
 }
 
+int wire_trim(struct buf *out, const char *stream, uint64_t offset, bool force)
+{
+    Crsc__TrimRequest m = CRSC__TRIM_REQUEST__INIT;
+    m.stream = text(stream);
+    m.offset = offset;
+    m.force = force;
+    return pack(out, &m.base);
+}
+
+int wire_set_retention(struct buf *out, const char *stream, const struct crsc_retention *retention)
+{
+    Crsc__SetRetentionRequest m = CRSC__SET_RETENTION_REQUEST__INIT;
+    Crsc__Retention r = CRSC__RETENTION__INIT;
+    r.keep_snapshots = retention->keep_snapshots;
+    r.max_age_us = retention->max_age_us;
+    r.max_bytes = retention->max_bytes;
+    r.beyond_snapshots = retention->beyond_snapshots;
+    m.stream = text(stream);
+    m.retention = &r;
+    return pack(out, &m.base);
+}
+
 int wire_read(struct buf *out, const char *stream, uint64_t from, uint64_t to, uint32_t max_bytes)
 {
     Crsc__ReadRequest m = CRSC__READ_REQUEST__INIT;
@@ -148,6 +170,14 @@ int wire_list_streams(struct buf *out, const char *prefix)
 {
     Crsc__ListStreamsRequest m = CRSC__LIST_STREAMS_REQUEST__INIT;
     m.prefix = text(prefix);
+    return pack(out, &m.base);
+}
+
+int wire_stream_end(struct buf *out, const char *stream)
+{
+    Crsc__ListStreamsRequest m = CRSC__LIST_STREAMS_REQUEST__INIT;
+    m.prefix = text(stream);
+    m.linearizable = m.exact = true;
     return pack(out, &m.base);
 }
 
@@ -237,6 +267,15 @@ int wire_decode_fenced(const struct frame *f, uint64_t *ret_epoch)
     Crsc__FenceReply *m = unpack(f, &crsc__fence_reply__descriptor);
     if (m == NULL) return -ERROR_PROTOCOL;
     *ret_epoch = m->epoch;
+    drop(m);
+    return 0;
+}
+
+int wire_decode_trimmed(const struct frame *f, uint64_t *ret_first_offset)
+{
+    Crsc__TrimReply *m = unpack(f, &crsc__trim_reply__descriptor);
+    if (m == NULL) return -ERROR_PROTOCOL;
+    *ret_first_offset = m->first_offset;
     drop(m);
     return 0;
 }
@@ -360,8 +399,42 @@ int wire_decode_streams(const struct frame *f, struct wire_decoded *ret_streams)
                                              .last_time_us = s->last_time_us,
                                              .latest_snapshot_offset = s->latest_snapshot_offset,
                                              .snapshots_valid = s->snapshots_valid};
+        if (s->retention == NULL) continue;
+        items[i].retention = (struct crsc_retention){.keep_snapshots = s->retention->keep_snapshots,
+                                                     .max_age_us = s->retention->max_age_us,
+                                                     .max_bytes = s->retention->max_bytes,
+                                                     .beyond_snapshots = s->retention->beyond_snapshots != 0};
     }
     *ret_streams = d;
+    return 0;
+}
+
+static void take_members(Crsc__Member **list, size_t n, struct crsc_member *members)
+{
+    for (size_t i = 0; i < n; i++)
+        members[i] = (struct crsc_member){.id = list[i]->id, .address = list[i]->address, .role = list[i]->role, .reachable = list[i]->reachable,
+                                          .match_index = list[i]->match_index, .instance = list[i]->instance};
+}
+
+int wire_change(struct buf *out, uint64_t id, const char *address, bool force)
+{
+    Crsc__ChangeServerRequest m = CRSC__CHANGE_SERVER_REQUEST__INIT;
+    m.id = id;
+    m.address = text(address);
+    m.force = force;
+    return pack(out, &m.base);
+}
+
+int wire_decode_members(const struct frame *f, uint64_t *ret_leader_id, struct wire_decoded *ret_members)
+{
+    Crsc__MembersReply *m = unpack(f, &crsc__members_reply__descriptor);
+    if (m == NULL) return -ERROR_PROTOCOL;
+    struct wire_decoded d;
+    int rv = decoded(&d, m, m->n_members, sizeof(struct crsc_member));
+    if (rv != 0) return rv;
+    take_members(m->members, d.n, d.items);
+    *ret_leader_id = m->leader_id;
+    *ret_members = d;
     return 0;
 }
 
@@ -373,11 +446,9 @@ int wire_decode_status(const struct frame *f, struct crsc_status *ret_status, st
     int rv = decoded(&d, m, m->n_members, sizeof(struct crsc_member));
     if (rv != 0) return rv;
     struct crsc_member *members = d.items;
-    for (size_t i = 0; i < d.n; i++) {
-        const Crsc__Member *one = m->members[i];
-        members[i] = (struct crsc_member){
-            .id = one->id, .address = one->address, .role = one->role, .reachable = one->reachable};
-    }
+    take_members(m->members, d.n, members);
+    Crsc__Scrub none = CRSC__SCRUB__INIT;
+    const Crsc__Scrub *scrub = m->scrub != NULL ? m->scrub : &none;
     *ret_status = (struct crsc_status){.node_id = m->node_id,
                                        .term = m->term,
                                        .leader_id = m->leader_id,
@@ -394,6 +465,10 @@ int wire_decode_status(const struct frame *f, struct crsc_status *ret_status, st
                                        .role = m->role,
                                        .leader_address = m->leader_address,
                                        .version = m->version,
+                                       .alarm = m->alarm,
+                                       .scrub = {.passes = scrub->passes, .bytes = scrub->bytes, .found = scrub->found, .repaired = scrub->repaired,
+                                                 .damaged_segments = scrub->damaged_segments, .last_pass_us = scrub->last_pass_us,
+                                                 .pass_bytes = scrub->pass_bytes, .pass_of = scrub->pass_of},
                                        .members = members,
                                        .n_members = d.n};
     *ret_members = d;

@@ -6,9 +6,8 @@
 
 #include "common/error.h"
 
-int buf_reserve(struct buf *b, size_t more)
+int buf_grow(struct buf *b, size_t more)
 {
-    if (b->cap - b->len >= more) return 0;
     if (more > SIZE_MAX / 2 - b->len) return -ERROR_NOMEM;
     size_t cap = b->cap ? b->cap : 256;
     while (cap < b->len + more) cap *= 2;
@@ -16,16 +15,6 @@ int buf_reserve(struct buf *b, size_t more)
     if (data == NULL) return -ERROR_NOMEM;
     b->data = data;
     b->cap = cap;
-    return 0;
-}
-
-int buf_add(struct buf *b, const void *data, size_t len)
-{
-    if (len == 0) return 0;
-    int rv = buf_reserve(b, len);
-    if (rv != 0) return rv;
-    memcpy(b->data + b->len, data, len);
-    b->len += len;
     return 0;
 }
 

@@ -8,6 +8,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 struct buf {
     uint8_t *data; /* NULL while empty and never grown */
@@ -17,11 +18,24 @@ struct buf {
 
 #define BUF_INIT {NULL, 0, 0}
 
+int buf_grow(struct buf *b, size_t more); /* the two below, where there is no room yet */
+
 /* Makes room for `more` bytes behind `len`. 0 or -ERROR_NOMEM. */
-int buf_reserve(struct buf *b, size_t more);
+static inline int buf_reserve(struct buf *b, size_t more)
+{
+    return b->cap - b->len >= more ? 0 : buf_grow(b, more);
+}
 
 /* Appends a copy of the bytes. `data` may be NULL when `len` is 0. 0 or -ERROR_NOMEM. */
-int buf_add(struct buf *b, const void *data, size_t len);
+static inline int buf_add(struct buf *b, const void *data, size_t len)
+{
+    if (len == 0) return 0;
+    int rv = buf_reserve(b, len);
+    if (rv != 0) return rv;
+    memcpy(b->data + b->len, data, len);
+    b->len += len;
+    return 0;
+}
 
 /* Removes the first `len` bytes; the rest moves to the front. */
 void buf_consume(struct buf *b, size_t len);

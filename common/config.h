@@ -3,7 +3,7 @@
  * A setting has one name everywhere: `data-dir: /var/lib/x` in the file is `--data-dir /var/lib/x` on the command line; a
  * boolean flag without a value means true. An unknown name, a value
  * out of range or of the wrong kind is an error that names the setting, what it may be, and where it was read
- * (file:line or the flag). Every program gets --help (made from the table), --version, --config FILE and --dump-config
+ * (file:line or the flag). Every program gets --help and --print-man (a manual page; both made from the table), --version, --config FILE and --dump-config
  * (prints the resolved settings as YAML that --config takes).
  *
  * Blocking; start-up only. Source of the format: YAML 1.2 by libfyaml, a flat mapping of scalars. */
@@ -41,7 +41,7 @@ struct config_program {
     size_t n_settings;
 };
 
-enum config_action { CONFIG_RUN, CONFIG_EXIT }; /* EXIT: --help, --version or --dump-config was printed to stdout */
+enum config_action { CONFIG_RUN, CONFIG_EXIT }; /* EXIT: --help, --print-man, --version or --dump-config was printed to stdout */
 
 /* Fills `values` (the program's struct, zeroed by the caller). 0, or -ERROR_INVALID with a text for the user. */
 int config_load(const struct config_program *program, int argc, char **argv, void *values,

@@ -6,7 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { READ_CHUNK = 64 << 10, OUT_KEEP = 1 << 20 };
+#include "common/loop.h"
+
+enum { READ_CHUNK = 64 << 10, SEALED_CHUNK = 256 << 10, OUT_KEEP = 1 << 20, ALERT_LINGER_MS = 200 };
+
+/* What a socket gives before it is decrypted. One is enough: libuv fills and delivers it before it asks for another. */
+static _Thread_local uint8_t sealed[SEALED_CHUNK];
 
 /* One connection owns four handles or requests of libuv: the socket, a linger timer, one write, and (connecting) a
  * resolver or connect request. It is freed when the two handles have told that they are closed and no request is
@@ -21,15 +26,19 @@ struct conn {
     void *user;
     struct buf in;      /* bytes of a frame that is not whole yet */
     struct buf out;     /* queued, not yet given to libuv */
-    struct buf writing; /* given to libuv, under way */
+    struct buf writing; /* given to libuv, under way; with TLS: encrypted */
+    struct tls *tls;    /* NULL: plain */
     struct error why;
     unsigned open_handles;
     bool writes, resolves; /* a request is under way */
+    size_t frame_max;      /* 0: what frame.h allows */
+    bool opens;            /* our side connects: on_open is owed */
     bool connected, paused, delivering, closing, closed;
+    bool prompt; /* conn_prompt() */
     char peer[80];
 };
 
-static void flush(struct conn *c);
+static void flush(struct conn *c, bool now);
 static void deliver(struct conn *c);
 
 static void maybe_free(struct conn *c)
@@ -39,6 +48,7 @@ static void maybe_free(struct conn *c)
     buf_fini(&c->in);
     buf_fini(&c->out);
     buf_fini(&c->writing);
+    tls_free(c->tls);
     free(c);
 }
 
@@ -47,6 +57,27 @@ static void on_handle_closed(uv_handle_t *handle)
     struct conn *c = handle->data;
     c->open_handles--;
     maybe_free(c);
+}
+
+/* Frames may pass. */
+static bool usable(const struct conn *c)
+{
+    return c->connected && (c->tls == NULL || tls_ready(c->tls));
+}
+
+/* There is something that can be written now. */
+static bool pending(const struct conn *c)
+{
+    return (usable(c) && c->out.len > 0) || (c->tls != NULL && tls_outgoing(c->tls)->len > 0);
+}
+
+/* TLS: what is queued, encrypted, and queued there. */
+static int seal(struct conn *c, struct error *e)
+{
+    int rv = c->out.len > 0 ? tls_send(c->tls, c->out.data, c->out.len, e) : 0;
+    c->out.len = 0;
+    if (c->out.cap > OUT_KEEP) buf_fini(&c->out);
+    return rv;
 }
 
 static void close_handles(struct conn *c)
@@ -70,8 +101,12 @@ void conn_close(struct conn *c, uint32_t linger_ms, const struct error *why)
         if (why != NULL) c->why = *why;
     }
     if (c->closed) return;
-    bool pending = c->writes || c->out.len > 0;
-    if (linger_ms == 0 || !pending) {
+    if (linger_ms > 0 && c->tls != NULL && usable(c) && seal(c, NULL) == 0) {
+        tls_finish(c->tls);
+        flush(c, false);
+        if (c->closed) return; /* the write failed */
+    }
+    if (linger_ms == 0 || !(c->writes || pending(c) || (c->tls == NULL && c->out.len > 0))) {
         close_handles(c);
         return;
     }
@@ -96,24 +131,38 @@ static void on_written(uv_write_t *request, int status)
     if (c->writing.cap > OUT_KEEP) buf_fini(&c->writing);
     if (c->closed) return;
     if (status != 0) {
+        /* A server that refuses our certificate says so and closes: its word may be there to be read, and says more than this. */
+        if (c->tls != NULL && !c->closing && !c->paused) return;
         fail(c, ERROR_IO, status, "write to");
         return;
     }
-    if (c->out.len > 0) {
-        flush(c);
+    if (pending(c)) {
+        flush(c, false);
     } else if (c->closing) {
         close_handles(c);
-    } else if (c->handlers.on_drained != NULL) {
+    } else if (c->handlers.on_drained != NULL && usable(c)) {
         c->handlers.on_drained(c, c->user);
     }
 }
 
-static void flush(struct conn *c)
+/* `now`: within this call, as far as the kernel takes it. Then no on_drained follows: only where nothing was queued before. */
+static void flush(struct conn *c, bool now)
 {
-    if (!c->connected || c->writes || c->out.len == 0 || c->closed) return;
+    struct buf *from = &c->out;
+    struct error e;
+    if (!c->connected || c->writes || c->closed || !pending(c)) return;
+    if (c->tls != NULL) {
+        if (tls_ready(c->tls) && seal(c, &e) != 0) {
+            error_prefix(&e, "%s", c->peer);
+            conn_close(c, 0, &e);
+            return;
+        }
+        from = tls_outgoing(c->tls);
+    }
+    if (now && loop_write_now((uv_stream_t *)&c->tcp, from)) return;
     struct buf swap = c->writing;
-    c->writing = c->out;
-    c->out = swap;
+    c->writing = *from;
+    *from = swap;
     uv_buf_t bytes = uv_buf_init((char *)c->writing.data, (unsigned)c->writing.len);
     c->write.data = c;
     c->writes = true;
@@ -131,7 +180,7 @@ int conn_send_pieces(struct conn *c, const struct frame *f, const struct frame_p
     int rv = frame_encode_pieces(&c->out, f, body, n);
     if (rv != 0) return rv;
     /* While frames are being delivered their answers gather; they leave together when the last was delivered. */
-    if (!c->delivering) flush(c);
+    if (!c->delivering) flush(c, c->prompt);
     return 0;
 }
 
@@ -143,7 +192,7 @@ int conn_send(struct conn *c, const struct frame *f)
 
 size_t conn_queued(const struct conn *c)
 {
-    return c->out.len + c->writing.len;
+    return c->out.len + c->writing.len + (c->tls != NULL ? tls_outgoing(c->tls)->len : 0);
 }
 
 /* ---- receiving ------------------------------------------------------------------------------------------------ */
@@ -153,35 +202,80 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *ret_buf)
     struct conn *c = handle->data;
     size_t want = READ_CHUNK;
     (void)suggested;
+    if (c->tls != NULL) {
+        *ret_buf = uv_buf_init((char *)sealed, sizeof sealed);
+        return;
+    }
     if (c->in.len >= FRAME_HEADER) {
         int64_t size = frame_size(c->in.data, NULL); /* bounded: a bad one closed the connection before */
         if (size > (int64_t)(c->in.len + READ_CHUNK)) want = (size_t)size - c->in.len;
     }
-    if (buf_reserve(&c->in, want) != 0) {
+    /* Half a chunk is room enough: to double the buffer for the rest of a small frame would copy all of it. */
+    if ((want > READ_CHUNK || c->in.cap - c->in.len < READ_CHUNK / 2) && buf_reserve(&c->in, want) != 0) {
         *ret_buf = uv_buf_init(NULL, 0);
         return;
     }
     *ret_buf = uv_buf_init((char *)c->in.data + c->in.len, (unsigned)(c->in.cap - c->in.len));
 }
 
-static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *unused)
+static void on_end(struct conn *c)
+{
+    struct error e;
+    if (c->tls != NULL && !tls_ready(c->tls))
+        error_set(&e, ERROR_PROTOCOL, "%s closed the connection during the TLS handshake: perhaps it does not speak TLS", c->peer);
+    else if (c->in.len > 0) error_set(&e, ERROR_PROTOCOL, "%s ended inside a frame", c->peer);
+    else error_set(&e, ERROR_NONE, "%s closed the connection", c->peer);
+    conn_close(c, 0, &e);
+}
+
+/* Decrypts what came. */
+static void unseal(struct conn *c, const void *bytes, size_t n)
+{
+    struct error e;
+    bool was_ready = tls_ready(c->tls);
+    int rv = tls_receive(c->tls, bytes, n, &c->in, &e);
+    if (rv != 0) {
+        error_prefix(&e, "%s", c->peer);
+        flush(c, false); /* the alert that tells the other side */
+        conn_close(c, ALERT_LINGER_MS, &e);
+        return;
+    }
+    if (!was_ready && tls_ready(c->tls) && !c->closing) {
+        uv_timer_stop(&c->timer);
+        if (c->opens && c->handlers.on_open != NULL) c->handlers.on_open(c, c->user);
+    }
+    if (c->closed) return;
+    flush(c, false);
+    deliver(c);
+    if (!c->closing && !c->paused && tls_ended(c->tls)) on_end(c);
+}
+
+static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *bytes)
 {
     struct conn *c = stream->data;
-    (void)unused;
     if (c->closing || n == 0) return;
     if (n == UV_EOF) {
-        struct error e;
-        if (c->in.len > 0) error_set(&e, ERROR_PROTOCOL, "%s ended inside a frame", c->peer);
-        else error_set(&e, ERROR_NONE, "%s closed the connection", c->peer);
-        conn_close(c, 0, &e);
+        on_end(c);
         return;
     }
     if (n < 0) {
         fail(c, n == UV_ENOBUFS ? ERROR_NOMEM : ERROR_IO, (int)n, "read from");
         return;
     }
+    if (c->tls != NULL) {
+        unseal(c, bytes->base, (size_t)n);
+        return;
+    }
     c->in.len += (size_t)n;
     deliver(c);
+}
+
+/* `size`, whole or 0 (not yet), unless the frame that begins here is over the limit. */
+static int64_t limited(const struct conn *c, const uint8_t *header, int64_t size, struct error *e)
+{
+    int64_t whole = frame_size(header, e);
+    if (whole <= (int64_t)c->frame_max) return whole < 0 ? whole : size;
+    return error_set(e, ERROR_TOO_LARGE, "a frame of %lld bytes is over the limit of %zu", (long long)whole, c->frame_max);
 }
 
 /* Hands over every whole frame; `delivering` keeps a handler's conn_resume() from coming in here again. */
@@ -194,6 +288,7 @@ static void deliver(struct conn *c)
         struct frame f;
         struct error e;
         int64_t size = frame_decode(c->in.data + at, c->in.len - at, &f, &e);
+        if (size >= 0 && c->frame_max > 0 && c->in.len - at >= FRAME_HEADER) size = limited(c, c->in.data + at, size, &e);
         if (size == 0) break;
         if (size < 0) {
             error_prefix(&e, "from %s", c->peer);
@@ -209,7 +304,7 @@ static void deliver(struct conn *c)
     if (c->closed) return;
     buf_consume(&c->in, at);
     if (c->in.len == 0 && c->in.cap > OUT_KEEP) buf_fini(&c->in);
-    flush(c);
+    flush(c, false);
 }
 
 static void start_reading(struct conn *c)
@@ -232,6 +327,7 @@ void conn_resume(struct conn *c)
     if (!c->connected) return;
     start_reading(c);
     deliver(c);
+    if (!c->closing && !c->paused && c->tls != NULL && tls_ended(c->tls)) on_end(c);
 }
 
 /* ---- opening -------------------------------------------------------------------------------------------------- */
@@ -299,14 +395,14 @@ static void on_connected(uv_connect_t *request, int status)
 {
     struct conn *c = request->data;
     if (c->closed) return;
-    if (!c->closing) uv_timer_stop(&c->timer); /* else it is the linger's by now */
+    if (!c->closing && c->tls == NULL) uv_timer_stop(&c->timer); /* else it is the linger's by now, or goes on for the handshake */
     if (status != 0) {
         fail(c, ERROR_UNAVAILABLE, status, "connect to");
         return;
     }
     ready(c);
-    if (!c->closing && c->handlers.on_open != NULL) c->handlers.on_open(c, c->user);
-    flush(c);
+    if (!c->closing && c->tls == NULL && c->handlers.on_open != NULL) c->handlers.on_open(c, c->user);
+    flush(c, false);
 }
 
 static void connect_to(struct conn *c, const struct sockaddr *address)
@@ -332,7 +428,8 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
 
 static void on_connect_timeout(uv_timer_t *timer)
 {
-    fail(timer->data, ERROR_TIMEOUT, UV_ETIMEDOUT, "connect to");
+    struct conn *c = timer->data;
+    fail(c, ERROR_TIMEOUT, UV_ETIMEDOUT, c->connected ? "TLS handshake with" : "connect to");
 }
 
 int conn_connect(uv_loop_t *loop, const char *address, uint32_t timeout_ms, const struct conn_handlers *handlers,
@@ -345,6 +442,7 @@ int conn_connect(uv_loop_t *loop, const char *address, uint32_t timeout_ms, cons
     struct conn *c = new_conn(loop, handlers, user);
     if (c == NULL) return error_set(e, ERROR_NOMEM, "no memory for a connection");
     snprintf(c->peer, sizeof c->peer, "%s", address);
+    c->opens = true;
     uv_timer_start(&c->timer, on_connect_timeout, timeout_ms, 0);
     *ret_conn = c;
     if (address_numeric(address, &numeric, NULL) == 0) {
@@ -359,6 +457,14 @@ int conn_connect(uv_loop_t *loop, const char *address, uint32_t timeout_ms, cons
         c->resolves = false;
         fail(c, ERROR_UNAVAILABLE, rv, "look up");
     }
+    return 0;
+}
+
+int conn_secure(struct conn *c, struct tls_context *tls, const char *name, struct error *e)
+{
+    assert(c->tls == NULL && c->in.len == 0 && c->out.len == 0);
+    if ((c->tls = tls_new(tls, name, e)) == NULL) return e != NULL ? -(int)e->code : -ERROR_NOMEM;
+    if (!c->opens) uv_timer_start(&c->timer, on_connect_timeout, CONN_HANDSHAKE_MS, 0);
     return 0;
 }
 
@@ -378,6 +484,21 @@ void conn_set_user(struct conn *c, const struct conn_handlers *handlers, void *u
 const char *conn_peer(const struct conn *c)
 {
     return c->peer;
+}
+
+void conn_prompt(struct conn *c)
+{
+    c->prompt = true;
+}
+
+void conn_limit(struct conn *c, size_t frame_max)
+{
+    c->frame_max = frame_max;
+}
+
+const struct tls_peer *conn_tls_peer(const struct conn *c)
+{
+    return c->tls != NULL ? tls_peer(c->tls) : NULL;
 }
 
 int address_split(const char *address, char *ret_host, size_t host_size, char *ret_port, size_t port_size, struct error *e)

@@ -3,7 +3,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <uv.h>
 
 static const char *const names[ERROR_CODE_MAX] = {
     [ERROR_NONE] = "ok",
@@ -25,6 +24,8 @@ static const char *const names[ERROR_CODE_MAX] = {
     [ERROR_TIMEOUT] = "timeout",
     [ERROR_NOSPACE] = "no-space",
     [ERROR_INTERNAL] = "internal",
+    [ERROR_DENIED] = "denied",
+    [ERROR_REMOVED] = "removed",
 };
 
 const char *error_name(int code)
@@ -65,19 +66,6 @@ int error_errno(struct error *e, enum error_code code, int errno_value, const ch
         va_end(args);
         char reason[128];
         add(e, strerror_r(errno_value, reason, sizeof reason));
-    }
-    return -(int)code;
-}
-
-int error_uv(struct error *e, enum error_code code, int status, const char *format, ...)
-{
-    if (e != NULL) {
-        va_list args;
-        va_start(args, format);
-        fill(e, code, format, args);
-        va_end(args);
-        char reason[128];
-        add(e, uv_strerror_r(status, reason, sizeof reason));
     }
     return -(int)code;
 }

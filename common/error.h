@@ -29,6 +29,8 @@ enum error_code {
     ERROR_TIMEOUT = 16,     /* not done within its bound; the outcome may be unknown */
     ERROR_NOSPACE = 17,     /* disk full, or below the reserve */
     ERROR_INTERNAL = 18,    /* a broken assumption of our own */
+    ERROR_DENIED = 19,      /* who asks is not allowed to: no good certificate, or not the role for it */
+    ERROR_REMOVED = 20,     /* the server that says so is none of the cluster's any more: removed, or not with the data it had */
     ERROR_CODE_MAX
 };
 

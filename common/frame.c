@@ -17,6 +17,13 @@ int64_t frame_size(const uint8_t header[static FRAME_HEADER], struct error *e)
     return (int64_t)FRAME_HEADER + head + body;
 }
 
+bool frame_checksum(const uint8_t header[static FRAME_HEADER], uint32_t *ret_begin, uint32_t *ret_wanted)
+{
+    *ret_begin = crc32c(0, header, CRC_AT);
+    *ret_wanted = get_u32(header + CRC_AT);
+    return get_u32(header + CRC_AT + 4) == 0; /* the reserved bytes are under no checksum */
+}
+
 int64_t frame_decode(const uint8_t *data, size_t len, struct frame *ret_frame, struct error *e)
 {
     if (len < FRAME_HEADER) {
@@ -28,7 +35,7 @@ int64_t frame_decode(const uint8_t *data, size_t len, struct frame *ret_frame, s
     if (size < 0) return size;
     if (len < (size_t)size) return 0;
     uint32_t crc = crc32c(crc32c(0, data, CRC_AT), data + FRAME_HEADER, (size_t)size - FRAME_HEADER);
-    if (crc != get_u32(data + CRC_AT))
+    if (crc != get_u32(data + CRC_AT) || get_u32(data + CRC_AT + 4) != 0) /* the reserved bytes are under no checksum */
         return error_set(e, ERROR_CORRUPT, "a frame of type %u has a wrong checksum", get_u16(data + 4));
     ret_frame->type = get_u16(data + 4);
     ret_frame->flags = get_u16(data + 6);

@@ -18,6 +18,7 @@
 #ifndef CRSC_COMMON_FRAME_H
 #define CRSC_COMMON_FRAME_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -35,10 +36,13 @@ enum {
 enum frame_type {
     FRAME_HELLO = 1,           /* first on every connection, both ways */
     FRAME_ERROR = 2,           /* an answer: ErrorReply */
-    FRAME_OPEN_PRODUCER = 16,  /* these four are also the commands of a Raft entry */
+    FRAME_OPEN_PRODUCER = 16,  /* these seven are also the commands of a Raft entry */
     FRAME_APPEND = 17,
     FRAME_FENCE = 18,
     FRAME_RECORD_SNAPSHOT = 19,
+    FRAME_TRIM = 20,
+    FRAME_SET_RETENTION = 21,
+    FRAME_RETAIN = 22,         /* never a client's: what the leader proposes for a stream's retention policy */
     FRAME_READ = 32,
     FRAME_FOLLOW = 33,
     FRAME_FOLLOW_CREDIT = 34,  /* no answer */
@@ -47,8 +51,15 @@ enum frame_type {
     FRAME_LIST_SNAPSHOTS = 37,
     FRAME_LIST_STREAMS = 38,
     FRAME_STATUS = 39,
+    FRAME_ADD_SERVER = 40,     /* these four: ChangeServerRequest, MembersReply */
+    FRAME_PROMOTE_SERVER = 41,
+    FRAME_REMOVE_SERVER = 42,
+    FRAME_TRANSFER_LEADERSHIP = 43,
     FRAME_RAFT = 64,           /* between servers: RaftMessage, no answer */
     FRAME_READ_PROBE = 65,     /* between servers: is the term still T? */
+    FRAME_FETCH_STATE = 66,    /* between servers: a copy of the state, as a list of files */
+    FRAME_FETCH_BYTES = 67,    /* between servers: a piece of one of them, in the answer's body */
+    FRAME_FETCH_RECORD = 68,   /* between servers: an entry or an append, whose bytes are damaged where it is asked for, in the answer's body */
 };
 
 struct frame {
@@ -70,6 +81,10 @@ int64_t frame_decode(const uint8_t *data, size_t len, struct frame *ret_frame, s
 
 /* The size of the frame that starts with these FRAME_HEADER bytes (lengths checked, checksum not), or as above. */
 int64_t frame_size(const uint8_t header[static FRAME_HEADER], struct error *e);
+
+/* For who has not all of it in one place: what its checksum begins with (crc32c() goes on over head and body), and what it must come to.
+ * False: the header's own bytes are wrong. */
+bool frame_checksum(const uint8_t header[static FRAME_HEADER], uint32_t *ret_begin, uint32_t *ret_wanted);
 
 /* Appends the frame to `out`, computing its checksum. 0, -ERROR_TOO_LARGE or -ERROR_NOMEM. */
 int frame_encode(struct buf *out, const struct frame *f);

@@ -16,16 +16,16 @@ struct http_parser {
         size_t name, value;
     } * places; /* offsets into text */
     struct http_field *fields;
-    unsigned n_fields;
+    unsigned n_fields; /* with the trailers, which follow the headers */
+    unsigned n_headers;
     size_t target_at;
     struct http_message message;
+    uint64_t body_bytes; /* so far */
     http_part_cb *on_part;
     void *part_user;
-    size_t trailer_bytes;
     int refusal;
     bool request, expect_head, started, complete, wants_continue;
-    bool head_done; /* what comes now is body, and fields are trailers */
-    bool reason_given;
+    bool head_done, reason_given;
 };
 
 enum { NO_BODY = 1 }; /* llhttp: on_headers_complete says that no body follows */
@@ -34,13 +34,6 @@ static int refuse(struct http_parser *p, int status)
 {
     p->refusal = status;
     return HPE_USER;
-}
-
-/* Trailers are counted and dropped: they would have to be kept apart from the headers for ever after. */
-static int skip_trailer(struct http_parser *p, size_t len)
-{
-    p->trailer_bytes += len + 1;
-    return p->trailer_bytes > p->limits.head_bytes ? refuse(p, 431) : 0;
 }
 
 static int add_text(struct http_parser *p, const char *at, size_t len)
@@ -66,7 +59,9 @@ static int on_begin(llhttp_t *parser)
     p->n_fields = 0;
     p->started = true;
     p->complete = p->wants_continue = p->head_done = p->reason_given = false;
-    p->target_at = p->trailer_bytes = 0;
+    p->target_at = 0;
+    p->body_bytes = 0;
+    p->n_headers = 0;
     p->places[0].name = SIZE_MAX;
     memset(&p->message, 0, sizeof p->message);
     return 0;
@@ -99,7 +94,6 @@ static int on_reason_end(llhttp_t *parser)
 static int on_name(llhttp_t *parser, const char *at, size_t len)
 {
     struct http_parser *p = of(parser);
-    if (p->head_done) return skip_trailer(p, len);
     bool begins = p->text.len == 0 || p->places[p->n_fields].name == SIZE_MAX;
     if (begins) {
         if (p->n_fields == p->limits.headers) return refuse(p, 431);
@@ -111,7 +105,6 @@ static int on_name(llhttp_t *parser, const char *at, size_t len)
 static int on_name_end(llhttp_t *parser)
 {
     struct http_parser *p = of(parser);
-    if (p->head_done) return 0;
     int rv = end_text(p);
     p->places[p->n_fields].value = p->text.len;
     return rv;
@@ -123,18 +116,41 @@ static int on_value(llhttp_t *parser, const char *at, size_t len)
     struct http_parser *p = of(parser);
     for (size_t i = 0; i < len; i++)
         if (((unsigned char)at[i] < ' ' && at[i] != '\t') || at[i] == 0x7f) return refuse(p, 400);
-    return p->head_done ? skip_trailer(p, len) : add_text(p, at, len);
+    return add_text(p, at, len);
 }
 
 static int on_value_end(llhttp_t *parser)
 {
     struct http_parser *p = of(parser);
-    if (p->head_done) return 0;
     while (p->text.len > p->places[p->n_fields].value && strchr(" \t", p->text.data[p->text.len - 1]) != NULL)
         p->text.len--;
     p->n_fields++;
     p->places[p->n_fields].name = SIZE_MAX;
     return end_text(p);
+}
+
+/* In a trailer these would come too late to be believed, or concern one connection only (RFC 9110, 6.5.1). */
+static bool is_trailer(const char *name)
+{
+    static const char *const no[] = {
+        "Connection", "Keep-Alive", "Proxy-Connection", "Transfer-Encoding", "TE", "Trailer", "Upgrade", "Content-Length", "Content-Type",
+        "Content-Encoding", "Content-Range", "Host", "Expect", "Max-Forwards", "Cache-Control", "Authorization", "Proxy-Authorization",
+        "Proxy-Authenticate", "WWW-Authenticate", "Cookie", "Set-Cookie", "Age", "Expires", "Date", "Location", "Retry-After", "Vary",
+        "Idempotency-Key", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"};
+    for (size_t i = 0; i < sizeof no / sizeof *no; i++)
+        if (http_same_name(name, no[i])) return false;
+    return true;
+}
+
+static void point_trailers(struct http_parser *p)
+{
+    struct http_message *m = &p->message;
+    unsigned kept = p->n_headers;
+    for (unsigned i = p->n_headers; i < p->n_fields; i++)
+        if (is_trailer(p->fields[i].name)) p->fields[kept++] = p->fields[i];
+    m->n_fields = p->n_headers;
+    m->trailers = p->fields + p->n_headers;
+    m->n_trailers = kept - p->n_headers;
 }
 
 /* Pointers are made only now, because `text` moves while it grows. */
@@ -156,7 +172,7 @@ static void point(struct http_parser *p)
 static unsigned count_fields(const struct http_message *m, const char *name)
 {
     unsigned n = 0;
-    for (unsigned i = 0; i < m->n_fields; i++) n += strcasecmp(m->fields[i].name, name) == 0;
+    for (unsigned i = 0; i < m->n_fields; i++) n += http_same_name(m->fields[i].name, name);
     return n;
 }
 
@@ -170,14 +186,28 @@ static bool is_ambiguous(const struct http_message *m)
     return hosts > 1 || (hosts == 0 && m->minor > 0);
 }
 
+/* Several protocols may be offered; h2c alone is not worth a refusal. */
+static bool asks_h2c_only(const struct http_message *m)
+{
+    for (unsigned i = 0; i < m->n_fields; i++)
+        if (http_same_name(m->fields[i].name, "Upgrade") && strcasecmp(m->fields[i].value, "h2c") != 0) return false;
+    return true;
+}
+
 static int check_request(struct http_parser *p)
 {
     const char *expect = http_field(&p->message, "Expect");
     if (is_ambiguous(&p->message)) return refuse(p, 400);
+    if (p->parser.upgrade && p->parser.method != HTTP_CONNECT && asks_h2c_only(&p->message)) p->parser.upgrade = 0;
     if (expect == NULL) return 0;
     if (strcasecmp(expect, "100-continue") != 0) return refuse(p, 417);
     p->wants_continue = p->message.minor > 0;
     return 0;
+}
+
+static uint64_t body_most(const struct http_parser *p)
+{
+    return p->on_part == NULL ? p->limits.body_bytes : p->limits.stream_bytes;
 }
 
 static int on_head(llhttp_t *parser)
@@ -185,22 +215,23 @@ static int on_head(llhttp_t *parser)
     struct http_parser *p = of(parser);
     if (llhttp_get_http_major(parser) != 1 || llhttp_get_http_minor(parser) > 1) return refuse(p, 505);
     point(p);
+    p->n_headers = p->n_fields;
     p->head_done = true;
     bool sized = (parser->flags & F_CONTENT_LENGTH) != 0;
     p->message.length = sized && parser->content_length <= INT64_MAX ? (int64_t)parser->content_length : -1;
     int rv = p->request ? check_request(p) : 0;
     if (rv != 0) return rv;
-    if (sized && parser->content_length > p->limits.body_bytes && !p->expect_head && p->on_part == NULL)
-        return refuse(p, 413);
+    if (sized && !p->expect_head && parser->content_length > body_most(p)) return refuse(p, 413);
     return !p->request && p->expect_head ? NO_BODY : 0;
 }
 
 static int on_body(llhttp_t *parser, const char *at, size_t len)
 {
     struct http_parser *p = of(parser);
+    p->body_bytes += len;
+    if (p->body_bytes > body_most(p)) return refuse(p, 413);
     if (!p->message.streamed && p->body.len + len <= p->limits.body_bytes)
         return buf_add(&p->body, at, len) == 0 ? 0 : refuse(p, 413);
-    if (p->on_part == NULL) return refuse(p, 413);
     if (!p->message.streamed) {
         p->message.streamed = true;
         if (p->body.len > 0) p->on_part(p->part_user, &p->message, p->body.data, p->body.len);
@@ -213,6 +244,8 @@ static int on_body(llhttp_t *parser, const char *at, size_t len)
 static int on_complete(llhttp_t *parser)
 {
     struct http_parser *p = of(parser);
+    point(p); /* trailers may have moved the text */
+    point_trailers(p);
     p->message.keep_alive = llhttp_should_keep_alive(parser) != 0;
     p->message.upgrade = parser->upgrade != 0;
     p->message.body = p->body.data;
@@ -333,6 +366,11 @@ bool http_parser_started(const struct http_parser *p)
     return p->started;
 }
 
+bool http_parser_in_body(const struct http_parser *p)
+{
+    return p->started && p->head_done;
+}
+
 bool http_parser_wants_continue(struct http_parser *p)
 {
     bool wants = p->wants_continue && !p->complete;
@@ -343,7 +381,7 @@ bool http_parser_wants_continue(struct http_parser *p)
 const char *http_field(const struct http_message *m, const char *name)
 {
     for (unsigned i = 0; i < m->n_fields; i++)
-        if (strcasecmp(m->fields[i].name, name) == 0) return m->fields[i].value;
+        if (http_same_name(m->fields[i].name, name)) return m->fields[i].value;
     return NULL;
 }
 
@@ -351,171 +389,4 @@ bool http_is_safe(const char *method)
 {
     return strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0 || strcmp(method, "OPTIONS") == 0 ||
            strcmp(method, "TRACE") == 0;
-}
-
-/* ---- writing -------------------------------------------------------------------------------------------------- */
-
-/* Is `name` one of the comma-separated tokens of `list`? */
-static bool has_token(const char *list, const char *name)
-{
-    size_t len = strlen(name);
-    while (list != NULL && *list != '\0') {
-        list += strspn(list, " \t,");
-        size_t token = strcspn(list, " \t,");
-        if (token == len && strncasecmp(list, name, len) == 0) return true;
-        list += token;
-    }
-    return false;
-}
-
-/* Fields that concern one connection only, or that we write ourselves. */
-static bool is_hop(const struct http_message *m, const char *name)
-{
-    static const char *const hops[] = {
-        "Connection", "Keep-Alive",         "Proxy-Connection",    "Transfer-Encoding", "TE",    "Trailer",
-        "Upgrade",    "Proxy-Authenticate", "Proxy-Authorization", "Content-Length",    "Expect"};
-    for (size_t i = 0; i < sizeof hops / sizeof *hops; i++)
-        if (strcasecmp(name, hops[i]) == 0) return true;
-    for (unsigned i = 0; i < m->n_fields; i++)
-        if (strcasecmp(m->fields[i].name, "Connection") == 0 && has_token(m->fields[i].value, name)) return true;
-    return false;
-}
-
-static int add_string(struct buf *out, const char *text)
-{
-    return buf_add(out, text, strlen(text));
-}
-
-static int add_line(struct buf *out, const char *name, const char *value)
-{
-    int rv = add_string(out, name);
-    if (rv == 0) rv = add_string(out, ": ");
-    if (rv == 0) rv = add_string(out, value);
-    return rv == 0 ? add_string(out, "\r\n") : rv;
-}
-
-static int add_fields(struct buf *out, const struct http_message *m)
-{
-    int rv = 0;
-    for (unsigned i = 0; i < m->n_fields && rv == 0; i++)
-        if (!is_hop(m, m->fields[i].name)) rv = add_line(out, m->fields[i].name, m->fields[i].value);
-    return rv;
-}
-
-static int add_length(struct buf *out, size_t len)
-{
-    char text[32];
-    snprintf(text, sizeof text, "%zu", len);
-    return add_line(out, "Content-Length", text);
-}
-
-int http_write_request(struct buf *out, const struct http_message *m, const char *extra)
-{
-    int rv = add_string(out, m->method);
-    if (rv == 0) rv = add_string(out, " ");
-    if (rv == 0) rv = add_string(out, m->target);
-    if (rv == 0) rv = add_string(out, " HTTP/1.1\r\n");
-    if (rv == 0) rv = add_string(out, extra);
-    if (rv == 0) rv = add_fields(out, m);
-    /* A GET without a body says nothing of its length (RFC 9110, 8.6); the others always do. */
-    if (rv == 0 && (m->body_len > 0 || !http_is_safe(m->method))) rv = add_length(out, m->body_len);
-    if (rv == 0) rv = add_string(out, "\r\n");
-    return rv == 0 ? buf_add(out, m->body, m->body_len) : rv;
-}
-
-int http_write_answer(struct buf *out, const struct http_message *m, bool head, bool keep_alive)
-{
-    char line[64];
-    bool bodiless = m->status == 204 || m->status == 304 || m->status / 100 == 1;
-    snprintf(line, sizeof line, "HTTP/1.1 %d ", m->status);
-    int rv = add_string(out, line);
-    if (rv == 0) rv = add_string(out, m->reason == NULL || *m->reason == '\0' ? http_reason(m->status) : m->reason);
-    if (rv == 0) rv = add_string(out, "\r\n");
-    if (rv == 0) rv = add_fields(out, m);
-    const char *length = http_field(m, "Content-Length");
-    if (rv == 0 && (head || m->status == 304) && length != NULL)
-        rv = add_line(out, "Content-Length", length);
-    else if (rv == 0 && !head && !bodiless)
-        rv = add_length(out, m->body_len);
-    if (rv == 0) rv = add_line(out, "Connection", keep_alive ? "keep-alive" : "close");
-    if (rv == 0) rv = add_string(out, "\r\n");
-    return rv == 0 && !head && !bodiless ? buf_add(out, m->body, m->body_len) : rv;
-}
-
-int http_write_answer_head(struct buf *out, const struct http_message *m, int client_minor, bool keep_alive,
-                           bool *ret_chunked)
-{
-    char line[64];
-    bool chunked = m->length < 0 && client_minor > 0;
-    snprintf(line, sizeof line, "HTTP/1.1 %d ", m->status);
-    int rv = add_string(out, line);
-    if (rv == 0) rv = add_string(out, m->reason == NULL || *m->reason == '\0' ? http_reason(m->status) : m->reason);
-    if (rv == 0) rv = add_string(out, "\r\n");
-    if (rv == 0) rv = add_fields(out, m);
-    if (rv == 0 && m->length >= 0) rv = add_length(out, (size_t)m->length);
-    if (rv == 0 && chunked) rv = add_line(out, "Transfer-Encoding", "chunked");
-    if (rv == 0) rv = add_line(out, "Connection", keep_alive ? "keep-alive" : "close");
-    if (rv != 0) return rv;
-    *ret_chunked = chunked;
-    return add_string(out, "\r\n");
-}
-
-int http_write_chunk(struct buf *out, const void *data, size_t len)
-{
-    char line[24];
-    snprintf(line, sizeof line, "%zx\r\n", len);
-    int rv = add_string(out, line);
-    if (rv == 0) rv = buf_add(out, data, len);
-    return rv == 0 ? add_string(out, "\r\n") : rv;
-}
-
-int http_write_plain(struct buf *out, int status, const char *type, const void *body, size_t len, const char *extra,
-                     bool keep_alive)
-{
-    char line[160];
-    snprintf(line, sizeof line, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\n", status, http_reason(status), type);
-    int rv = add_string(out, line);
-    if (rv == 0) rv = add_string(out, extra);
-    if (rv == 0) rv = add_length(out, len);
-    if (rv == 0) rv = add_line(out, "Connection", keep_alive ? "keep-alive" : "close");
-    if (rv == 0) rv = add_string(out, "\r\n");
-    return rv == 0 ? buf_add(out, body, len) : rv;
-}
-
-const char *http_reason(int status)
-{
-    static const struct {
-        int status;
-        const char *reason;
-    } known[] = {
-        {100, "Continue"},
-        {200, "OK"},
-        {201, "Created"},
-        {202, "Accepted"},
-        {204, "No Content"},
-        {206, "Partial Content"},
-        {301, "Moved Permanently"},
-        {302, "Found"},
-        {303, "See Other"},
-        {304, "Not Modified"},
-        {400, "Bad Request"},
-        {401, "Unauthorized"},
-        {403, "Forbidden"},
-        {404, "Not Found"},
-        {405, "Method Not Allowed"},
-        {408, "Request Timeout"},
-        {409, "Conflict"},
-        {413, "Content Too Large"},
-        {417, "Expectation Failed"},
-        {431, "Request Header Fields Too Large"},
-        {500, "Internal Server Error"},
-        {501, "Not Implemented"},
-        {502, "Bad Gateway"},
-        {503, "Service Unavailable"},
-        {504, "Gateway Timeout"},
-        {505, "HTTP Version Not Supported"},
-    };
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (known[i].status == status) return known[i].reason;
-    return "Unknown";
 }

@@ -1,6 +1,7 @@
 #include "common/http_client.h"
 
 #include <curl/curl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/queue.h>
@@ -13,7 +14,7 @@ struct http_call {
     LIST_ENTRY(http_call) entry;
     struct http_client *client;
     CURL *easy;
-    struct curl_slist *headers;
+    struct curl_slist *headers, *connect_to;
     struct buf answer;
     size_t answer_max;
     bool overflow, no_memory;
@@ -38,6 +39,7 @@ struct http_client {
     unsigned open; /* handles that are not closed yet */
     unsigned busy; /* drive() runs: curl must not be freed under it */
     bool closing;
+    char *ca, *cert, *key; /* NULL: not told */
     void (*done)(void *user);
     void *done_user;
 };
@@ -62,8 +64,78 @@ static void call_free(struct http_call *call)
     curl_multi_remove_handle(call->client->multi, call->easy);
     curl_easy_cleanup(call->easy);
     curl_slist_free_all(call->headers);
+    curl_slist_free_all(call->connect_to);
     buf_fini(&call->answer);
     free(call);
+}
+
+static bool set_client_tls(CURL *h, const struct http_client *c)
+{
+    if (c->ca == NULL) return true;
+    curl_easy_setopt(h, CURLOPT_CA_CACHE_TIMEOUT, 0L);
+    curl_easy_setopt(h, CURLOPT_CAPATH, NULL); /* else the system's CAs are believed, too */
+    bool ok = curl_easy_setopt(h, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_3) == CURLE_OK &&
+              curl_easy_setopt(h, CURLOPT_CAINFO, c->ca) == CURLE_OK;
+    if (!ok || c->cert[0] == '\0') return ok;
+    return curl_easy_setopt(h, CURLOPT_SSLCERT, c->cert) == CURLE_OK && curl_easy_setopt(h, CURLOPT_SSLKEY, c->key) == CURLE_OK;
+}
+
+static bool set_blob(CURL *h, CURLoption option, const char *pem)
+{
+    struct curl_blob blob = {.data = (void *)(uintptr_t)pem, .len = pem != NULL ? strlen(pem) : 0, .flags = CURL_BLOB_COPY};
+    return pem == NULL || curl_easy_setopt(h, option, &blob) == CURLE_OK;
+}
+
+/* curl takes the name to verify from the URL only: so the URL gets the name, and connect-to the address. */
+static bool set_tls_name(struct http_call *call, const char *url, const char *name)
+{
+    char text[1024];
+    bool ok = false;
+    CURLU *parts = curl_url();
+    char *host = NULL, *port = NULL, *whole = NULL;
+    if (parts != NULL && curl_url_set(parts, CURLUPART_URL, url, 0) == CURLUE_OK &&
+        curl_url_get(parts, CURLUPART_HOST, &host, 0) == CURLUE_OK && curl_url_get(parts, CURLUPART_PORT, &port, CURLU_DEFAULT_PORT) == CURLUE_OK &&
+        curl_url_set(parts, CURLUPART_HOST, name, 0) == CURLUE_OK && curl_url_get(parts, CURLUPART_URL, &whole, 0) == CURLUE_OK &&
+        snprintf(text, sizeof text, "%s:%s:%s:%s", name, port, host, port) < (int)sizeof text) {
+        call->connect_to = curl_slist_append(NULL, text);
+        ok = call->connect_to != NULL && curl_easy_setopt(call->easy, CURLOPT_CONNECT_TO, call->connect_to) == CURLE_OK &&
+             curl_easy_setopt(call->easy, CURLOPT_URL, whole) == CURLE_OK;
+    }
+    curl_free(host);
+    curl_free(port);
+    curl_free(whole);
+    curl_url_cleanup(parts);
+    return ok;
+}
+
+static bool set_call_tls(struct http_call *call, const struct http_call_options *o)
+{
+    CURL *h = call->easy;
+    if (o->tls == NULL) return true;
+    curl_easy_setopt(h, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+    if (o->tls->ca != NULL) curl_easy_setopt(h, CURLOPT_CAPATH, NULL); /* else the system's CAs are believed, too */
+    return set_blob(h, CURLOPT_CAINFO_BLOB, o->tls->ca) && set_blob(h, CURLOPT_SSLCERT_BLOB, o->tls->cert) &&
+           set_blob(h, CURLOPT_SSLKEY_BLOB, o->tls->key) && (o->tls->name == NULL || set_tls_name(call, o->url, o->tls->name));
+}
+
+static bool add_header(struct http_call *call, const char *text)
+{
+    struct curl_slist *longer = curl_slist_append(call->headers, text);
+    if (longer != NULL) call->headers = longer;
+    return longer != NULL;
+}
+
+static bool set_headers(struct http_call *call, const struct http_call_options *o)
+{
+    char type[128];
+    bool ok = true;
+    if (o->bearer != NULL)
+        ok = curl_easy_setopt(call->easy, CURLOPT_HTTPAUTH, (long)CURLAUTH_BEARER) == CURLE_OK &&
+             curl_easy_setopt(call->easy, CURLOPT_XOAUTH2_BEARER, o->bearer) == CURLE_OK;
+    if (o->body == NULL || !ok) return ok;
+    snprintf(type, sizeof type, "Content-Type: %s", o->content_type != NULL ? o->content_type : "application/json");
+    return add_header(call, type) && add_header(call, "Expect:") &&
+           curl_easy_setopt(call->easy, CURLOPT_HTTPHEADER, call->headers) == CURLE_OK;
 }
 
 static bool set_options(struct http_call *call, const struct http_call_options *o)
@@ -78,13 +150,17 @@ static bool set_options(struct http_call *call, const struct http_call_options *
     curl_easy_setopt(h, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
     curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_MS);
     curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)o->timeout_ms);
+    /* a peer that is gone without a word is noticed within a minute, also where silence is in order: a watch */
+    curl_easy_setopt(h, CURLOPT_TCP_KEEPALIVE, 1L);
+    curl_easy_setopt(h, CURLOPT_TCP_KEEPIDLE, 10L);
+    curl_easy_setopt(h, CURLOPT_TCP_KEEPINTVL, 5L);
     curl_easy_setopt(h, CURLOPT_LOW_SPEED_LIMIT, o->silence_s > 0 ? 1L : 0L);
     curl_easy_setopt(h, CURLOPT_LOW_SPEED_TIME, (long)o->silence_s);
-    ok = ok && curl_easy_setopt(h, CURLOPT_PROXY, "") == CURLE_OK;
+    ok = ok && curl_easy_setopt(h, CURLOPT_PROXY, "") == CURLE_OK && set_client_tls(h, call->client) && set_call_tls(call, o) && set_headers(call, o);
     if (!ok || o->body == NULL) return ok;
-    call->headers = curl_slist_append(NULL, "Content-Type: application/json");
-    if (call->headers == NULL || curl_slist_append(call->headers, "Expect:") == NULL) return false;
-    curl_easy_setopt(h, CURLOPT_HTTPHEADER, call->headers);
+    /* On a connection that was used before, curl sends a request again when the server closes it just then: done twice. */
+    curl_easy_setopt(h, CURLOPT_FRESH_CONNECT, 1L);
+    curl_easy_setopt(h, CURLOPT_FORBID_REUSE, 1L);
     curl_easy_setopt(h, CURLOPT_POSTFIELDSIZE, (long)strlen(o->body));
     return curl_easy_setopt(h, CURLOPT_COPYPOSTFIELDS, o->body) == CURLE_OK;
 }
@@ -156,6 +232,9 @@ static void let_go(struct http_client *c)
     if (c->open > 0 || c->busy > 0 || !c->closing) return;
     void (*done)(void *user) = c->done;
     void *user = c->done_user;
+    free(c->ca);
+    free(c->cert);
+    free(c->key);
     free(c);
     if (done != NULL) done(user);
 }
@@ -270,6 +349,24 @@ int http_client_new(uv_loop_t *loop, struct http_client **ret_client, struct err
     curl_multi_setopt(c->multi, CURLMOPT_TIMERFUNCTION, want_timer);
     curl_multi_setopt(c->multi, CURLMOPT_TIMERDATA, c);
     *ret_client = c;
+    return 0;
+}
+
+int http_client_secure(struct http_client *c, const char *ca, const char *cert, const char *key, struct error *e)
+{
+    char *new_ca = strdup(ca), *new_cert = strdup(cert), *new_key = strdup(key);
+    if (new_ca == NULL || new_cert == NULL || new_key == NULL) {
+        free(new_ca);
+        free(new_cert);
+        free(new_key);
+        return error_set(e, ERROR_NOMEM, "no memory for HTTP calls");
+    }
+    free(c->ca);
+    free(c->cert);
+    free(c->key);
+    c->ca = new_ca;
+    c->cert = new_cert;
+    c->key = new_key;
     return 0;
 }
 

@@ -33,10 +33,19 @@ typedef void http_call_cb(void *user, const struct http_reply *reply);
 /* A part of the answer's body. False ends the call, as -ERROR_CANCELED. */
 typedef bool http_call_part_cb(void *user, int code, const char *data, size_t len);
 
+/* Who we are and whom we believe, as PEM. NULL: none of it. With `name`, the server's certificate must be for that name, whatever the
+ * URL says (an address, say). */
+struct http_tls {
+    const char *ca, *cert, *key, *name;
+};
+
 struct http_call_options {
     const char *method; /* "GET", "POST" */
     const char *url;
-    const char *body;         /* NULL: none; else sent as application/json */
+    const char *body;         /* NULL: none; else sent as content_type */
+    const char *content_type; /* NULL: application/json */
+    const char *bearer;       /* NULL: none; else sent as a token of RFC 6750 */
+    const struct http_tls *tls; /* of an https URL; NULL: the machine's own CAs; copied */
     uint32_t timeout_ms;      /* of the whole call; 0: no bound */
     uint32_t silence_s;       /* the call fails after so many seconds without a byte; 0: no bound */
     size_t answer_max;        /* bytes of the answer that are collected; 0: 1 MiB */
@@ -47,6 +56,10 @@ int http_client_new(uv_loop_t *loop, struct http_client **ret_client, struct err
 int http_client_call(struct http_client *c, const struct http_call_options *options, http_call_cb *cb, void *user,
                      struct http_call **ret_call, struct error *e);
 void http_call_cancel(struct http_call *call); /* it is gone, without a callback */
+/* How calls of https: URLs from now on prove who they are and whom they believe: PEM files of the CAs that the server's certificate must come from
+ * (and it must be for the URL's host), and of our own certificate and key ("" both: none is shown). TLS 1.3 only. The files are read at each new
+ * connection, so that new ones need no restart. Strings are copied. */
+int http_client_secure(struct http_client *c, const char *ca, const char *cert, const char *key, struct error *e);
 /* Calls under way are canceled. `done` (may be NULL) comes from the loop; the client is gone by then. */
 void http_client_close(struct http_client *c, void (*done)(void *user), void *user);
 

@@ -52,3 +52,12 @@ uint64_t loop_monotonic_us(void)
 {
     return clock_us(CLOCK_MONOTONIC);
 }
+
+bool loop_write_now(uv_stream_t *stream, struct buf *from)
+{
+    if (from->len > LOOP_WRITE_NOW_MAX) return false;
+    uv_buf_t bytes = uv_buf_init((char *)from->data, (unsigned)from->len);
+    int n = uv_try_write(stream, &bytes, 1);
+    if (n > 0) buf_consume(from, (size_t)n);
+    return from->len == 0;
+}

@@ -1,9 +1,12 @@
-/* What every program's main loop shares: termination signals and the clocks. Thread: the loop's; clocks: any. */
+/* What every program's main loop shares: termination signals, the clocks, and how a socket is written to. Thread: the loop's; clocks: any. */
 #ifndef CRSC_COMMON_LOOP_H
 #define CRSC_COMMON_LOOP_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <uv.h>
+
+#include "common/buf.h"
 
 struct loop_signals {
     uv_signal_t handles[2]; /* SIGTERM, SIGINT */
@@ -18,5 +21,11 @@ void loop_signals_stop(struct loop_signals *s); /* `s` must stay until the loop 
 
 uint64_t loop_wall_us(void);      /* microseconds since 1970 */
 uint64_t loop_monotonic_us(void); /* microseconds since some moment; never goes back */
+
+/* What the kernel takes at once needs no callback, nor a change of what epoll watches, nor another turn of the loop: the common case. Consumes what it takes;
+ * true when that is all. An error shows when the rest is written, by uv_write(). Nothing is done with more than LOOP_WRITE_NOW_MAX: whoever waits to
+ * hear that it is written has far more queued. */
+enum { LOOP_WRITE_NOW_MAX = 64 << 10 };
+bool loop_write_now(uv_stream_t *stream, struct buf *from);
 
 #endif

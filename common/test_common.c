@@ -20,6 +20,10 @@ static void crc_is_castagnoli(void **state)
     assert_int_equal(crc32c(0, "123456789", 9), 0xe3069283);
     assert_int_equal(crc32c(crc32c(0, "1234", 4), "56789", 5), 0xe3069283);
     assert_int_equal(crc32c(0, "", 0), 0);
+    uint8_t bytes[1200]; /* short and long ones are summed up in different ways: together they must come to the same */
+    for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)(i * 31 + i / 7);
+    uint32_t whole = crc32c(0, bytes, sizeof bytes);
+    for (size_t i = 0; i <= sizeof bytes; i++) assert_int_equal(crc32c(crc32c(0, bytes, i), bytes + i, sizeof bytes - i), whole);
 }
 
 static void buf_grows_and_consumes(void **state)

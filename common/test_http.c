@@ -11,7 +11,7 @@
 
 #include "common/http.h"
 
-static const struct http_limits limits = {.head_bytes = 1000, .headers = 10, .body_bytes = 100};
+static const struct http_limits limits = {.head_bytes = 1000, .headers = 10, .body_bytes = 100, .stream_bytes = UINT64_MAX};
 
 /* Feeds it cut into pieces of `piece` bytes. As http_parser_feed(); the rest behind a whole message is left alone. */
 static int feed(struct http_parser *p, const char *text, size_t len, size_t piece, size_t *ret_used)
@@ -299,26 +299,59 @@ static void test_writing(void **state)
                                   "Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
     static const char answer[] = "HTTP/1.1 200 Fine\r\nServer: s\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi";
     struct http_parser *p = http_parser_new(true, &limits);
+    static const struct http_reader reader = {.minor = 1, .keep_alive = true, .extra = ""};
     struct buf out = BUF_INIT;
     size_t used;
     bool chunked;
     assert_int_equal(feed(p, request, sizeof request - 1, 1000, &used), 1);
-    assert_int_equal(http_write_request(&out, http_parser_message(p), "Crsc-Replay: 1\r\n"), 0);
-    assert_text(&out, "POST /p HTTP/1.1\r\nCrsc-Replay: 1\r\nHost: h\r\nX-End: 2\r\nContent-Length: 2\r\n\r\nhi");
+    assert_int_equal(http_write_request(&out, http_parser_message(p), "Crsc-Replay: 1\r\n", NULL), 0);
+    assert_text(&out, "POST /p HTTP/1.1\r\nCrsc-Replay: 1\r\nHost: h\r\nX-End: 2\r\nTE: trailers\r\nConnection: TE\r\nContent-Length: 2\r\n\r\nhi");
     http_parser_free(p);
     p = http_parser_new(false, &limits);
     assert_int_equal(feed(p, answer, sizeof answer - 1, 1000, &used), 1);
-    assert_int_equal(http_write_answer(&out, http_parser_message(p), false, true), 0);
+    assert_int_equal(http_write_answer(&out, http_parser_message(p), &reader), 0);
     assert_text(&out, "HTTP/1.1 200 Fine\r\nServer: s\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nhi");
-    assert_int_equal(http_write_answer_head(&out, http_parser_message(p), 1, true, &chunked), 0);
+    assert_int_equal(http_write_answer_head(&out, http_parser_message(p), &reader, &chunked), 0);
     assert_text(&out, "HTTP/1.1 200 Fine\r\nServer: s\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\n");
     assert_false(chunked);
     assert_int_equal(http_write_chunk(&out, "0123456789abcdefg", 17), 0);
-    assert_int_equal(http_write_chunk(&out, NULL, 0), 0);
+    assert_int_equal(http_write_end(&out, NULL, 0), 0);
     assert_text(&out, "11\r\n0123456789abcdefg\r\n0\r\n\r\n");
     assert_int_equal(http_write_plain(&out, 503, "text/plain", "x", 1, "Retry-After: 1\r\n", false), 0);
     assert_text(&out, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nRetry-After: "
                       "1\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx");
+    buf_fini(&out);
+    http_parser_free(p);
+}
+
+/* Trailers stay apart from the headers; those that would change the message go. */
+static void test_trailers(void **state)
+{
+    (void)state;
+    static const char text[] = POST "Trailer: X-A\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nhi\r\n0\r\nX-A: 1\r\nHost: evil\r\nX-B:\r\n\r\n";
+    static const struct http_reader now = {.minor = 1, .keep_alive = true, .extra = ""}, old = {.minor = 0, .extra = ""};
+    struct buf out = BUF_INIT;
+    size_t used;
+    for (size_t piece = 1; piece < sizeof text; piece++) {
+        struct http_parser *p = http_parser_new(true, &limits);
+        assert_int_equal(feed(p, text, sizeof text - 1, piece, &used), 1);
+        const struct http_message *m = http_parser_message(p);
+        assert_int_equal(m->n_fields, 3);
+        assert_int_equal(m->n_trailers, 2);
+        assert_string_equal(http_field(m, "Host"), "a");
+        assert_string_equal(m->trailers[0].name, "X-A");
+        assert_string_equal(m->trailers[1].value, "");
+        assert_int_equal(http_write_request(&out, m, "", NULL), 0);
+        assert_text(&out, "POST /x HTTP/1.1\r\nHost: a\r\nTrailer: X-A\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-A: 1\r\nX-B: \r\n\r\n");
+        http_parser_free(p);
+    }
+    static const char answer[] = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX-Sum: 6\r\n\r\n";
+    struct http_parser *p = http_parser_new(false, &limits);
+    assert_int_equal(feed(p, answer, sizeof answer - 1, 1000, &used), 1);
+    assert_int_equal(http_write_answer(&out, http_parser_message(p), &now), 0);
+    assert_text(&out, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive\r\n\r\n1\r\nx\r\n0\r\nX-Sum: 6\r\n\r\n");
+    assert_int_equal(http_write_answer(&out, http_parser_message(p), &old), 0);
+    assert_text(&out, "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx");
     buf_fini(&out);
     http_parser_free(p);
 }
@@ -374,6 +407,7 @@ int main(void)
         cmocka_unit_test(test_answers),
         cmocka_unit_test(test_parts),
         cmocka_unit_test(test_writing),
+        cmocka_unit_test(test_trailers),
         cmocka_unit_test(test_random),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

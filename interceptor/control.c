@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "common/conn.h"
 #include "common/loop.h"
 #include "interceptor/engine_internal.h"
 
@@ -27,7 +26,7 @@ static int attach_mistaken(struct engine *engine, const char *identity, struct o
                            bool *ret_done, struct error *e)
 {
     const struct order *o = &engine->order;
-    bool fed = o->executed != o->attached || o->flying != NULL || o->unsettled;
+    bool fed = order_was_fed(o);
     if (!fed || engine->attaches == 0 || !upstream_is_same(engine->upstream, upstream)) return 0;
     if (ev->offset != o->attached || (o->app != ORDER_APP_READY && o->unsettled)) {
         struct order_event suspect = {.kind = ORDER_EV_SUSPECT};
@@ -64,13 +63,15 @@ static int attach_app(struct engine *engine, const char *identity, const struct 
     if (rv != 0 || again) return rv;
     take_identity(engine, identity);
     engine->detail[0] = '\0';
-    engine->replay_done = 0;
+    progress_begin(&engine->progress, ev->offset, loop_monotonic_us());
     digests_clear(engine->digests);
+    repeats_attached(engine, ev->offset);
+    disputes_attached(engine);
     log_info("an app was attached", "identity=%s offset=%" PRIu64 " upstream=%s", identity, ev->offset, upstream);
     return 0;
 }
 
-int engine_attach(struct engine *engine, const char *identity, uint64_t offset, const char *upstream, struct error *e)
+int engine_attach(struct engine *engine, const char *identity, uint64_t offset, const char *upstream, bool proven, struct error *e)
 {
     struct sockaddr_storage where;
     bool done = false;
@@ -81,13 +82,12 @@ int engine_attach(struct engine *engine, const char *identity, uint64_t offset, 
         return error_set(e, ERROR_INVALID, "identity: 1 to %d bytes are wanted", ENGINE_IDENTITY_MAX);
     if (strlen(upstream) > ENGINE_UPSTREAM_MAX)
         return error_set(e, ERROR_INVALID, "upstream: at most %d bytes", ENGINE_UPSTREAM_MAX);
-    if (address_numeric(upstream, &where, e) != 0) {
+    if (upstream_address(upstream, &where, e) != 0) {
         error_prefix(e, "upstream");
         return -ERROR_INVALID;
     }
-    int rv = ev.same || engine->order.drain != ORDER_DRAIN_NONE
-                 ? 0
-                 : attach_mistaken(engine, identity, &ev, upstream, &done, e);
+    int rv = marks_check(engine, identity, offset, proven, e);
+    if (rv == 0 && !ev.same && engine->order.drain == ORDER_DRAIN_NONE) rv = attach_mistaken(engine, identity, &ev, upstream, &done, e);
     if (rv == 0 && !done) rv = attach_app(engine, identity, &ev, upstream, e);
     engine_pump(engine);
     return rv;
@@ -101,6 +101,17 @@ int engine_detach(struct engine *engine, const char *identity, struct error *e)
     int rv = engine_step(engine, &ev, e);
     if (rv == 0) log_info("the app was detached", "identity=%s", identity);
     return rv;
+}
+
+int engine_role(struct engine *engine, bool standby, struct error *e)
+{
+    if (!engine->settings->shared) return error_set(e, ERROR_CONFLICT, "roles are for replicas: --replication log");
+    if (standby != engine->standby)
+        log_info(standby ? "a standby from now on" : "active from now on", "executed=%" PRIu64 " last=%" PRIu64, engine->order.executed,
+                 engine->order.known);
+    engine->standby = standby;
+    control_look(engine);
+    return 0;
 }
 
 int engine_hold(struct engine *engine, bool hold, struct error *e)
@@ -153,6 +164,7 @@ void control_drained(struct engine *engine, uint64_t number, uint64_t offset)
     if (d == NULL || d->number != number || !d->running) return;
     d->offset = offset;
     d->drained = true;
+    if (offset > engine->drained) engine->drained = offset;
     uv_timer_start(&engine->drain_timer, on_drain_time, d->lease_ms, 0);
     log_info("drained", "token=%s offset=%" PRIu64, d->token, offset);
     control_look(engine); /* the answer has the version of what it tells */
@@ -178,6 +190,8 @@ int engine_checkpoint(struct engine *engine, const char *token, uint64_t lease_m
         return error_set(e, ERROR_INVALID, "token: 1 to %d bytes are wanted", ENGINE_TOKEN_MAX);
     if (find_drain(engine, token) != NULL)
         return error_set(e, ERROR_CONFLICT, "this token was used before: take a new one for each drain");
+    if (uploads_moving(engine))
+        return error_set(e, ERROR_CONFLICT, "a large request is being moved behind the checkpoint before: try again a little later");
     int rv = order_step(&engine->order, &ev, e);
     if (rv != 0) return rv;
     struct drain *d = &engine->drains[engine->n_drains++ % DRAINS_KEPT];
@@ -231,14 +245,20 @@ void control_look(struct engine *engine)
     struct face now = {.state = order_state(o),
                        .app = o->app,
                        .drain = o->drain,
+                       .proof = engine->proof.verdict,
                        .fenced = o->fenced,
                        .log_open = o->log_open,
+                       .lapsed = o->lapsed,
                        .hold = o->hold,
+                       .standby = engine->standby,
+                       .diverged = engine->diverged,
+                       .disagreement = engine->disagreement,
                        .attaches = engine->attaches,
                        .drains = engine->n_drains};
     struct face *was = &engine->face;
-    if (now.state == was->state && now.app == was->app && now.drain == was->drain && now.fenced == was->fenced &&
-        now.log_open == was->log_open && now.hold == was->hold && now.attaches == was->attaches &&
+    if (now.state == was->state && now.app == was->app && now.drain == was->drain && now.proof == was->proof && now.fenced == was->fenced &&
+        now.log_open == was->log_open && now.lapsed == was->lapsed && now.hold == was->hold && now.standby == was->standby && now.diverged == was->diverged &&
+        now.disagreement == was->disagreement && now.attaches == was->attaches &&
         now.drains == was->drains)
         return;
     if (now.app != was->app && (now.app == ORDER_APP_LOST || now.app == ORDER_APP_SUSPECT) &&
@@ -264,10 +284,18 @@ void engine_status(const struct engine *engine, struct engine_status *s)
         .state = order_state(o),
         .reason = order_reason(o),
         .detail = well ? "" : engine->detail,
-        .ready = o->log_open && well,
+        .ready = o->log_open && well && !engine->standby,
+        .shared = engine->settings->shared,
+        .standby = engine->standby,
+        .diverged = engine->diverged,
+        .agreed = engine->agreed,
+        .disagreement = engine->disagreement,
+        .divergences = engine->divergences,
+        .disagreements = engine->disagreements,
         .stream = engine->settings->stream,
         .identity = engine->attaches > 0 && o->app != ORDER_APP_NONE ? engine->identity : NULL,
         .upstream = engine->address,
+        .proof = engine->attaches == 0 ? &engine->proof : NULL,
         .epoch = o->epoch,
         .last = o->known,
         .executed = o->executed,
@@ -276,15 +304,18 @@ void engine_status(const struct engine *engine, struct engine_status *s)
         .held = o->n_held,
         .digest_mismatches = engine->mismatches,
         .digests_compared = engine->compared,
+        .repeated = engine->repeated,
         .replay_from = o->replay_from,
         .replay_to = o->replay_to,
-        .replay_done = engine->replay_done,
+        .replay = progress_look(&engine->progress, o->replay_to, order_state(o) == ORDER_REPLAYING, loop_monotonic_us()),
         .token = d != NULL ? d->token : NULL,
         .drain_offset = d != NULL ? d->offset : 0,
         .unbroken = d != NULL && d->unbroken && d->drained,
         .lost_us = engine->lost_us,
         .attached_us = engine->attached_us,
         .active_us = engine->active_us,
+        .tunnels = engine->n_tunnels,
+        .refused = engine->refused,
         .append = &engine->append,
         .total = &engine->total,
     };

@@ -1,6 +1,7 @@
 /* crsc-interceptor: reads its settings, opens its two ports, serves until it is told to stop. Exit statuses are in
  * --help. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <uv.h>
@@ -8,12 +9,14 @@
 #include "client/crsc.h"
 #include "common/log.h"
 #include "common/loop.h"
+#include "common/tls_watch.h"
 #include "interceptor/admin/admin.h"
+#include "interceptor/admin/probe.h"
 #include "interceptor/engine.h"
 #include "interceptor/proxy/server.h"
 #include "interceptor/settings.h"
 
-enum { HEAD_MAX = 64 << 10, FIELDS_MAX = 100, STOP_LOOK_MS = 20 };
+enum { STOP_LOOK_MS = 20, DESCRIPTORS = 768 /* beside max-connections: the log, files, clients being refused */ };
 
 struct program {
     uv_loop_t *loop;
@@ -22,7 +25,10 @@ struct program {
     struct crsc_client *client;
     struct engine *engine;
     struct server *server;
+    struct tls_context *tls; /* of the data port; NULL: plain */
+    struct tls_watch *tls_watch;
     struct admin *admin;
+    struct http_listener *probe; /* NULL: none */
     uv_timer_t stop_timer;
     uint64_t stop_by_ms;
     bool stopping;
@@ -52,6 +58,7 @@ static void raise_descriptors(uint64_t wanted)
 static void on_client_closed(void *user)
 {
     struct program *p = user;
+    tls_watch_stop(p->tls_watch);
     loop_signals_stop(&p->signals);
 }
 
@@ -67,12 +74,27 @@ static void on_admin_closed(void *user)
     engine_free(p->engine, on_engine_closed, p);
 }
 
-static void on_server_closed(void *user)
+static void on_released(void *user)
 {
     struct program *p = user;
     struct admin *admin = p->admin;
     p->admin = NULL;
     admin_close(admin, on_admin_closed, p);
+}
+
+static void on_probe_closed(void *user)
+{
+    struct program *p = user;
+    engine_release(p->engine, on_released, p);
+}
+
+static void on_server_closed(void *user)
+{
+    struct program *p = user;
+    if (p->probe != NULL)
+        http_listener_close(p->probe, on_probe_closed, p);
+    else
+        on_probe_closed(p);
 }
 
 static void on_stop_time(uv_timer_t *timer)
@@ -102,19 +124,36 @@ static void on_stop(void *user)
 
 /* ---- the beginning -------------------------------------------------------------------------------------------- */
 
+static int secure(struct program *p, struct error *e)
+{
+    const struct settings *s = &p->settings;
+    struct tls_options options = {.side = TLS_SERVER, .ca = s->tls_client_ca, .cert = s->tls_cert, .key = s->tls_key, .anyone = s->tls_client_ca[0] == '\0'};
+    if (s->tls_cert[0] == '\0') return 0;
+    int rv = tls_context_new(&options, &p->tls, e);
+    return rv == 0 ? tls_watch_start(p->loop, &p->tls, 1, &p->tls_watch, e) : rv;
+}
+
 static int start(struct program *p, struct error *e)
 {
     const struct settings *s = &p->settings;
+    size_t buffer = s->max_body < s->body_buffer ? s->max_body : s->body_buffer;
     struct crsc_client_options client = {
-        .servers = s->servers, .software = "crsc-interceptor/" CRSC_VERSION, .timeout_ms = (uint32_t)s->log_timeout};
+        .servers = s->servers, .software = "crsc-interceptor/" CRSC_VERSION, .timeout_ms = (uint32_t)s->log_timeout,
+        .tls_ca = s->log_tls_ca, .tls_cert = s->log_tls_cert, .tls_key = s->log_tls_key};
     struct server_options data = {.address = s->listen,
-                                  .limits = {HEAD_MAX, FIELDS_MAX, s->max_body},
+                                  .limits = {.head_bytes = s->max_header_bytes, .headers = (unsigned)s->max_headers, .body_bytes = buffer, .stream_bytes = s->max_body},
                                   .sessions_max = (unsigned)s->max_connections,
+                                  .retry_after = (unsigned)s->retry_after,
                                   .idle_ms = s->idle_timeout,
-                                  .request_ms = s->request_timeout};
-    int rv = crsc_client_new(p->loop, &client, &p->client, e);
+                                  .header_ms = s->header_timeout,
+                                  .body_ms = s->body_timeout,
+                                  .send_ms = s->send_timeout};
+    int rv = secure(p, e);
+    data.tls = p->tls;
+    if (rv == 0) rv = crsc_client_new(p->loop, &client, &p->client, e);
     if (rv == 0) rv = engine_new(p->loop, s, p->client, on_change, p, &p->engine, e);
     if (rv == 0) rv = admin_start(p->loop, s->admin_listen, p->engine, &p->admin, e);
+    if (rv == 0 && s->probe_listen[0] != '\0') rv = probe_start(p->loop, s->probe_listen, p->engine, &p->probe, e);
     if (rv == 0) rv = server_start(p->loop, &data, &engine_server_handlers, p->engine, &p->server, e);
     if (rv != 0) return rv;
     rv = loop_signals_start(p->loop, &p->signals, on_stop, p);
@@ -137,7 +176,7 @@ int main(int argc, char **argv)
         return 0;
     }
     log_init("interceptor", p.settings.level);
-    raise_descriptors(p.settings.max_connections + 256);
+    raise_descriptors(p.settings.max_connections + DESCRIPTORS);
     uv_loop_init(&loop);
     p.loop = &loop;
     if (start(&p, &e) != 0) {
@@ -147,6 +186,7 @@ int main(int argc, char **argv)
     log_info("started", "listen=%s admin=%s stream=%s", p.settings.listen, p.settings.admin_listen, p.settings.stream);
     uv_run(&loop, UV_RUN_DEFAULT);
     if (uv_loop_close(&loop) != 0) log_warn("something was left open at the end", NULL);
+    tls_context_free(p.tls);
     settings_free(&p.settings);
     log_info("stopped", NULL);
     return 0;

@@ -42,6 +42,38 @@ says VIOLATION
 expect 1 'verify finds a lost event' "$appendload" --servers "$CRSC_SERVERS" --stream cli/load --producers 2 --verify --out "$dir/wrong"
 says 'is lost'
 
+expect 2 'trim needs --to' "$logctl" trim cli/load-1
+expect 1 'trim without a snapshot' "$logctl" trim cli/load-1 --to 10
+complains 'no valid snapshot'
+expect 1 'trim beyond the end' "$logctl" trim cli/load-1 --to 99999999 --force
+complains 'last offset is'
+expect 0 'trim by force' "$logctl" trim cli/load-1 --to 10 --force
+says 'begins at offset 11'
+expect 0 'trim again' "$logctl" trim cli/load-1 --to 5 --output json
+says '"first_offset":11'
+expect 4 'a trimmed event' "$logctl" events cli/load-1 --from 3 --to 4
+expect 0 'the first that is left' "$logctl" events cli/load-1 --from 11 --to 11
+expect 4 'trim of no stream' "$logctl" trim cli/nothing --to 1
+
+expect 2 'retention needs a word' "$logctl" retention
+expect 2 'retention set needs a bound' "$logctl" retention set cli/load-1
+expect 2 'retention set needs a stream' "$logctl" retention set --max-age 7d
+expect 2 'retention get takes no bound' "$logctl" retention get cli/load-1 --max-age 7d
+expect 2 'an age that is none' "$logctl" retention set cli/load-1 --max-age soon
+expect 1 'a contradiction' "$logctl" retention set cli/load-1 --keep-snapshots 2 --max-age 7d --beyond-snapshots
+complains 'either keeps what snapshots need'
+expect 1 'beyond what' "$logctl" retention set cli/load-1 --keep-snapshots 2 --beyond-snapshots
+expect 4 'retention of no stream' "$logctl" retention set cli/nothing --max-age 7d
+expect 0 'retention set' "$logctl" retention set cli/load-1 --keep-snapshots 2 --max-age 7d --max-bytes 1GiB
+expect 0 'retention get' "$logctl" retention get cli/load-1
+says '2  *7d00h  *1.0 GiB  no'
+expect 0 'retention as JSON' "$logctl" retention get cli/ --output json
+is_json_document
+says '"max_age_us": 604800000000'
+expect 0 'retention clear' "$logctl" retention clear cli/load-1
+expect 0 'retention is gone' "$logctl" retention get cli/load-1 --output json
+says '"keep_snapshots": 0'
+
 expect 0 status "$logctl" status
 says "$CRSC_SERVERS"
 says leader
@@ -69,7 +101,42 @@ expect 0 snapshots "$logctl" snapshots cli/load-0
 expect 0 'snapshots in JSON' "$logctl" snapshots cli/load-0 --output json
 is_json_document
 
-for verb in status streams tail events snapshots; do
+expect 0 health "$logctl" health
+says 'the cluster commits'
+expect 0 'health in JSON' "$logctl" health --output json
+is_json_document
+says '"healthy": true'
+expect 0 'top, once, in a pipe' "$logctl" top --once --interval 200ms
+says 'cli/load-0'
+says 'EVENTS/S'
+expect 0 'top in JSON' "$logctl" top --once --interval 200ms --output json
+is_json_document
+expect 0 bench "$logctl" bench cli/bench --clients 3 --seconds 1 --size 100
+says 'read back'
+expect 0 'bench in JSON' "$logctl" bench cli/bench --clients 2 --seconds 1 --output json
+is_json_document
+appends=$(sed -n 's/.*"appends": \([0-9]*\),.*/\1/p' "$dir/out") back=$(sed -n 's/.*"read": \([0-9]*\),.*/\1/p' "$dir/out")
+[ "$appends" -gt 0 ] && [ "$appends" = "$back" ] || bad "bench: $appends appended, $back read back"
+expect 2 'bench with too many clients' "$logctl" bench --clients 5000
+expect 0 'completion for bash' "$logctl" completion bash
+cp "$dir/out" "$dir/complete"
+bash -n "$dir/complete" || bad 'the completion for bash is no program'
+complete() { # WORD... : what bash offers behind them
+    PATH=$(dirname "$logctl"):$PATH bash -c 'source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _crsc_logctl; printf "%s\n" "${COMPREPLY[@]}"' \
+        "$dir/complete" crsc-logctl "$@" >"$dir/out"
+}
+complete be && says '^bench$'
+complete --servers x:1 tail --fo && says '^--follow$'
+complete tail cli/lo && says '^cli/load-0$'
+complete completion z && says '^zsh$'
+expect 0 'completion for zsh' "$logctl" completion zsh
+says '^#compdef crsc-logctl'
+expect 0 'completion for fish' "$logctl" completion fish
+says "fish_seen_subcommand_from bench' -l clients"
+expect 2 'completion for another shell' "$logctl" completion csh
+expect 2 'completion for none' "$logctl" completion
+
+for verb in status health top streams tail events snapshots bench completion; do
     expect 0 "help $verb" "$logctl" help $verb
     says Examples
     expect 0 "$verb --help" "$logctl" $verb --help
@@ -96,6 +163,8 @@ expect 4 'an offset beyond' "$logctl" events cli/load-0 --from 99999999
 expect 3 'nobody there' "$logctl" --servers 127.0.0.1:1,127.0.0.1:2 --timeout 300ms streams
 complains 127.0.0.1:1
 complains 127.0.0.1:2
+expect 3 'health with nobody there' "$logctl" --servers 127.0.0.1:1 --timeout 300ms health
+says 'cannot commit'
 expect 3 'status with nobody there' "$logctl" --servers 127.0.0.1:1 --timeout 300ms status
 expect 1 'a full disk below stdout' sh -c '"$1" streams >/dev/full' sh "$logctl"
 

@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "logctl/format.h"
+#include "logctl/progress.h"
 
 static void times_sizes_durations(void **state)
 {
@@ -163,6 +164,21 @@ static void columns_are_aligned(void **state)
     free(out);
 }
 
+static void progress_says_how_much_how_fast_how_long(void **state)
+{
+    (void)state;
+    char line[PROGRESS_LINE_MAX];
+    struct progress p = {.what = "backup", .unit = PROGRESS_BYTES, .total = 1000 << 20};
+    assert_string_equal(progress_line(&p, 0, 0, line), "backup [>                   ]   0%  0 B of 1000.0 MiB");
+    assert_string_equal(progress_line(&p, 250 << 20, 5000, line), "backup [=====>              ]  25%  250.0 MiB of 1000.0 MiB  50.0 MiB/s  15.0s left");
+    assert_string_equal(progress_line(&p, 1000 << 20, 20000, line), "backup [====================] 100%  1000.0 MiB of 1000.0 MiB  50.0 MiB/s  0ms left");
+    assert_string_equal(progress_line(&p, 1001 << 20, 20000, line), "backup [====================] 100%  1000.0 MiB of 1000.0 MiB  50.0 MiB/s  0ms left");
+    p = (struct progress){.what = "reading", .unit = PROGRESS_COUNT};
+    assert_string_equal(progress_line(&p, 300, 100, line), "reading  300  3000/s");
+    p = (struct progress){.what = "a name that is far too long for any terminal there is, and then some more of it", .unit = PROGRESS_MS, .total = UINT64_MAX};
+    assert_true(strlen(progress_line(&p, UINT64_MAX / 3, UINT64_MAX / 3, line)) < PROGRESS_LINE_MAX - 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -172,6 +188,7 @@ int main(void)
         cmocka_unit_test(base64),
         cmocka_unit_test(request_lines),
         cmocka_unit_test(columns_are_aligned),
+        cmocka_unit_test(progress_says_how_much_how_fast_how_long),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

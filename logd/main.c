@@ -1,4 +1,5 @@
 /* crsc-logd: reads its settings, runs one node until it is told to stop. Exit statuses are in --help (server/settings.c). */
+#include <signal.h>
 #include <stdio.h>
 #include <unistd.h>
 #include <uv.h>
@@ -6,6 +7,7 @@
 #include "common/log.h"
 #include "common/loop.h"
 #include "logd/server/node.h"
+#include "logd/server/restore.h"
 
 struct program {
     struct node *node;
@@ -34,6 +36,15 @@ static int refuse(const struct error *e)
     _exit(e->code == ERROR_CORRUPT ? 3 : e->code == ERROR_INVALID ? 2 : 1);
 }
 
+static int restore(struct settings *settings)
+{
+    struct error e;
+    int rv = restore_run(settings, settings->restore, &e);
+    if (rv != 0) log_error("not restored", "code=%s reason=%s", error_name(rv), e.text);
+    settings_free(settings);
+    return rv == 0 ? 0 : rv == -ERROR_CORRUPT ? 3 : rv == -ERROR_INVALID || rv == -ERROR_EXISTS ? 2 : 1;
+}
+
 int main(int argc, char **argv)
 {
     static struct program program;
@@ -41,6 +52,7 @@ int main(int argc, char **argv)
     enum config_action action;
     struct error e = {0};
     uv_loop_t loop;
+    signal(SIGPIPE, SIG_IGN); /* libuv wants it, from the first connection on: a state is fetched before there is a node */
     log_init("logd", LOG_INFO);
     if (settings_load(argc, argv, &settings, &action, &e) != 0) {
         fprintf(stderr, "crsc-logd: %s\n", e.text);
@@ -51,6 +63,7 @@ int main(int argc, char **argv)
         return 0;
     }
     log_init("logd", settings.level);
+    if (settings.restore[0] != '\0') return restore(&settings);
     uv_loop_init(&loop);
     if (node_start(&loop, &settings, on_stopped, &program, &program.node, &e) != 0) return refuse(&e);
     int rv = loop_signals_start(&loop, &program.signals, on_stop, &program);

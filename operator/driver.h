@@ -29,6 +29,7 @@ struct driver_outcome {
     struct error error; /* when status is not 0 */
     const char *detail; /* more lines for a log, "" for none; borrowed until the callback returns */
     bool lost;          /* dump: it was cut short and the instance may be harmed */
+    bool tried;         /* restore: CRIU itself tried the image and failed; else it says nothing about the snapshot */
     uint64_t elapsed_us;
     char digest[DRIVER_DIGEST_MAX]; /* pack: the image's name */
     uint64_t size;                  /* pack: bytes of the image */
@@ -52,8 +53,9 @@ struct driver_ops {
 
     /* Removes every container of the workload, then starts a new one from its specification, record: offset 0. */
     int (*start)(struct driver *d, driver_cb *cb, void *user, struct error *e);
-    /* The same from a snapshot, whose every byte is verified against `digest` first, record: `offset`. */
-    int (*restore)(struct driver *d, const char *snapshot, const char *digest, uint64_t offset, driver_cb *cb, void *user,
+    /* The same from a snapshot, whose every byte is verified against `digest` first, record: `offset`. `from`: the driver that has the image,
+     * this one or another replica's, which must keep it until the call has ended. */
+    int (*restore)(struct driver *d, const struct driver *from, const char *snapshot, const char *digest, uint64_t offset, driver_cb *cb, void *user,
                    struct error *e);
     /* Writes a record with offset 0 for a running container that has none. */
     int (*adopt)(struct driver *d, uint64_t generation, driver_cb *cb, void *user, struct error *e);

@@ -22,6 +22,15 @@ struct stamp {
     uint64_t version;
 };
 
+/* A call under way, and who waits for it. */
+struct pending {
+    struct interceptor_client *client;
+    struct http_call *call; /* NULL: none */
+    void (*take)(struct interceptor_client *c, yyjson_val *root, struct interceptor_answer *answer);
+    interceptor_cb *cb;
+    void *user;
+};
+
 struct interceptor_client {
     char address[ADDRESS_MAX];
     struct http_client *http;
@@ -37,10 +46,7 @@ struct interceptor_client {
     void (*on_change)(void *user);
     void *user;
 
-    struct http_call *call; /* under way */
-    void (*take)(struct interceptor_client *c, yyjson_val *root, struct interceptor_answer *answer);
-    interceptor_cb *cb;
-    void *cb_user;
+    struct pending call, role;
 
     unsigned open;
     void (*done)(void *user);
@@ -85,6 +91,9 @@ static bool read_app(yyjson_val *app, struct world_interceptor *w)
     if (!yyjson_is_bool(lost) || !yyjson_is_bool(suspect) || !(yyjson_is_null(identity) || yyjson_is_str(identity))) return false;
     w->lost = yyjson_get_bool(lost);
     w->suspect = yyjson_get_bool(suspect);
+    w->diverged = yyjson_get_uint(yyjson_obj_get(app, "diverged"));
+    w->agreed = yyjson_get_uint(yyjson_obj_get(app, "agreed"));
+    w->disagreement = yyjson_get_uint(yyjson_obj_get(app, "disagreement"));
     /* What is cut here is longer than an identity of ours: not ours, whatever it is. */
     snprintf(w->identity, sizeof w->identity, "%s", yyjson_is_str(identity) ? yyjson_get_str(identity) : "");
     return true;
@@ -95,6 +104,15 @@ static bool read_number(yyjson_val *of, const char *name, uint64_t *ret)
     yyjson_val *v = yyjson_obj_get(of, name);
     *ret = yyjson_get_uint(v);
     return yyjson_is_uint(v);
+}
+
+/* Of an interceptor without such a thing: nothing is proven. */
+static void read_proof(yyjson_val *proof, struct world_interceptor *w)
+{
+    yyjson_val *verdict = yyjson_obj_get(proof, "verdict");
+    bool known = yyjson_equals_str(verdict, "known") && read_number(proof, "offset", &w->proven_offset) &&
+                 copy(w->proven, sizeof w->proven, yyjson_obj_get(proof, "identity"));
+    w->proof = known ? WORLD_PROOF_KNOWN : yyjson_equals_str(verdict, "pending") ? WORLD_PROOF_PENDING : WORLD_PROOF_NONE;
 }
 
 /* A whole status. False: it is none of ours. */
@@ -111,6 +129,9 @@ static bool read_status(yyjson_val *root, struct world_interceptor *ret_world, s
     if (ok && w.state == WORLD_DRAINING)
         ok = copy(w.token, sizeof w.token, yyjson_obj_get(yyjson_obj_get(root, "drain"), "token"));
     if (!ok) return false;
+    w.standby = yyjson_equals_str(yyjson_obj_get(root, "role"), "standby");
+    x.shared = yyjson_equals_str(yyjson_obj_get(root, "replication"), "log");
+    read_proof(yyjson_obj_get(root, "proof"), &w);
     *ret_world = w;
     *ret_extra = x;
     return true;
@@ -119,7 +140,9 @@ static bool read_status(yyjson_val *root, struct world_interceptor *ret_world, s
 static bool is_same(const struct world_interceptor *a, const struct world_interceptor *b)
 {
     return a->state == b->state && a->lost == b->lost && a->suspect == b->suspect && a->last == b->last && a->executed == b->executed &&
-           strcmp(a->identity, b->identity) == 0 && strcmp(a->token, b->token) == 0;
+           a->standby == b->standby && a->diverged == b->diverged && a->agreed == b->agreed && a->disagreement == b->disagreement &&
+           strcmp(a->identity, b->identity) == 0 && strcmp(a->token, b->token) == 0 && a->proof == b->proof &&
+           strcmp(a->proven, b->proven) == 0 && a->proven_offset == b->proven_offset;
 }
 
 static bool is_older(const struct stamp *a, const struct stamp *b)
@@ -280,26 +303,25 @@ static void take_drain(struct interceptor_client *c, yyjson_val *root, struct in
 
 static void on_called(void *user, const struct http_reply *reply)
 {
-    struct interceptor_client *c = user;
+    struct pending *p = user;
     struct interceptor_answer answer = {0};
-    interceptor_cb *cb = c->cb;
-    void *cb_user = c->cb_user;
     yyjson_doc *doc = yyjson_read(reply->body, reply->len, YYJSON_READ_NOFLAG);
     yyjson_val *root = yyjson_doc_get_root(doc);
-    c->call = NULL;
+    p->call = NULL;
     if (reply->status != 0)
         answer.status = error_set(&answer.error, ERROR_UNAVAILABLE, "%s", reply->error.text);
     else if (reply->code != 200)
         read_refusal(root, reply->code, &answer);
     else
-        c->take(c, root, &answer);
+        p->take(p->client, root, &answer);
     yyjson_doc_free(doc);
-    cb(cb_user, &answer);
+    p->cb(p->user, &answer);
 }
 
 struct argument {
     const char *name, *text; /* NULL: the number */
     uint64_t number;
+    bool yes; /* neither: true */
 };
 
 static char *make_body(const struct argument *arguments, size_t n)
@@ -309,53 +331,68 @@ static char *make_body(const struct argument *arguments, size_t n)
     yyjson_mut_doc_set_root(doc, root);
     bool ok = doc != NULL;
     for (size_t i = 0; ok && i < n; i++)
-        ok = arguments[i].text != NULL ? yyjson_mut_obj_add_str(doc, root, arguments[i].name, arguments[i].text)
-                                       : yyjson_mut_obj_add_uint(doc, root, arguments[i].name, arguments[i].number);
+        ok = arguments[i].yes            ? yyjson_mut_obj_add_bool(doc, root, arguments[i].name, true)
+             : arguments[i].text != NULL ? yyjson_mut_obj_add_str(doc, root, arguments[i].name, arguments[i].text)
+                                         : yyjson_mut_obj_add_uint(doc, root, arguments[i].name, arguments[i].number);
     char *text = ok ? yyjson_mut_write(doc, YYJSON_WRITE_NOFLAG, NULL) : NULL;
     yyjson_mut_doc_free(doc);
     return text;
 }
 
-static int call(struct interceptor_client *c, const char *path, const struct argument *arguments, size_t n, uint32_t timeout_ms,
-                interceptor_cb *cb, void *user, struct error *e)
+static int post(struct pending *p, const char *path, const char *body, uint32_t timeout_ms, interceptor_cb *cb, void *user, struct error *e)
 {
     char url[ADDRESS_MAX + 32];
-    if (c->call != NULL) return error_set(e, ERROR_BUSY, "a call to the interceptor is under way");
-    char *body = make_body(arguments, n);
-    if (body == NULL) return error_set(e, ERROR_NOMEM, "no memory");
-    snprintf(url, sizeof url, "http://%s%s", c->address, path);
+    if (p->call != NULL) return error_set(e, ERROR_BUSY, "a call to the interceptor is under way");
+    snprintf(url, sizeof url, "http://%s%s", p->client->address, path);
     const struct http_call_options options = {
         .method = "POST", .url = url, .body = body, .timeout_ms = timeout_ms, .answer_max = INTERCEPTOR_CLIENT_ANSWER_MAX};
-    int rv = http_client_call(c->http, &options, on_called, c, &c->call, e);
-    free(body);
-    c->cb = cb;
-    c->cb_user = user;
+    int rv = http_client_call(p->client->http, &options, on_called, p, &p->call, e);
+    p->cb = cb;
+    p->user = user;
     return rv;
 }
 
-int interceptor_attach(struct interceptor_client *c, const char *identity, uint64_t offset, const char *upstream, interceptor_cb *cb,
-                       void *user, struct error *e)
+static int call(struct interceptor_client *c, const char *path, const struct argument *arguments, size_t n, uint32_t timeout_ms,
+                interceptor_cb *cb, void *user, struct error *e)
 {
-    const struct argument arguments[] = {{"identity", identity, 0}, {"offset", NULL, offset}, {"upstream", upstream, 0}};
-    int rv = call(c, "/attach", arguments, 3, INTERCEPTOR_CLIENT_CALL_MS, cb, user, e);
-    if (rv == 0) c->take = take_status;
+    char *body = make_body(arguments, n);
+    if (body == NULL) return error_set(e, ERROR_NOMEM, "no memory");
+    int rv = post(&c->call, path, body, timeout_ms, cb, user, e);
+    free(body);
+    return rv;
+}
+
+int interceptor_attach(struct interceptor_client *c, const char *identity, uint64_t offset, const char *upstream, bool proven,
+                       interceptor_cb *cb, void *user, struct error *e)
+{
+    const struct argument arguments[] = {
+        {"identity", identity, 0, false}, {"offset", NULL, offset, false}, {"upstream", upstream, 0, false}, {"proven", NULL, 0, true}};
+    int rv = call(c, "/attach", arguments, proven ? 4 : 3, INTERCEPTOR_CLIENT_CALL_MS, cb, user, e);
+    if (rv == 0) c->call.take = take_status;
     return rv;
 }
 
 int interceptor_drain(struct interceptor_client *c, const char *token, uint32_t lease_ms, uint32_t drain_ms, interceptor_cb *cb,
                       void *user, struct error *e)
 {
-    const struct argument arguments[] = {{"token", token, 0}, {"lease_ms", NULL, lease_ms}, {"drain_ms", NULL, drain_ms}};
+    const struct argument arguments[] = {{"token", token, 0, false}, {"lease_ms", NULL, lease_ms, false}, {"drain_ms", NULL, drain_ms, false}};
     int rv = call(c, "/checkpoint", arguments, 3, INTERCEPTOR_CLIENT_CALL_MS + drain_ms, cb, user, e);
-    if (rv == 0) c->take = take_drain;
+    if (rv == 0) c->call.take = take_drain;
     return rv;
 }
 
 int interceptor_resume(struct interceptor_client *c, const char *token, interceptor_cb *cb, void *user, struct error *e)
 {
-    const struct argument arguments[] = {{"token", token, 0}};
+    const struct argument arguments[] = {{"token", token, 0, false}};
     int rv = call(c, "/resume", arguments, 1, INTERCEPTOR_CLIENT_CALL_MS, cb, user, e);
-    if (rv == 0) c->take = take_drain;
+    if (rv == 0) c->call.take = take_drain;
+    return rv;
+}
+
+int interceptor_role(struct interceptor_client *c, bool standby, interceptor_cb *cb, void *user, struct error *e)
+{
+    int rv = post(&c->role, standby ? "/role?role=standby" : "/role?role=active", "", INTERCEPTOR_CLIENT_CALL_MS, cb, user, e);
+    if (rv == 0) c->role.take = take_status;
     return rv;
 }
 
@@ -367,6 +404,7 @@ int interceptor_client_new(uv_loop_t *loop, const char *address, void (*on_chang
     struct interceptor_client *c = calloc(1, sizeof *c);
     if (c == NULL) return error_set(e, ERROR_NOMEM, "no memory");
     *c = (struct interceptor_client){.on_change = on_change, .user = user, .delay_ms = RETRY_MIN_MS};
+    c->call.client = c->role.client = c;
     int rv = http_client_new(loop, &c->http, e);
     if (rv == 0 && snprintf(c->address, sizeof c->address, "%s", address) >= (int)sizeof c->address)
         rv = error_set(e, ERROR_INVALID, "the interceptor's address is too long");
@@ -407,13 +445,14 @@ void interceptor_client_close(struct interceptor_client *c, void (*done)(void *u
     c->done = done;
     c->done_user = user;
     c->open = 2;
-    bool calls = c->call != NULL;
+    struct pending *all[] = {&c->call, &c->role};
+    bool calls[] = {c->call.call != NULL, c->role.call != NULL};
     uv_close((uv_handle_t *)&c->retry, on_timer_closed);
     http_client_close(c->http, on_http_closed, c); /* watch and call end without a word */
-    if (!calls) return;
     struct interceptor_answer answer = {0};
     answer.status = error_set(&answer.error, ERROR_CANCELED, "the operator lets go");
-    c->cb(c->cb_user, &answer);
+    for (size_t i = 0; i < 2; i++)
+        if (calls[i]) all[i]->cb(all[i]->user, &answer);
 }
 
 const struct world_interceptor *interceptor_client_world(const struct interceptor_client *c)

@@ -5,7 +5,7 @@
  * the state is WORLD_UNREACHABLE. Answers of calls are seen in interceptor_client_world() before their callback comes; an older
  * line of the watch never undoes a newer answer (`version`).
  *
- * One call at a time: a second gets -ERROR_BUSY. A call calls back once, from the loop, never from inside the call.
+ * One call at a time, and one of interceptor_role() besides: a second gets -ERROR_BUSY. A call calls back once, from the loop, never from inside the call.
  * Shell over libcurl's multi interface on the libuv loop. Thread: the loop's. Strings are copied. */
 #ifndef CRSC_OPERATOR_INTERCEPTOR_CLIENT_H
 #define CRSC_OPERATOR_INTERCEPTOR_CLIENT_H
@@ -39,6 +39,7 @@ struct interceptor_extra {
     uint64_t replay_done;                      /* requests of the last replay */
     uint64_t lost_us, attached_us, active_us; /* wall time; 0: never */
     char stream[512];
+    bool shared; /* --replication log: several may serve this stream */
 };
 
 /* `address` is "host:port", numeric. `on_change`: the world changed (not called for lines that change nothing in it). */
@@ -50,10 +51,13 @@ void interceptor_client_close(struct interceptor_client *c, void (*done)(void *u
 const struct world_interceptor *interceptor_client_world(const struct interceptor_client *c); /* until the loop goes on */
 const struct interceptor_extra *interceptor_client_extra(const struct interceptor_client *c);
 
-int interceptor_attach(struct interceptor_client *c, const char *identity, uint64_t offset, const char *upstream,
+/* `proven`: only if the interceptor itself has proven that offset of that process from the log. */
+int interceptor_attach(struct interceptor_client *c, const char *identity, uint64_t offset, const char *upstream, bool proven,
                        interceptor_cb *cb, void *user, struct error *e);
 int interceptor_drain(struct interceptor_client *c, const char *token, uint32_t lease_ms, uint32_t drain_ms, interceptor_cb *cb,
                       void *user, struct error *e);
 int interceptor_resume(struct interceptor_client *c, const char *token, interceptor_cb *cb, void *user, struct error *e);
+/* It takes clients, or refuses them from now on. Waits for no other call: a promotion is urgent. */
+int interceptor_role(struct interceptor_client *c, bool standby, interceptor_cb *cb, void *user, struct error *e);
 
 #endif

@@ -27,6 +27,7 @@ struct records {
     bool known, complained;
     records_cb *putting; /* NULL: nothing under way */
     void *putting_user;
+    struct records *next; /* a ring of those that share; itself, alone */
     void (*done)(void *user);
     void *done_user;
 };
@@ -121,6 +122,8 @@ static void on_snapshots(void *user, const struct error *e, const struct crsc_sn
         return;
     }
     for (size_t i = 0; e == NULL && i < n; i++) {
+        const struct crsc_snapshot *known = records_find(r, snapshots[i].id);
+        if (known != NULL && known->state >= snapshots[i].state) continue; /* one that shares has recorded it meanwhile */
         if (keep(r, &snapshots[i]) == 0) continue;
         ask_again(r, &no_memory);
         return;
@@ -188,6 +191,7 @@ void records_see(struct records *r, const struct records_view *view, struct worl
         /* Too long an id is not one of ours, and of no use here. */
         strncpy(seen->id, s->id, sizeof seen->id - 1);
         if (strlen(s->id) >= sizeof seen->id) seen->ours = seen->fits = false;
+        if (seen->ours && view->judge != NULL) view->judge(view->judge_user, seen);
     }
     *ret_log = (struct world_log){.known = r->known,
                                   .first_offset = r->first_offset,
@@ -208,6 +212,8 @@ static void on_recorded(void *user, const struct error *e, const struct crsc_sna
         error_set(&why, ERROR_UNAVAILABLE, "the log's answer could not be kept");
         e = &why;
     }
+    for (struct records *o = r->next; e == NULL && o != r; o = o->next) /* without memory it misses one checkpoint */
+        if (keep(o, &snapshots[0]) == 0) o->on_change(o->user);
     cb(r->putting_user, e);
 }
 
@@ -252,6 +258,7 @@ int records_new(uv_loop_t *loop, struct crsc_client *client, const char *stream,
         free(r);
         return error_set(e, ERROR_NOMEM, "no memory");
     }
+    r->next = r;
     uv_timer_init(loop, &r->again);
     r->again.data = r;
     ask(r);
@@ -273,8 +280,18 @@ static void on_closed(uv_handle_t *handle)
     done(user);
 }
 
+void records_share(struct records *r, struct records *with)
+{
+    r->next = with->next;
+    with->next = r;
+}
+
 void records_free(struct records *r, void (*done)(void *user), void *user)
 {
+    struct records *before = r;
+    while (before->next != r) before = before->next;
+    before->next = r->next;
+    r->next = r;
     r->done = done;
     r->done_user = user;
     uv_close((uv_handle_t *)&r->again, on_closed);

@@ -23,8 +23,13 @@ struct records_view {
     const char *spec;
     bool (*has)(const void *user, const char *id);
     const void *user;
+    void (*judge)(const void *user, struct world_snapshot *s); /* of one of our node: the last word about it. NULL: nobody */
+    const void *judge_user;
 };
 void records_see(struct records *r, const struct records_view *view, struct world_log *ret_log);
+
+/* Two of the same stream tell each other what they record, from now on until they are freed. */
+void records_share(struct records *r, struct records *with);
 
 /* What the log has of one; NULL: nothing. */
 const struct crsc_snapshot *records_find(const struct records *r, const char *id);

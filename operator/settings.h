@@ -6,7 +6,8 @@
 #include "common/log.h"
 
 struct settings {
-    char *servers, *state_dir, *workload, *node, *runc, *criu, *runc_root, *log_level;
+    char *servers, *state_dir, *workload, *node, *runc, *criu, *runc_root, *log_level, *metrics_listen;
+    char *log_tls_ca, *log_tls_cert, *log_tls_key;
     uint64_t command_timeout; /* ms */
     bool stop_containers;
     enum log_level level;
@@ -16,19 +17,22 @@ struct settings {
 int settings_load(int argc, char **argv, struct settings *s, enum config_action *ret_action, struct error *e);
 void settings_free(struct settings *s);
 
+/* Replaces an allocated relative path by an absolute one; it need not exist. */
+int settings_make_absolute(char **path, struct error *e);
+
 enum workload_mode { WORKLOAD_AUTO, WORKLOAD_CRIU, WORKLOAD_REPLAY };
 
 /* One workload file: the same words as the annotations crsc.io/... of a pod, and where its parts are. */
 struct workload_settings {
     char *name, *stream, *bundle, *upstream, *interceptor, *mode_text, *ordering, *logging;
-    bool checkpoint_restore;
+    bool checkpoint_restore, standby;
     uint64_t checkpoint_interval, drain_timeout, checkpoint_timeout; /* ms */
     uint64_t retain;
     enum workload_mode mode;
 };
 
-/* The files of --workload: that file, or every *.yaml of that directory, sorted. `ret_all` is an array of `*ret_n`, owned by the
- * caller. An error names the file and the word. */
+/* The files of --workload: that file, or every *.yaml of that directory, sorted. Several of one stream are replicas of one app. `ret_all` is an
+ * array of `*ret_n`, owned by the caller. An error names the file, or the workloads that do not go together, and the word. */
 int workload_settings_load(const char *path, struct workload_settings **ret_all, size_t *ret_n, struct error *e);
 void workload_settings_free(struct workload_settings *all, size_t n);
 

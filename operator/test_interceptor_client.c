@@ -45,7 +45,7 @@ static void on_request(void *user, struct session *s, const struct http_message 
     if (strcmp(m->target, "/watch") == 0) {
         f->watcher = s;
         f->watches++;
-        session_begin(s, &head);
+        session_begin(s, &head, "");
         return;
     }
     snprintf(f->path, sizeof f->path, "%s %s", m->method, m->target);
@@ -65,10 +65,12 @@ static void serve(struct fixture *f)
 {
     static const struct server_handlers handlers = {.on_request = on_request, .on_gone = on_gone};
     const struct server_options options = {.address = f->address,
-                                           .limits = {16 << 10, 100, 64 << 10},
+                                           .limits = {.head_bytes = 16 << 10, .headers = 100, .body_bytes = 64 << 10},
                                            .sessions_max = 16,
                                            .idle_ms = HANG_MS,
-                                           .request_ms = HANG_MS};
+                                           .header_ms = HANG_MS,
+                                           .body_ms = HANG_MS,
+                                           .send_ms = HANG_MS};
     struct error e;
     int rv = server_start(&f->loop, &options, &handlers, f, &f->server, &e);
     if (rv != 0) fail_msg("%s", e.text);
@@ -283,7 +285,7 @@ static void answers_are_seen_at_once(void **state)
     until_state(&f, WORLD_WAITING);
     f.code = 200;
     status(f.answer, sizeof f.answer, "a", 6, "replaying", "7:8", "");
-    assert_int_equal(interceptor_attach(f.client, "7:8", 42, "127.0.0.1:80", on_answer, &f, &e), 0);
+    assert_int_equal(interceptor_attach(f.client, "7:8", 42, "127.0.0.1:80", false, on_answer, &f, &e), 0);
     assert_int_equal(interceptor_resume(f.client, "t", on_answer, &f, &e), -ERROR_BUSY);
     until_called(&f, 1);
     assert_int_equal(f.last.status, 0);
@@ -315,6 +317,36 @@ static void answers_are_seen_at_once(void **state)
     end(&f);
 }
 
+/* What replicas say of themselves; and a role is changed while a drain takes its time. */
+static void roles_wait_for_nothing(void **state)
+{
+    struct fixture f;
+    struct error e;
+    (void)state;
+    begin(&f, true);
+    const char *line = "{\"instance\":\"a\",\"version\":1,\"state\":\"active\",\"replication\":\"log\",\"role\":\"standby\",\"stream\":\"c/n/w/x\","
+                       "\"app\":{\"identity\":\"7:8\",\"lost\":false,\"suspect\":true,\"diverged\":40,\"agreed\":31,\"disagreement\":12},"
+                       "\"offsets\":{\"last\":9,\"executed\":7},\"replay\":{\"done\":3},\"drain\":null,\"times\":{\"lost_us\":1,\"attached_us\":2,\"active_us\":3}}\n";
+    session_part(f.watcher, line, strlen(line));
+    until_state(&f, WORLD_ACTIVE);
+    const struct world_interceptor *w = world(&f);
+    assert_true(w->standby && w->diverged == 40 && w->agreed == 31 && w->disagreement == 12);
+    assert_true(interceptor_client_extra(f.client)->shared);
+    f.silent = true;
+    assert_int_equal(interceptor_drain(f.client, "t1", 1000, 50, on_answer, &f, &e), 0);
+    while (f.waiting == NULL) uv_run(&f.loop, UV_RUN_ONCE);
+    f.silent = false;
+    f.code = 200;
+    status(f.answer, sizeof f.answer, "a", 2, "active", "7:8", "");
+    assert_int_equal(interceptor_role(f.client, false, on_answer, &f, &e), 0);
+    assert_int_equal(interceptor_role(f.client, true, on_answer, &f, &e), -ERROR_BUSY);
+    until_called(&f, 1);
+    assert_string_equal(f.path, "POST /role?role=active");
+    assert_int_equal(f.last.status, 0);
+    assert_false(f.at_call.standby);
+    end(&f); /* the drain is told that it is over */
+}
+
 static void another_process_answers(void **state)
 {
     struct fixture f;
@@ -325,7 +357,7 @@ static void another_process_answers(void **state)
     until_state(&f, WORLD_WAITING);
     f.code = 200;
     status(f.answer, sizeof f.answer, "b", 1, "replaying", "7:8", "");
-    assert_int_equal(interceptor_attach(f.client, "7:8", 42, "127.0.0.1:80", on_answer, &f, &e), 0);
+    assert_int_equal(interceptor_attach(f.client, "7:8", 42, "127.0.0.1:80", false, on_answer, &f, &e), 0);
     until_called(&f, 1);
     assert_int_equal(f.last.status, 0);
     assert_int_equal(f.at_call.state, WORLD_UNREACHABLE); /* what was watched is gone */
@@ -388,7 +420,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lines_are_followed),       cmocka_unit_test(a_new_one_counts_anew),   cmocka_unit_test(it_may_come_later),
         cmocka_unit_test(strange_lines_end_the_watch), cmocka_unit_test(answers_are_seen_at_once), cmocka_unit_test(another_process_answers),
-        cmocka_unit_test(refusals_are_told),        cmocka_unit_test(closing_ends_a_call),
+        cmocka_unit_test(roles_wait_for_nothing),   cmocka_unit_test(refusals_are_told),        cmocka_unit_test(closing_ends_a_call),
     };
     signal(SIGPIPE, SIG_IGN);
     return cmocka_run_group_tests(tests, NULL, NULL);

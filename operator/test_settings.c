@@ -110,8 +110,55 @@ static void test_directory(void **state)
     assert_non_null(strstr(e.text, "already"));
 }
 
+static void write_replica(const char *file, const char *name, const char *port, const char *more)
+{
+    char text[300];
+    snprintf(text, sizeof text, "name: %s\nstream: s\nbundle: /b/%s\nupstream: 127.0.0.1:1\ninterceptor: 127.0.0.1:%s\n%s", name, name, port, more);
+    write_file(file, text);
+}
+
+static void refused_together(const char *words)
+{
+    struct workload_settings *all = NULL;
+    struct error e = {0};
+    size_t n = 0;
+    assert_int_equal(workload_settings_load(directory, &all, &n, &e), -ERROR_INVALID);
+    assert_null(all);
+    if (strstr(e.text, words) == NULL) fail_msg("\"%s\" does not say \"%s\"", e.text, words);
+}
+
+static void test_replicas(void **state)
+{
+    struct workload_settings *all;
+    struct error e = {0};
+    size_t n;
+    (void)state;
+    unlink(path);
+    write_replica("a.yaml", "a", "2", "");
+    write_replica("b.yml", "b", "3", "standby: true\n");
+    assert_int_equal(workload_settings_load(directory, &all, &n, &e), 0);
+    assert_int_equal(n, 2);
+    assert_true(!all[0].standby && all[1].standby);
+    workload_settings_free(all, n);
+    write_replica("b.yml", "b", "2", "");
+    refused_together("its own interceptor");
+    write_replica("b.yml", "b", "3", "retain: 2\n");
+    refused_together("differ in retain");
+    write_replica("b.yml", "b", "3", "mode: replay\n");
+    refused_together("differ in mode");
+    write_replica("b.yml", "b", "3", "standby: true\n");
+    write_replica("a.yaml", "a", "2", "standby: true\n");
+    refused_together("no other file of its stream serves");
+    write_replica("a.yaml", "a", "2", "checkpoint-restore: false\n");
+    refused_together("no other file of its stream serves");
+    write_replica("b.yml", "b", "2", "retain: 2\n"); /* the other one is passed over */
+    assert_int_equal(workload_settings_load(directory, &all, &n, &e), 0);
+    workload_settings_free(all, n);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_whole), cmocka_unit_test(test_refused), cmocka_unit_test(test_directory)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_whole), cmocka_unit_test(test_refused), cmocka_unit_test(test_directory),
+                                       cmocka_unit_test(test_replicas)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -18,6 +18,7 @@ struct workload_parts {
     const struct settings *settings;
     const struct workload_settings *words;
     bool checkpoints; /* CRIU is used */
+    struct workload *sibling; /* one of the same stream that there is already; NULL: the first */
 };
 
 /* Makes the driver too: blocks on the disk for a moment. A workload that could not be made left nothing behind, except that the

@@ -111,7 +111,7 @@ static void watch(struct admin *admin, struct session *s)
     w->watches = true;
     TAILQ_INSERT_TAIL(&admin->watchers, w, entry);
     session_set_context(s, w);
-    session_begin(s, &head);
+    session_begin(s, &head, "");
     uv_timer_start(&admin->beat, on_beat, 0, WATCH_MS);
 }
 
@@ -152,16 +152,27 @@ static int get_number(yyjson_doc *doc, const char *name, bool needed, uint64_t m
     return 0;
 }
 
+static int get_flag(yyjson_doc *doc, const char *name, bool *ret, struct error *e)
+{
+    yyjson_val *v = yyjson_obj_get(yyjson_doc_get_root(doc), name);
+    if (v == NULL) return 0;
+    if (!yyjson_is_bool(v)) return error_set(e, ERROR_INVALID, "%s: true or false is wanted", name);
+    *ret = yyjson_get_bool(v);
+    return 0;
+}
+
 /* ---- what is asked -------------------------------------------------------------------------------------------- */
 
 static int post_attach(struct admin *admin, struct session *s, yyjson_doc *doc, struct error *e)
 {
     const char *identity, *upstream;
     uint64_t offset;
+    bool proven = false;
     int rv = get_text(doc, "identity", &identity, e);
     if (rv == 0) rv = get_number(doc, "offset", true, INT64_MAX, &offset, e);
     if (rv == 0) rv = get_text(doc, "upstream", &upstream, e);
-    if (rv == 0) rv = engine_attach(admin->engine, identity, offset, upstream, e);
+    if (rv == 0) rv = get_flag(doc, "proven", &proven, e);
+    if (rv == 0) rv = engine_attach(admin->engine, identity, offset, upstream, proven, e);
     if (rv == 0) reply_status(admin, s);
     return rv;
 }
@@ -251,6 +262,16 @@ static int post_state(struct admin *admin, struct session *s, const char *query,
     return rv;
 }
 
+static int post_role(struct admin *admin, struct session *s, const char *query, struct error *e)
+{
+    bool standby = strcmp(query, "role=standby") == 0;
+    if (!standby && strcmp(query, "role=active") != 0)
+        return error_set(e, ERROR_INVALID, "/role?role=active or /role?role=standby is wanted");
+    int rv = engine_role(admin->engine, standby, e);
+    if (rv == 0) reply_status(admin, s);
+    return rv;
+}
+
 static void get_metrics(struct admin *admin, struct session *s)
 {
     struct engine_status status;
@@ -267,7 +288,9 @@ static void get_readyz(struct admin *admin, struct session *s)
 {
     struct engine_status status;
     engine_status(admin->engine, &status);
-    if (status.ready)
+    if (status.standby)
+        session_refuse(s, 503, "", "a standby: %s", status.reason);
+    else if (status.ready)
         session_reply(s, 200, "text/plain", "ready\n", 6, "");
     else
         session_refuse(s, 503, "", "%s%s%s", status.reason, status.detail[0] != '\0' ? ": " : "", status.detail);
@@ -303,7 +326,7 @@ static const struct route routes[] = {
     {"/readyz", get_readyz, NULL, NULL},   {"/attach", NULL, post_attach, NULL},
     {"/detach", NULL, post_detach, NULL},  {"/checkpoint", NULL, post_checkpoint, NULL},
     {"/resume", NULL, post_resume, NULL},  {"/state", NULL, NULL, post_state},
-    {"/replay", NULL, NULL, post_replay},
+    {"/role", NULL, NULL, post_role},     {"/replay", NULL, NULL, post_replay},
 };
 
 static const struct route *find_route(const char *target)
@@ -329,7 +352,7 @@ static void on_request(void *user, struct session *s, const struct http_message 
     } else if (route == NULL) {
         session_refuse(s, 404, "",
                        "no such path; there are /status /watch /metrics /healthz /readyz /attach /detach /checkpoint "
-                       "/resume /state");
+                       "/resume /state /role");
     } else if (route->get != NULL && get) {
         route->get(admin, s);
     } else if (route->post != NULL && post) {
@@ -365,10 +388,13 @@ int admin_start(uv_loop_t *loop, const char *address, struct engine *engine, str
 {
     static const struct server_handlers handlers = {.on_request = on_request, .on_gone = on_gone};
     struct server_options options = {.address = address,
-                                     .limits = {HEAD_MAX, FIELDS_MAX, BODY_MAX},
+                                     .limits = {.head_bytes = HEAD_MAX, .headers = FIELDS_MAX, .body_bytes = BODY_MAX},
                                      .sessions_max = SESSIONS_MAX,
+                                     .retry_after = 1,
                                      .idle_ms = IDLE_MS,
-                                     .request_ms = REQUEST_MS};
+                                     .header_ms = REQUEST_MS,
+                                     .body_ms = REQUEST_MS,
+                                     .send_ms = REQUEST_MS};
     struct admin *admin = calloc(1, sizeof *admin);
     if (admin == NULL) return error_set(e, ERROR_NOMEM, "no memory");
     admin->engine = engine;

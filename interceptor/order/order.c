@@ -1,4 +1,5 @@
-#include "interceptor/order/order.h"
+/* The events: what happens to the ordering core. What it wants done is in next.c. */
+#include "interceptor/order/internal.h"
 
 #include <assert.h>
 #include <string.h>
@@ -13,6 +14,7 @@ void order_init(struct order *o, const struct order_limits *limits)
     TAILQ_INIT(&o->replays);
     TAILQ_INIT(&o->held);
     TAILQ_INIT(&o->sent);
+    TAILQ_INIT(&o->ripe);
     TAILQ_INIT(&o->out);
 }
 
@@ -22,9 +24,11 @@ void order_init(struct order *o, const struct order_limits *limits)
  */
 static bool replay_left(const struct order *o)
 {
-    const struct order_entry *head = TAILQ_FIRST(&o->queue);
-    return o->reading || !TAILQ_EMPTY(&o->replays) || (o->flying != NULL && o->flying->offset <= o->replay_to) ||
-           (head != NULL && head->life == ORDER_LOGGED && head->offset <= o->replay_to);
+    const struct order_entry *head = order_head(o), *replay = TAILQ_FIRST(&o->replays);
+    if (o->limits.shared ? o->aiming || o->read_pos < o->read_to || (replay != NULL && replay->offset <= o->replay_to)
+                         : o->reading || replay != NULL)
+        return true;
+    return (head != NULL && head->life == ORDER_LOGGED && head->offset <= o->replay_to);
 }
 
 static bool app_there(const struct order *o)
@@ -36,7 +40,7 @@ enum order_state order_state(const struct order *o)
 {
     if (o->fenced || !app_there(o)) return ORDER_WAITING;
     if (o->drain != ORDER_DRAIN_NONE) return ORDER_DRAINING;
-    if (!o->log_open || o->hold) return ORDER_WAITING;
+    if (!o->log_open || o->lapsed || o->hold) return ORDER_WAITING;
     if (o->app == ORDER_APP_STARTING || replay_left(o)) return ORDER_REPLAYING;
     return ORDER_ACTIVE;
 }
@@ -56,10 +60,36 @@ const char *order_reason(const struct order *o)
     if (o->drain == ORDER_DRAIN_DONE) return "drained for a checkpoint";
     if (o->drain != ORDER_DRAIN_NONE) return "draining for a checkpoint";
     if (!o->log_open) return "the log is not open for appending";
+    if (o->lapsed) return "our lease on the stream is not live: another interceptor may serve it";
     if (o->hold) return "held by a person";
     if (o->app == ORDER_APP_STARTING) return "connecting to the app";
     if (replay_left(o)) return "replaying";
     return "serving";
+}
+
+uint64_t order_shown(const struct order *o)
+{
+    return o->sent_number;
+}
+
+bool order_may_show(const struct order *o, uint64_t number)
+{
+    return number <= o->durable_number && !o->lapsed;
+}
+
+bool order_must_keep(const struct order *o, const struct order_entry *r)
+{
+    return !r->from_log && !order_may_show(o, o->sent_number);
+}
+
+bool order_is_replay(const struct order *o, const struct order_entry *r)
+{
+    return r->from_log && (!o->limits.shared || r->offset <= o->replay_to);
+}
+
+bool order_was_fed(const struct order *o)
+{
+    return o->executed != o->attached || o->furthest > o->executed || o->n_flying > 0 || !TAILQ_EMPTY(&o->ripe) || o->unsettled;
 }
 
 /* ---- entries and lists ---------------------------------------------------------------------------------------- */
@@ -70,13 +100,20 @@ static void hold_bytes(struct order *o, const struct order_entry *r)
     o->held_bytes += r->bytes;
 }
 
-static void unhold_bytes(struct order *o, const struct order_entry *r)
+void order_unhold(struct order *o, const struct order_entry *r)
 {
     o->n_held--;
     o->held_bytes -= r->bytes;
 }
 
-static void over(struct order *o, struct order_entry *r, enum order_outcome outcome)
+void order_lives(struct order *o, struct order_entry *r, enum order_life life)
+{
+    o->lives[r->life]--;
+    o->lives[life]++;
+    r->life = life;
+}
+
+void order_over(struct order *o, struct order_entry *r, enum order_outcome outcome)
 {
     r->life = ORDER_OVER;
     r->outcome = outcome;
@@ -88,20 +125,29 @@ static void over(struct order *o, struct order_entry *r, enum order_outcome outc
 static void hold_again(struct order *o, struct order_entry *r)
 {
     if (!r->waiting) {
-        over(o, r, ORDER_DROPPED);
+        order_over(o, r, ORDER_DROPPED);
         return;
     }
-    r->life = ORDER_ARRIVED;
+    r->place = ORDER_AWAY;
     TAILQ_INSERT_HEAD(&o->held, r, link);
     hold_bytes(o, r);
 }
 
-static void leave_queue(struct order *o, struct order_entry *r)
+static void skip_answered(struct order *o, struct order_entry *from)
+{
+    while (from != NULL && from->place == ORDER_ANSWERED) from = TAILQ_NEXT(from, link);
+    o->first = from;
+}
+
+void order_leave_queue(struct order *o, struct order_entry *r)
 {
     if (o->unsent == r) o->unsent = TAILQ_NEXT(r, link); /* all behind an ARRIVED one are ARRIVED */
     if (o->matched == r) o->matched = TAILQ_PREV(r, order_list, link);
+    if (o->first == r) skip_answered(o, TAILQ_NEXT(r, link));
     TAILQ_REMOVE(&o->queue, r, link);
-    unhold_bytes(o, r);
+    o->n_anchored -= r->anchored;
+    o->lives[r->life]--;
+    order_unhold(o, r);
 }
 
 static void drop_replays(struct order *o)
@@ -109,7 +155,7 @@ static void drop_replays(struct order *o)
     struct order_entry *r;
     while ((r = TAILQ_FIRST(&o->replays)) != NULL) {
         TAILQ_REMOVE(&o->replays, r, link);
-        over(o, r, ORDER_DROPPED);
+        order_over(o, r, ORDER_DROPPED);
     }
 }
 
@@ -134,11 +180,12 @@ static void stop_reading(struct order *o)
 static void part(struct order *o, enum order_app how)
 {
     struct order_entry *r;
-    if (o->flying != NULL) {
-        o->flying->life = ORDER_LOGGED; /* still at the head of queue or replays */
-        o->flying = NULL;
-        o->unsettled = true;
-    }
+    if (o->n_flying > 0 || o->furthest > o->executed || !TAILQ_EMPTY(&o->ripe)) o->unsettled = true;
+    TAILQ_FOREACH(r, &o->queue, link) r->place = ORDER_AWAY;
+    o->first = TAILQ_FIRST(&o->queue);
+    TAILQ_INIT(&o->ripe);
+    o->n_flying = 0;
+    o->sent_number = 0;
     while ((r = TAILQ_LAST(&o->sent, order_list)) != NULL) {
         TAILQ_REMOVE(&o->sent, r, link);
         o->n_sent--;
@@ -147,7 +194,7 @@ static void part(struct order *o, enum order_app how)
     drop_replays(o);
     stop_reading(o);
     end_drain(o, true);
-    o->do_reopen = o->do_connect = false;
+    o->do_reopen = o->do_connect = o->aiming = false;
     o->do_drop = true;
     o->matched = NULL;
     o->app = how;
@@ -163,16 +210,16 @@ static void resolve(struct order *o)
     o->unsent = NULL;
     TAILQ_FOREACH(r, &o->queue, link)
     {
-        if (r->life == ORDER_UNKNOWN) r->life = ORDER_ARRIVED;
+        if (r->life == ORDER_UNKNOWN && !r->murky) order_lives(o, r, ORDER_ARRIVED);
         if (r->life == ORDER_ARRIVED && o->unsent == NULL) o->unsent = r;
     }
+    order_shared_resolve(o);
 }
 
 static void read_done(struct order *o)
 {
     if (!o->reading || !o->log_open || o->read_pos < o->read_to) return;
-    if (!o->do_read) o->do_stop = true;
-    o->reading = o->do_read = false;
+    if (!o->limits.shared) stop_reading(o);
     resolve(o);
 }
 
@@ -184,7 +231,7 @@ static void begin_reading(struct order *o, uint64_t pos)
     o->read_pos = pos;
     o->read_to = o->replay_to = o->known;
     o->matched = NULL;
-    read_done(o);
+    if (!o->limits.shared) read_done(o); /* else the end is asked for */
 }
 
 static int attach(struct order *o, const struct order_event *ev, struct error *e)
@@ -204,13 +251,21 @@ static int attach(struct order *o, const struct order_event *ev, struct error *e
             "this process was attached with offset %llu and has been given requests since%s: restore a checkpoint "
             "or start afresh",
             (unsigned long long)o->attached, o->unsettled ? ", one with an unknown outcome" : "");
-    if (o->log_open && ev->offset > o->known)
+    if (o->limits.shared)
+        order_shared_attach(o, ev->offset);
+    else if (o->log_open && ev->offset > o->known)
         return error_set(e, ERROR_INVALID, "offset %llu is beyond the end of the log, %llu",
                          (unsigned long long)ev->offset, (unsigned long long)o->known);
+    const struct order_entry *head = TAILQ_FIRST(&o->queue);
+    if (head != NULL && head->life == ORDER_LOGGED && head->offset <= ev->offset)
+        return error_set(e, ERROR_INVALID, "offset %llu is beyond what any app has executed: the request at %llu still waits",
+                         (unsigned long long)ev->offset, (unsigned long long)head->offset);
     part(o, ORDER_APP_STARTING);
-    o->attached = o->executed = o->replay_from = ev->offset;
+    o->attached = o->executed = o->furthest = o->replay_from = ev->offset;
     o->unsettled = false;
     o->do_connect = true;
+    o->aiming = o->limits.shared;
+    o->asked_aim = false;
     begin_reading(o, ev->offset);
     return 0;
 }
@@ -229,19 +284,25 @@ static void log_opened(struct order *o, const struct order_event *ev)
 {
     uint64_t before = o->known;
     if (o->fenced) return;
+    if (o->epoch == 0) o->seen = ev->offset; /* answered by whoever was here before us, for all we know */
     o->log_open = true;
     o->epoch = ev->epoch;
     o->known = ev->offset > before ? ev->offset : before;
     if (!app_there(o)) return;
-    if (o->executed > o->known)
+    if (o->executed > o->known) {
         part(o, ORDER_APP_SUSPECT); /* it claims to contain what the log does not have */
-    else
+    } else if (o->limits.shared && o->reading) {
+        o->read_to = o->known;
+        read_done(o);
+    } else
         begin_reading(o, o->reading ? o->read_pos : before); /* up to there all is executed or queued here */
 }
 
 static void log_lost(struct order *o)
 {
     struct order_entry *r;
+    /* What the app got ahead of the log may never be in it, or in another order. */
+    if (app_there(o) && o->sent_number > o->durable_number) part(o, ORDER_APP_SUSPECT);
     o->log_open = false;
     o->unsent = NULL;
     TAILQ_FOREACH(r, &o->queue, link)
@@ -261,25 +322,26 @@ static void fenced(struct order *o)
     o->log_open = false;
     while ((r = TAILQ_FIRST(&o->queue)) != NULL) {
         bool untold = r->life == ORDER_ARRIVED; /* certainly in no log */
-        leave_queue(o, r);
-        over(o, r, !r->waiting ? ORDER_DROPPED : untold ? ORDER_REJECTED : ORDER_ABANDONED);
+        order_leave_queue(o, r);
+        order_over(o, r, !r->waiting ? ORDER_DROPPED : untold ? ORDER_REJECTED : ORDER_ABANDONED);
     }
     while ((r = TAILQ_FIRST(&o->held)) != NULL) {
         TAILQ_REMOVE(&o->held, r, link);
-        unhold_bytes(o, r);
-        over(o, r, ORDER_REJECTED);
+        order_unhold(o, r);
+        order_over(o, r, ORDER_REJECTED);
     }
 }
 
 /* The entry of the queue which is what the log has here, or NULL. Queue and log have the same order: it is the first
- * that was not matched yet, if any. */
+ * that was not matched yet, if any; murky ones may be further in front. */
 static struct order_entry *find_own(struct order *o, const struct order_event *ev)
 {
-    for (;;) {
-        struct order_entry *r = o->matched != NULL ? TAILQ_NEXT(o->matched, link) : TAILQ_FIRST(&o->queue);
+    struct order_entry *r = o->matched != NULL ? TAILQ_NEXT(o->matched, link) : TAILQ_FIRST(&o->queue);
+    for (;; r = TAILQ_NEXT(r, link)) {
         if (r == NULL) return NULL;
-        if (r->life == ORDER_UNKNOWN) return r->epoch == ev->epoch && r->sequence == ev->sequence ? r : NULL;
-        if (r->life != ORDER_LOGGED && r->life != ORDER_SENT) return NULL;
+        if (r->life == ORDER_UNKNOWN && r->epoch == ev->epoch && r->sequence == ev->sequence) return r;
+        if (order_is_aside(r)) continue;
+        if (r->life != ORDER_LOGGED) return NULL;
         if (r->offset == ev->offset) return r;
         if (r->offset > ev->offset) return NULL;
         o->matched = r;
@@ -292,18 +354,24 @@ static int log_read(struct order *o, const struct order_event *ev, struct error 
         return error_set(e, ERROR_PROTOCOL, "offset %llu of the log came where %llu was wanted",
                          (unsigned long long)ev->offset, (unsigned long long)o->read_pos + 1);
     o->read_pos = ev->offset;
+    if (o->limits.shared && ev->offset > o->known) o->known = ev->offset;
     if (ev->entry != NULL) {
         struct order_entry *own = find_own(o, ev), *r = ev->entry;
         r->waiting = false;
         r->from_log = true;
         r->read = false;
         r->attempts = 0;
+        r->place = ORDER_AWAY;
         r->offset = ev->offset;
+        r->after = ev->after;
+        r->ordered = ev->ordered;
         if (own != NULL) {
-            own->life = own->life == ORDER_SENT ? ORDER_SENT : ORDER_LOGGED;
+            order_lives(o, own, ORDER_LOGGED);
+            own->murky = false;
             own->offset = ev->offset;
+            if (own->number > o->durable_number) o->durable_number = own->number;
             o->matched = own;
-            over(o, r, ORDER_DROPPED);
+            order_over(o, r, ORDER_DROPPED);
         } else {
             r->life = ORDER_LOGGED;
             TAILQ_INSERT_TAIL(&o->replays, r, link);
@@ -326,9 +394,12 @@ static void arrived(struct order *o, struct order_entry *r)
     r->waiting = true;
     r->from_log = false;
     r->attempts = 0;
-    r->offset = r->epoch = r->sequence = 0;
+    r->ordered = r->murky = r->aimed = false;
+    r->place = ORDER_AWAY;
+    r->offset = r->after = r->epoch = r->sequence = r->need = 0;
+    r->number = ++o->numbers;
     if (o->fenced || o->n_held >= o->limits.hold_requests || o->held_bytes + r->bytes > o->limits.hold_bytes) {
-        over(o, r, ORDER_REJECTED);
+        order_over(o, r, ORDER_REJECTED);
         return;
     }
     hold_bytes(o, r);
@@ -336,69 +407,105 @@ static void arrived(struct order *o, struct order_entry *r)
         TAILQ_INSERT_TAIL(&o->held, r, link);
     } else {
         TAILQ_INSERT_TAIL(&o->queue, r, link);
+        o->lives[ORDER_ARRIVED]++;
+        o->n_anchored += r->anchored;
         if (o->unsent == NULL) o->unsent = r;
+        if (o->first == NULL) o->first = r;
     }
 }
 
 static void gone(struct order *o, struct order_entry *r)
 {
     r->waiting = false;
-    if (r->life != ORDER_ARRIVED) return;
+    if (r->life != ORDER_ARRIVED || r->place != ORDER_AWAY) return;
     if (r->read) {
         TAILQ_REMOVE(&o->held, r, link);
-        unhold_bytes(o, r);
+        order_unhold(o, r);
     } else {
-        leave_queue(o, r);
+        order_leave_queue(o, r);
     }
-    over(o, r, ORDER_DROPPED);
+    order_over(o, r, ORDER_DROPPED);
+}
+
+/* All that can be seen in its answer is durable. */
+static void finish(struct order *o, struct order_entry *r)
+{
+    if (r->read) {
+        TAILQ_REMOVE(&o->sent, r, link);
+        o->n_sent--;
+        o->counters.reads++;
+        if (o->sent_offset > o->seen) o->seen = o->sent_offset;
+        order_over(o, r, ORDER_FINISHED);
+        return;
+    }
+    if (r->offset > o->furthest) o->furthest = r->offset;
+    if (r->from_log) {
+        TAILQ_REMOVE(&o->replays, r, link);
+    } else {
+        order_leave_queue(o, r);
+        o->counters.acknowledged++;
+    }
+    if (r->offset > o->seen) o->seen = r->offset;
+    const struct order_entry *own = order_head(o), *replay = TAILQ_FIRST(&o->replays);
+    o->executed = o->furthest;
+    if (own != NULL && own->life == ORDER_LOGGED && own->offset <= o->executed) o->executed = own->offset - 1;
+    if (replay != NULL && replay->offset <= o->executed) o->executed = replay->offset - 1;
+    order_over(o, r, ORDER_FINISHED);
+}
+
+static void finish_ripe(struct order *o)
+{
+    struct order_entry *r;
+    while ((r = TAILQ_FIRST(&o->ripe)) != NULL && order_may_show(o, r->need)) {
+        TAILQ_REMOVE(&o->ripe, r, ripening);
+        finish(o, r);
+    }
 }
 
 static void logged(struct order *o, const struct order_event *ev)
 {
+    struct order_entry *r = ev->entry;
     if (ev->offset > o->known) o->known = ev->offset;
-    if (ev->entry == NULL) return;
-    assert(ev->entry->life == ORDER_APPENDING);
-    ev->entry->life = ORDER_LOGGED;
-    ev->entry->offset = ev->offset;
+    if (r == NULL) return;
+    assert(r->life == ORDER_APPENDING && (r->number > o->durable_number || r->murky));
+    order_lives(o, r, ORDER_LOGGED);
+    r->offset = ev->offset;
+    if (r->number > o->durable_number) o->durable_number = r->number;
     o->counters.logged++;
+    if (r->place != ORDER_AWAY && r->offset > o->sent_offset) o->sent_offset = r->offset;
+    if (o->limits.shared && app_there(o) && r->offset <= o->attached) order_shared_abandon(o, r);
+    finish_ripe(o);
 }
 
-static void unknown(struct order_entry *r, const struct order_event *ev)
+static void unknown(struct order *o, struct order_entry *r, const struct order_event *ev)
 {
     assert(r->life == ORDER_APPENDING);
-    r->life = ev->sequence > 0 ? ORDER_UNKNOWN : ORDER_ARRIVED;
+    order_lives(o, r, ev->sequence > 0 ? ORDER_UNKNOWN : ORDER_ARRIVED);
     r->epoch = ev->epoch;
     r->sequence = ev->sequence;
 }
 
 static void answered(struct order *o, struct order_entry *r)
 {
-    assert(r->life == ORDER_SENT);
-    if (r->read) {
-        TAILQ_REMOVE(&o->sent, r, link);
-        o->n_sent--;
-        o->counters.reads++;
+    assert(r->place == ORDER_SENT);
+    if (!r->read) o->n_flying--;
+    r->place = ORDER_ANSWERED;
+    if (o->first == r) skip_answered(o, r);
+    if (order_must_keep(o, r)) {
+        r->need = o->sent_number;
+        TAILQ_INSERT_TAIL(&o->ripe, r, ripening);
     } else {
-        assert(o->flying == r && r->offset > o->executed);
-        o->flying = NULL;
-        o->executed = r->offset;
-        if (r->from_log) {
-            TAILQ_REMOVE(&o->replays, r, link);
-        } else {
-            leave_queue(o, r);
-            o->counters.acknowledged++;
-        }
+        finish(o, r);
     }
-    over(o, r, ORDER_FINISHED);
 }
 
 static void read_dropped(struct order *o, struct order_entry *r)
 {
-    assert(r->life == ORDER_SENT && r->read);
+    assert(r->place == ORDER_SENT && r->read);
     TAILQ_REMOVE(&o->sent, r, link);
     o->n_sent--;
     if (r->waiting && r->attempts >= READ_ATTEMPTS)
-        over(o, r, ORDER_FAILED);
+        order_over(o, r, ORDER_FAILED);
     else
         hold_again(o, r);
 }
@@ -430,12 +537,24 @@ int order_step(struct order *o, const struct order_event *ev, struct error *e)
     case ORDER_EV_ARRIVED: arrived(o, ev->entry); break;
     case ORDER_EV_GONE: gone(o, ev->entry); break;
     case ORDER_EV_LOGGED: logged(o, ev); break;
-    case ORDER_EV_UNKNOWN: unknown(ev->entry, ev); break;
+    case ORDER_EV_UNKNOWN: unknown(o, ev->entry, ev); break;
     case ORDER_EV_LOG_OPENED: log_opened(o, ev); break;
     case ORDER_EV_LOG_LOST: log_lost(o); break;
+    case ORDER_EV_LAPSED: o->lapsed = true; break;
+    case ORDER_EV_LEASED:
+        o->lapsed = false;
+        finish_ripe(o);
+        break;
     case ORDER_EV_FENCED: fenced(o); break;
     case ORDER_EV_READ: return log_read(o, ev, e);
     case ORDER_EV_READ_FAILED: read_failed(o); break;
+    case ORDER_EV_END:
+        if (!order_shared_end(o, ev->offset)) break;
+        if (o->attached > ev->offset)
+            part(o, ORDER_APP_SUSPECT); /* it claims to contain what the log does not have */
+        else
+            read_done(o);
+        break;
     case ORDER_EV_ATTACH: return attach(o, ev, e);
     case ORDER_EV_DETACH: return detach(o, e);
     case ORDER_EV_CONNECTED:
@@ -446,6 +565,9 @@ int order_step(struct order *o, const struct order_event *ev, struct error *e)
         break;
     case ORDER_EV_SUSPECT:
         if (app_there(o)) part(o, ORDER_APP_SUSPECT);
+        break;
+    case ORDER_EV_SHOWN:
+        if (o->sent_offset > o->seen) o->seen = o->sent_offset;
         break;
     case ORDER_EV_ANSWERED: answered(o, ev->entry); break;
     case ORDER_EV_READ_DROPPED: read_dropped(o, ev->entry); break;
@@ -464,120 +586,6 @@ int order_step(struct order *o, const struct order_event *ev, struct error *e)
     case ORDER_EV_EXPIRED: end_drain(o, true); break;
     }
     return 0;
-}
-
-/* ---- what is to be done --------------------------------------------------------------------------------------- */
-
-static bool pull(bool *flag)
-{
-    bool set = *flag;
-    *flag = false;
-    return set;
-}
-
-/* The logged request that is next: the smallest offset not executed, if everything before it is known. */
-static struct order_entry *next_logged(struct order *o)
-{
-    enum order_state state = order_state(o);
-    struct order_entry *own = TAILQ_FIRST(&o->queue), *replay = TAILQ_FIRST(&o->replays);
-    if ((state != ORDER_ACTIVE && state != ORDER_REPLAYING) || o->app != ORDER_APP_READY || o->flying != NULL)
-        return NULL;
-    if (own != NULL && own->life != ORDER_LOGGED) own = NULL; /* it will be behind all that was read */
-    struct order_entry *r = own == NULL || (replay != NULL && replay->offset < own->offset) ? replay : own;
-    return r == NULL || (o->reading && r->offset > o->read_pos) ? NULL : r;
-}
-
-static struct order_entry *next_read(struct order *o)
-{
-    struct order_entry *r = TAILQ_FIRST(&o->held);
-    return r != NULL && o->n_sent < o->limits.reads && order_state(o) == ORDER_ACTIVE ? r : NULL;
-}
-
-static void send(struct order *o, struct order_entry *r)
-{
-    r->life = ORDER_SENT;
-    if (r->read) {
-        TAILQ_REMOVE(&o->held, r, link);
-        unhold_bytes(o, r);
-        TAILQ_INSERT_TAIL(&o->sent, r, link);
-        o->n_sent++;
-    } else {
-        o->flying = r;
-        if (r->from_log || r->attempts > 0) o->counters.replayed++;
-    }
-    if (r->attempts < UINT8_MAX) r->attempts++;
-}
-
-static void hand_back(struct order *o, struct order_entry *r, struct order_action *a)
-{
-    static const enum order_action_kind kinds[] = {
-        [ORDER_FINISHED] = ORDER_DO_FINISH, [ORDER_DROPPED] = ORDER_DO_FREE,      [ORDER_REJECTED] = ORDER_DO_REJECT,
-        [ORDER_FAILED] = ORDER_DO_FAIL,     [ORDER_ABANDONED] = ORDER_DO_ABANDON,
-    };
-    TAILQ_REMOVE(&o->out, r, link);
-    a->kind = kinds[r->outcome];
-    a->entry = r;
-}
-
-static bool next_of_log(struct order *o, struct order_action *a)
-{
-    if (pull(&o->do_stop)) {
-        a->kind = ORDER_DO_STOP;
-    } else if (o->log_open && pull(&o->do_read)) {
-        *a = (struct order_action){.kind = ORDER_DO_READ, .offset = o->read_pos + 1, .to = o->read_to};
-    } else if (o->log_open && !o->unresolved && o->unsent != NULL) {
-        a->kind = ORDER_DO_APPEND;
-        a->entry = o->unsent;
-        o->unsent->life = ORDER_APPENDING;
-        o->unsent = TAILQ_NEXT(o->unsent, link);
-    } else {
-        return false;
-    }
-    return true;
-}
-
-static bool next_of_drain(struct order *o, struct order_action *a)
-{
-    a->number = o->drain_number;
-    if (o->drain == ORDER_DRAIN_WANTED && o->flying == NULL && o->n_sent == 0) {
-        o->drain = ORDER_DRAIN_CLOSING;
-        o->do_close = true;
-    }
-    if (pull(&o->do_broken)) {
-        a->kind = ORDER_DO_BROKEN;
-    } else if (pull(&o->do_reopen)) {
-        a->kind = ORDER_DO_REOPEN;
-    } else if (pull(&o->do_close)) {
-        a->kind = ORDER_DO_CLOSE;
-    } else if (pull(&o->do_drained)) {
-        a->kind = ORDER_DO_DRAINED;
-        a->offset = o->executed;
-    } else {
-        return false;
-    }
-    return true;
-}
-
-bool order_next(struct order *o, struct order_action *a)
-{
-    struct order_entry *r;
-    *a = (struct order_action){0};
-    if (pull(&o->do_drop)) {
-        a->kind = ORDER_DO_DROP;
-    } else if ((r = TAILQ_FIRST(&o->out)) != NULL) {
-        hand_back(o, r, a);
-    } else if (pull(&o->do_connect)) {
-        a->kind = ORDER_DO_CONNECT;
-    } else if (next_of_log(o, a) || next_of_drain(o, a)) {
-        return true;
-    } else if ((r = next_logged(o)) != NULL || (r = next_read(o)) != NULL) {
-        send(o, r);
-        a->kind = ORDER_DO_SEND;
-        a->entry = r;
-    } else {
-        return false;
-    }
-    return true;
 }
 
 struct order_entry *order_take_any(struct order *o)

@@ -19,10 +19,21 @@ struct digests {
 
 size_t digest_print(const struct answer_digest *d, char text[static DIGEST_TEXT_MAX])
 {
-    int n = snprintf(text, DIGEST_TEXT_MAX, "{\"status\":%d,\"sha256\":\"", d->status);
-    for (int i = 0; i < DIGEST_SIZE; i++) n += snprintf(text + n, (size_t)(DIGEST_TEXT_MAX - n), "%02x", d->sha256[i]);
-    n += snprintf(text + n, (size_t)(DIGEST_TEXT_MAX - n), "\"}");
-    return (size_t)n;
+    static const char digits[] = "0123456789abcdef";
+    static const char begin[] = "{\"status\":", middle[] = ",\"sha256\":\"";
+    char *at = text;
+    memcpy(at, begin, sizeof begin - 1);
+    at += sizeof begin - 1;
+    int status = d->status > 99 && d->status < 1000 ? d->status : 999; /* it has three digits (RFC 9110, 15) */
+    for (int unit = 100; unit > 0; unit /= 10) *at++ = digits[status / unit % 10];
+    memcpy(at, middle, sizeof middle - 1);
+    at += sizeof middle - 1;
+    for (int i = 0; i < DIGEST_SIZE; i++) { /* for each request: printf was an eighth of our time */
+        *at++ = digits[d->sha256[i] >> 4];
+        *at++ = digits[d->sha256[i] & 15];
+    }
+    memcpy(at, "\"}", sizeof "\"}");
+    return (size_t)(at - text) + 2;
 }
 
 static int hex(char c)
@@ -35,6 +46,8 @@ int digest_parse(const void *data, size_t len, struct answer_digest *ret)
     char text[DIGEST_TEXT_MAX];
     struct answer_digest d;
     int at = 0;
+    const char *line = len > 0 ? memchr(data, '\n', len) : NULL; /* the answer itself follows, sometimes */
+    if (line != NULL) len = (size_t)(line - (const char *)data);
     if (len >= sizeof text) return -ERROR_CORRUPT;
     if (len > 0) memcpy(text, data, len);
     text[len] = '\0';

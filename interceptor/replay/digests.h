@@ -17,7 +17,7 @@ struct answer_digest {
     uint8_t sha256[DIGEST_SIZE]; /* of the body */
 };
 
-/* As in a completion's payload: {"status":200,"sha256":"..."}. */
+/* As in a completion's payload: {"status":200,"sha256":"..."}; where the answer is recorded, "\n" and the answer as HTTP. */
 enum { DIGEST_TEXT_MAX = 112 };
 size_t digest_print(const struct answer_digest *d, char text[static DIGEST_TEXT_MAX]); /* its length */
 int digest_parse(const void *text, size_t len, struct answer_digest *ret);             /* 0 or -ERROR_CORRUPT */

@@ -10,6 +10,8 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 enum { STATE_LISTEN = 0x0a, LINE_SIZE = 512 };
@@ -105,8 +107,19 @@ static bool ask_kernel(const struct sockaddr *address, uint64_t *ret_id)
     return rv == 0 || (rv == -ENOENT && atomic_load(&works));
 }
 
+/* Of a Unix socket its file: bind() makes a new one. Inode numbers are used again, so its time goes in too (the one that chmod leaves alone). */
+static uint64_t file_id(const char *path)
+{
+    struct stat s;
+    if (stat(path, &s) != 0 || !S_ISSOCK(s.st_mode)) return 0;
+    uint64_t id = s.st_ino * UINT64_C(0x9e3779b97f4a7c15) + s.st_dev;
+    id = (id ^ (uint64_t)s.st_mtim.tv_sec) * UINT64_C(0x9e3779b97f4a7c15);
+    return (id ^ (uint64_t)s.st_mtim.tv_nsec) | 1;
+}
+
 uint64_t listener_id(const struct sockaddr *address)
 {
+    if (address->sa_family == AF_UNIX) return file_id(((const struct sockaddr_un *)address)->sun_path);
     struct target t = {0};
     uint64_t id;
     if ((address->sa_family == AF_INET || address->sa_family == AF_INET6) && ask_kernel(address, &id)) return id;

@@ -4,7 +4,9 @@
  * state is another one. But its listening socket is a new one, with another inode in /proc/net/tcp. So an app whose
  * listener changed is another incarnation, whatever its connections looked like.
  *
- * Asks the kernel for the socket that a connection to the address would reach: some microseconds. Where it cannot say
+ * Of a Unix socket it is the file: whoever binds a path anew makes another one.
+ *
+ * Of an address, asks the kernel for the socket that a connection to the address would reach: some microseconds. Where it cannot say
  * (no sock_diag), reads a file of procfs: no disk, but milliseconds on a machine with a large table of connections. Thread: any.
  * Sources: sock_diag(7); Linux, Documentation/networking/proc_net_tcp.rst. */
 #ifndef CRSC_INTERCEPTOR_UPSTREAM_LISTENER_H

@@ -1,11 +1,12 @@
 #include "interceptor/upstream/upstream.h"
 
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 
 #include "common/conn.h"
+#include "interceptor/upstream/internal.h"
 #include "interceptor/upstream/listener.h"
 
 enum {
@@ -13,64 +14,12 @@ enum {
     RETRY_MIN_MS = 2,
     RETRY_MAX_MS = 50, /* while the app is starting */
     CLOSE_MS = 50,     /* for the app to close its side, for a drain; then a reset */
-    READ_SIZE = 64 << 10,
-    PIECES = 3,
     SHORT_MS = 100,
+    SWEEP_MS = 100,
     SHORT_MAX = 20, /* an app that ends idle connections as soon as it has them is left in peace */
 };
 
-enum link_state {
-    LINK_CONNECTING,
-    LINK_IDLE,
-    LINK_BUSY,
-    LINK_DOUBT,  /* ended with an exchange, whose fate depends on whether the app lives */
-    LINK_ENDING, /* half closed for a drain */
-    LINK_CLOSING,
-};
-
-struct upstream_link {
-    struct upstream *upstream;
-    TAILQ_ENTRY(upstream_link) entry;
-    enum link_state state;
-    uv_tcp_t tcp;
-    uv_connect_t connect;
-    uv_write_t write;
-    uv_shutdown_t shutdown;
-    struct http_parser *parser;
-    struct exchange *exchange; /* BUSY, DOUBT, and CONNECTING for one */
-    struct blob *writing;
-    uint64_t since_ms; /* CONNECTING, IDLE */
-    uint64_t listener; /* while starting: who listened before it was begun */
-    uint64_t doubt;    /* probes that began up to this one say nothing about it */
-    bool writes;       /* a write is under way */
-    bool probe;        /* CONNECTING to see whether the app lives */
-    bool complete;     /* DOUBT: the answer is whole if the app lives */
-    bool ended;
-};
-
-struct upstream {
-    uv_loop_t *loop;
-    struct http_limits limits;
-    struct upstream_handlers handlers;
-    void *user;
-    struct sockaddr_storage address;
-    TAILQ_HEAD(, upstream_link) links; /* idle ones: the last used first */
-    TAILQ_HEAD(, exchange) waiting;    /* for a verdict */
-    uv_timer_t retry, deadline;
-    uint64_t listener, connect_by_ms, retry_ms;
-    uint64_t probes; /* begun so far */
-    unsigned handles;
-    unsigned short_lived; /* connections that ended unused and young, in a row */
-    bool watching;        /* it is suspect: it will be lost some time, and that is to be seen */
-    bool starting, there, closing_gently, freeing;
-    bool probing;
-    void (*done)(void *user);
-    void *done_user;
-    char chunk[READ_SIZE];
-};
-
 static void probe(struct upstream *u);
-static void link_begin(struct upstream_link *l, struct exchange *x);
 
 /* ---- links ---------------------------------------------------------------------------------------------------- */
 
@@ -91,14 +40,20 @@ static void on_link_closed(uv_handle_t *handle)
     handle_gone(u);
 }
 
-static void link_close(struct upstream_link *l)
+void upstream_link_close(struct upstream_link *l)
 {
     if (l->state == LINK_CLOSING) return;
     if (l->probe && l->state == LINK_CONNECTING) l->upstream->probing = false;
     l->state = LINK_CLOSING;
     l->exchange = NULL;
+    struct exchange *x;
+    while ((x = TAILQ_FIRST(&l->behind)) != NULL) {
+        TAILQ_REMOVE(&l->behind, x, entry);
+        x->link = NULL;
+    }
+    if (l->upstream->pipe == l) l->upstream->pipe = NULL;
     TAILQ_REMOVE(&l->upstream->links, l, entry);
-    uv_close((uv_handle_t *)&l->tcp, on_link_closed);
+    uv_close(&l->io.handle, on_link_closed);
 }
 
 static void lost(struct upstream *u, const char *why)
@@ -111,7 +66,7 @@ static void lost(struct upstream *u, const char *why)
 
 static void on_retry(uv_timer_t *timer);
 
-static void suspect(struct upstream *u, const char *why)
+void upstream_suspect(struct upstream *u, const char *why)
 {
     u->there = false;
     u->handlers.on_suspect(u->user, why);
@@ -127,18 +82,19 @@ static bool other_idle(const struct upstream *u, const struct upstream_link *but
 }
 
 /* An exchange came to its end on this link. */
-static void link_idle(struct upstream_link *l)
+void upstream_link_idle(struct upstream_link *l)
 {
     struct upstream *u = l->upstream;
     l->state = LINK_IDLE;
     l->exchange = NULL;
+    if (u->pipe == l) u->pipe = NULL;
     l->since_ms = uv_now(u->loop);
     TAILQ_REMOVE(&u->links, l, entry);
     TAILQ_INSERT_HEAD(&u->links, l, entry);
 }
 
 /* Where nothing is connected any more a death would go unseen. */
-static void keep_one(struct upstream *u)
+void upstream_keep_one(struct upstream *u)
 {
     const struct upstream_link *l;
     if (!u->there || u->closing_gently) return;
@@ -159,17 +115,18 @@ again:
         if (l->state != LINK_DOUBT || l->doubt >= began) continue;
         struct exchange *x = l->exchange;
         if (x->logged && !l->complete) {
-            suspect(u, "it closed a connection with a logged request on it, unanswered, and still takes connections");
+            upstream_suspect(u, "it closed a connection with a logged request on it, unanswered, and still takes connections");
             return;
         }
         bool complete = l->complete;
+        upstream_link_unfollow(l);
         l->exchange = NULL;
         x->link = NULL;
         if (complete)
             u->handlers.on_answer(u->user, x, http_parser_message(l->parser));
         else
             u->handlers.on_dropped(u->user, x);
-        if (l->state == LINK_DOUBT) link_close(l);
+        if (l->state == LINK_DOUBT) upstream_link_close(l);
         if (!u->there) return;
         goto again;
     }
@@ -177,22 +134,22 @@ again:
     if (l != NULL) probe(u);
 }
 
-static void on_ended(struct upstream_link *l)
+void upstream_link_ended(struct upstream_link *l, bool in_order)
 {
     struct upstream *u = l->upstream;
     enum link_state state = l->state;
     l->ended = true;
-    uv_read_stop((uv_stream_t *)&l->tcp);
+    uv_read_stop(&l->io.stream);
     if (state == LINK_BUSY) {
         struct error e;
         l->state = LINK_DOUBT;
-        l->complete = http_parser_finish(l->parser, &e) == 1;
+        l->complete = http_parser_finish(l->parser, &e) == 1 && (in_order || TAILQ_EMPTY(&l->behind));
         l->doubt = u->probes;
         probe(u);
         return;
     }
     if (state == LINK_IDLE) u->short_lived = uv_now(u->loop) - l->since_ms < SHORT_MS ? u->short_lived + 1 : 0;
-    link_close(l);
+    upstream_link_close(l);
     if (state == LINK_IDLE && u->there && !u->closing_gently && u->short_lived < SHORT_MAX) probe(u);
     if (state == LINK_ENDING && u->closing_gently && TAILQ_EMPTY(&u->links)) {
         u->closing_gently = false;
@@ -201,124 +158,12 @@ static void on_ended(struct upstream_link *l)
     }
 }
 
-/* ---- answers -------------------------------------------------------------------------------------------------- */
-
-/* `more`: bytes came behind it that nobody asked for. */
-static void on_message(struct upstream_link *l, bool more)
-{
-    struct upstream *u = l->upstream;
-    const struct http_message *m = http_parser_message(l->parser);
-    struct exchange *x = l->exchange;
-    bool keep = m->keep_alive && !m->upgrade && !more && !l->writes; /* nor when it answered before it had read all */
-    u->short_lived = 0;
-    x->link = NULL;
-    l->exchange = NULL;
-    if (keep)
-        link_idle(l);
-    else
-        l->state = LINK_ENDING;
-    u->handlers.on_answer(u->user, x, m); /* may send on this link, or drop it */
-    if (!keep && l->state == LINK_ENDING) {
-        link_close(l);
-        keep_one(u);
-    }
-}
-
-static void on_nonsense(struct upstream_link *l)
-{
-    struct upstream *u = l->upstream;
-    struct exchange *x = l->exchange;
-    x->link = NULL;
-    link_close(l);
-    u->handlers.on_answer(u->user, x, NULL);
-    keep_one(u);
-}
-
-static void feed(struct upstream_link *l, const char *data, size_t len)
-{
-    size_t at = 0, used;
-    struct error e;
-    while (at < len && l->state == LINK_BUSY) {
-        int rv = http_parser_feed(l->parser, data + at, len - at, &used, &e);
-        if (rv < 0) {
-            on_nonsense(l);
-            return;
-        }
-        at += used;
-        if (rv == 0) continue;
-        int status = http_parser_message(l->parser)->status;
-        if (status / 100 == 1 && status != 101) continue; /* an interim answer: the real one follows */
-        on_message(l, at < len);
-    }
-}
-
-static void on_part(void *user, const struct http_message *head, const void *data, size_t len)
-{
-    struct upstream_link *l = user;
-    struct upstream *u = l->upstream;
-    if (l->exchange == NULL) return;
-    l->exchange->parts = true;
-    u->handlers.on_part(u->user, l->exchange, head, data, len);
-}
-
-static void on_alloc(uv_handle_t *handle, size_t size, uv_buf_t *b)
-{
-    (void)size;
-    struct upstream_link *l = handle->data;
-    *b = uv_buf_init(l->upstream->chunk, READ_SIZE);
-}
-
-static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *b)
-{
-    struct upstream_link *l = stream->data;
-    if (n == 0 || l->state == LINK_CLOSING || l->ended) return;
-    if (n < 0) {
-        on_ended(l);
-    } else if (l->state == LINK_BUSY) {
-        feed(l, b->base, (size_t)n);
-    } else if (l->state == LINK_IDLE) { /* an answer that nobody asked for, such as 408 at an idle time's end */
-        struct upstream *u = l->upstream;
-        link_close(l);
-        keep_one(u);
-    }
-}
-
-/* ---- sending -------------------------------------------------------------------------------------------------- */
-
-static void on_written(uv_write_t *req, int status)
-{
-    struct upstream_link *l = req->data;
-    (void)status; /* an error shows when reading, where an early answer is not missed */
-    l->writes = false;
-    l->writing = blob_unref(l->writing);
-}
-
-static void link_begin(struct upstream_link *l, struct exchange *x)
-{
-    uv_buf_t pieces[PIECES];
-    l->state = LINK_BUSY;
-    l->exchange = x;
-    x->link = l;
-    x->parts = false;
-    l->writing = blob_ref(x->message);
-    l->writes = true;
-    l->write.data = l;
-    pieces[0] = uv_buf_init((char *)l->writing->data, (unsigned)x->split);
-    pieces[1] = uv_buf_init((char *)x->extra, (unsigned)strlen(x->extra));
-    pieces[2] = uv_buf_init((char *)l->writing->data + x->split, (unsigned)(l->writing->len - x->split));
-    http_parser_expect_head(l->parser, x->head);
-    if (uv_write(&l->write, (uv_stream_t *)&l->tcp, pieces, PIECES, on_written) == 0) return;
-    l->writes = false;
-    l->writing = blob_unref(l->writing);
-    /* The socket is broken; the end of it, which comes from the loop, says so too. */
-}
-
 static void on_connect(uv_connect_t *req, int status);
 
 static struct upstream_link *link_new(struct upstream *u)
 {
     struct upstream_link *l = calloc(1, sizeof *l);
-    struct http_parser *parser = http_parser_new(false, &u->limits);
+    struct http_parser *parser = http_parser_new(false, &u->options.limits);
     if (l == NULL || parser == NULL) {
         http_parser_free(parser);
         free(l);
@@ -326,16 +171,25 @@ static struct upstream_link *link_new(struct upstream *u)
     }
     l->upstream = u;
     l->parser = parser;
-    http_parser_stream(parser, on_part, l);
-    uv_tcp_init(u->loop, &l->tcp);
-    l->tcp.data = l->connect.data = l;
+    http_parser_stream(parser, upstream_on_part, l);
+    bool local = u->address.ss_family == AF_UNIX;
+    if (local)
+        uv_pipe_init(u->loop, &l->io.pipe, 0);
+    else
+        uv_tcp_init(u->loop, &l->io.tcp);
+    l->io.handle.data = l->connect.data = l;
+    TAILQ_INIT(&l->behind);
     u->handles++;
     l->state = LINK_CONNECTING;
     l->since_ms = uv_now(u->loop);
     TAILQ_INSERT_TAIL(&u->links, l, entry);
     if (u->starting) l->listener = listener_id((struct sockaddr *)&u->address);
-    if (uv_tcp_connect(&l->connect, &l->tcp, (struct sockaddr *)&u->address, on_connect) == 0) return l;
-    link_close(l);
+    if (local) { /* what goes wrong is told to on_connect */
+        uv_pipe_connect(&l->connect, &l->io.pipe, ((const struct sockaddr_un *)&u->address)->sun_path, on_connect);
+        return l;
+    }
+    if (uv_tcp_connect(&l->connect, &l->io.tcp, (struct sockaddr *)&u->address, on_connect) == 0) return l;
+    upstream_link_close(l);
     return NULL;
 }
 
@@ -353,16 +207,20 @@ static void arm_retry(struct upstream *u)
 static void connect_failed(struct upstream_link *l, const char *why)
 {
     struct upstream *u = l->upstream;
-    link_close(l);
+    upstream_link_close(l);
     if (!u->starting) lost(u, why); /* else the timer tries again */
 }
 
-static void flush_waiting(struct upstream *u)
+static bool send_now(struct upstream *u, struct exchange *x);
+
+void upstream_flush_waiting(struct upstream *u)
 {
     struct exchange *x;
     while (u->there && !u->probing && (x = TAILQ_FIRST(&u->waiting)) != NULL) {
         TAILQ_REMOVE(&u->waiting, x, entry);
-        upstream_send(u, x);
+        if (send_now(u, x)) continue;
+        TAILQ_INSERT_HEAD(&u->waiting, x, entry);
+        return;
     }
 }
 
@@ -371,10 +229,10 @@ static void probed(struct upstream_link *l)
     struct upstream *u = l->upstream;
     uint64_t began = l->doubt;
     l->probe = u->probing = false;
-    link_idle(l);
-    if (other_idle(u, l)) link_close(l); /* servers of one thread would wait for it to speak */
+    upstream_link_idle(l);
+    if (other_idle(u, l)) upstream_link_close(l); /* servers of one thread would wait for it to speak */
     judge(u, began);
-    flush_waiting(u);
+    upstream_flush_waiting(u);
 }
 
 static void on_connect(uv_connect_t *req, int status)
@@ -388,7 +246,7 @@ static void on_connect(uv_connect_t *req, int status)
     }
     uint64_t id = listener_id((struct sockaddr *)&u->address);
     if (u->starting && id != l->listener) { /* one came or went meanwhile: which of them is it connected to? */
-        link_close(l);
+        upstream_link_close(l);
         return;
     }
     if (u->starting) {
@@ -398,24 +256,24 @@ static void on_connect(uv_connect_t *req, int status)
         return;
     }
     if (u->watching) {
-        link_close(l);
+        upstream_link_close(l);
         return;
     }
-    uv_tcp_nodelay(&l->tcp, 1);
-    uv_read_start((uv_stream_t *)&l->tcp, on_alloc, on_read);
+    if (u->address.ss_family != AF_UNIX) uv_tcp_nodelay(&l->io.tcp, 1);
+    upstream_link_read(l);
     if (l->exchange != NULL) {
-        link_begin(l, l->exchange);
+        upstream_link_begin(l, l->exchange);
     } else if (u->starting) {
         u->starting = false;
         u->there = true;
         u->short_lived = 0;
         uv_timer_stop(&u->retry);
-        link_idle(l);
+        upstream_link_idle(l);
         u->handlers.on_connected(u->user);
     } else if (l->probe) {
         probed(l);
     } else {
-        link_idle(l);
+        upstream_link_idle(l);
     }
 }
 
@@ -434,34 +292,42 @@ static void probe(struct upstream *u)
     l->doubt = began;
 }
 
-void upstream_send(struct upstream *u, struct exchange *x)
+/* False: out of descriptors or memory. It is tried again with the next verdict, or when the timer rings. */
+static bool send_now(struct upstream *u, struct exchange *x)
 {
     struct upstream_link *l, *next;
-    x->link = NULL;
-    x->parts = false;
-    if (u->probing) {
-        TAILQ_INSERT_TAIL(&u->waiting, x, entry);
-        return;
-    }
     uint64_t now = uv_now(u->loop);
+    if (x->follows && u->pipe != NULL) {
+        upstream_link_follow(u->pipe, x);
+        return true;
+    }
     for (l = TAILQ_FIRST(&u->links); l != NULL; l = next) {
         next = TAILQ_NEXT(l, entry);
         if (l->state != LINK_IDLE) continue;
         if (now - l->since_ms < IDLE_MAX_MS) {
-            link_begin(l, x);
-            return;
+            if (x->follows) u->pipe = l;
+            upstream_link_begin(l, x);
+            return true;
         }
-        link_close(l);
+        upstream_link_close(l);
     }
     l = link_new(u);
-    if (l ==
-        NULL) { /* out of descriptors or memory: tried again behind the next verdict, which the timer brings about */
-        TAILQ_INSERT_TAIL(&u->waiting, x, entry);
+    if (l == NULL) {
         uv_timer_start(&u->retry, on_retry, RETRY_MAX_MS, 0);
-        return;
+        return false;
     }
     l->exchange = x;
     x->link = l;
+    if (x->follows) u->pipe = l;
+    return true;
+}
+
+void upstream_send(struct upstream *u, struct exchange *x)
+{
+    x->link = NULL;
+    x->parts = x->written = false;
+    bool waits = u->probing || (x->follows && !TAILQ_EMPTY(&u->waiting)); /* nothing passes by */
+    if (waits || !send_now(u, x)) TAILQ_INSERT_TAIL(&u->waiting, x, entry);
 }
 
 /* ---- the app as a whole --------------------------------------------------------------------------------------- */
@@ -475,7 +341,7 @@ static void on_retry(uv_timer_t *timer)
         return;
     }
     if (!u->starting) {
-        flush_waiting(u);
+        upstream_flush_waiting(u);
         return;
     }
     if (TAILQ_EMPTY(&u->links) && uv_now(u->loop) < u->connect_by_ms) link_new(u);
@@ -485,7 +351,7 @@ static void on_retry(uv_timer_t *timer)
 int upstream_connect(struct upstream *u, const char *address, uint64_t timeout_ms, struct error *e)
 {
     struct sockaddr_storage where;
-    int rv = address_numeric(address, &where, e);
+    int rv = upstream_address(address, &where, e);
     if (rv != 0) return rv;
     upstream_drop(u);
     u->address = where;
@@ -508,7 +374,7 @@ void upstream_drop(struct upstream *u)
     while ((x = TAILQ_FIRST(&u->waiting)) != NULL) TAILQ_REMOVE(&u->waiting, x, entry);
     while ((l = TAILQ_FIRST(&u->links)) != NULL) {
         x = l->exchange;
-        link_close(l);
+        upstream_link_close(l);
         if (x == NULL) continue;
         x->link = NULL;
         if (x->parts) u->handlers.on_cut(u->user, x);
@@ -524,8 +390,8 @@ static void close_rest(struct upstream *u)
     uv_timer_stop(&u->deadline);
     while ((l = TAILQ_FIRST(&u->links)) != NULL) {
         uv_os_fd_t fd;
-        if (uv_fileno((uv_handle_t *)&l->tcp, &fd) == 0) setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-        link_close(l);
+        if (uv_fileno(&l->io.handle, &fd) == 0) setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+        upstream_link_close(l);
     }
 }
 
@@ -549,10 +415,10 @@ void upstream_close(struct upstream *u)
     u->closing_gently = true;
     for (l = TAILQ_FIRST(&u->links); l != NULL; l = next) {
         next = TAILQ_NEXT(l, entry);
-        if (l->state == LINK_IDLE && uv_shutdown(&l->shutdown, (uv_stream_t *)&l->tcp, on_shutdown) == 0) {
+        if (l->state == LINK_IDLE && uv_shutdown(&l->shutdown, &l->io.stream, on_shutdown) == 0) {
             l->state = LINK_ENDING;
         } else if (l->state != LINK_CLOSING) {
-            link_close(l);
+            upstream_link_close(l);
         }
     }
     uv_timer_start(&u->deadline, on_deadline, TAILQ_EMPTY(&u->links) ? 0 : CLOSE_MS, 0);
@@ -562,41 +428,77 @@ void upstream_reopen(struct upstream *u)
 {
     if (!u->there) return;
     if (u->closing_gently) close_rest(u);
-    keep_one(u);
+    upstream_keep_one(u);
 }
 
 bool upstream_is_same(const struct upstream *u, const char *address)
 {
     struct sockaddr_storage where;
-    return u->listener != 0 && address_numeric(address, &where, NULL) == 0 &&
+    return u->listener != 0 && upstream_address(address, &where, NULL) == 0 &&
            listener_id((struct sockaddr *)&where) == u->listener;
 }
 
-void upstream_pause(struct exchange *x)
+/* ---- time ----------------------------------------------------------------------------------------------------- */
+
+static bool too_slow(const struct upstream_link *l, uint64_t now)
 {
-    if (x->link != NULL && x->link->state == LINK_BUSY) uv_read_stop((uv_stream_t *)&x->link->tcp);
+    const struct upstream_options *o = &l->upstream->options;
+    uint64_t bound = l->answering ? o->body_ms : o->first_byte_ms;
+    bool waits_for_log = !l->answering && !l->sent && !l->writes;
+    return l->state == LINK_BUSY && !waits_for_log && !l->exchange->slow && !l->exchange->paused && bound > 0 && now - l->since_ms > bound;
 }
 
-void upstream_resume(struct exchange *x)
+static void on_sweep(uv_timer_t *timer)
 {
-    if (x->link != NULL && x->link->state == LINK_BUSY) uv_read_start((uv_stream_t *)&x->link->tcp, on_alloc, on_read);
+    struct upstream *u = timer->data;
+    struct upstream_link *l;
+    uint64_t now = uv_now(u->loop);
+again:
+    TAILQ_FOREACH(l, &u->links, entry)
+    {
+        if (too_slow(l, now)) {
+            l->exchange->slow = true;
+            u->handlers.on_slow(u->user, l->exchange, l->answering);
+            goto again; /* the list may be another one now */
+        }
+        if (l->state != LINK_CONNECTING || u->starting || u->watching || now - l->since_ms <= u->options.connect_ms) continue;
+        connect_failed(l, "it took no connection within app-connect-timeout");
+        return;
+    }
 }
 
-struct upstream *upstream_new(uv_loop_t *loop, const struct http_limits *limits,
+/* ---- begin and end -------------------------------------------------------------------------------------------- */
+
+int upstream_address(const char *text, struct sockaddr_storage *ret_address, struct error *e)
+{
+    struct sockaddr_un *local = (struct sockaddr_un *)ret_address;
+    if (strncmp(text, "unix:", 5) != 0) return address_numeric(text, ret_address, e);
+    if (text[5] != '/' || strlen(text + 5) >= sizeof local->sun_path)
+        return error_set(e, ERROR_INVALID, "unix:/path is wanted, an absolute path of at most %zu bytes", sizeof local->sun_path - 1);
+    memset(local, 0, sizeof *local);
+    local->sun_family = AF_UNIX;
+    strcpy(local->sun_path, text + 5);
+    return 0;
+}
+
+struct upstream *upstream_new(uv_loop_t *loop, const struct upstream_options *options,
                               const struct upstream_handlers *handlers, void *user)
 {
     struct upstream *u = calloc(1, sizeof *u);
     if (u == NULL) return NULL;
     u->loop = loop;
-    u->limits = *limits;
+    u->options = *options;
     u->handlers = *handlers;
     u->user = user;
     TAILQ_INIT(&u->links);
     TAILQ_INIT(&u->waiting);
     uv_timer_init(loop, &u->retry);
     uv_timer_init(loop, &u->deadline);
-    u->retry.data = u->deadline.data = u;
-    u->handles = 2;
+    uv_timer_init(loop, &u->sweep);
+    uv_prepare_init(loop, &u->turn);
+    u->retry.data = u->deadline.data = u->sweep.data = u->turn.data = u;
+    u->handles = 4;
+    uv_timer_start(&u->sweep, on_sweep, SWEEP_MS, SWEEP_MS);
     return u;
 }
 
@@ -614,4 +516,6 @@ void upstream_free(struct upstream *u, void (*done)(void *user), void *user)
     u->done_user = user;
     uv_close((uv_handle_t *)&u->retry, on_timer_closed);
     uv_close((uv_handle_t *)&u->deadline, on_timer_closed);
+    uv_close((uv_handle_t *)&u->sweep, on_timer_closed);
+    uv_close((uv_handle_t *)&u->turn, on_timer_closed);
 }

@@ -1,5 +1,7 @@
 #include "logd/consensus/raft_bridge.h"
 
+#include <stdio.h>
+
 _Static_assert(RAFT_VERSION_NUMBER / 100 == 22, "memory ownership changes after libraft 0.22: read consensus.c first");
 _Static_assert((int)CONSENSUS_COMMAND == (int)RAFT_COMMAND, "entry types are libraft's");
 _Static_assert((int)CONSENSUS_BARRIER == (int)RAFT_BARRIER, "entry types are libraft's");
@@ -65,6 +67,8 @@ int raft_bridge_to(const struct consensus_message *m, struct raft_message *r)
             .last_log_term = m->timeout_now.last_term,
         };
         return 0;
+    case CONSENSUS_SNAPSHOT_OFFER: /* libraft never hears of it */
+        break;
     }
     return -ERROR_INTERNAL;
 }
@@ -112,8 +116,12 @@ int raft_bridge_from(const struct raft_message *r, uint64_t from, struct consens
         m->timeout_now.last_index = r->timeout_now.last_log_index;
         m->timeout_now.last_term = r->timeout_now.last_log_term;
         return 0;
-    case RAFT_INSTALL_SNAPSHOT: /* never: this log is not compacted, so no server lacks what another has */
-        break;
+    case RAFT_INSTALL_SNAPSHOT: /* what it would carry is fetched, not sent */
+        m->type = CONSENSUS_SNAPSHOT_OFFER;
+        m->term = r->install_snapshot.term;
+        m->offer.last_index = r->install_snapshot.last_index;
+        m->offer.last_term = r->install_snapshot.last_term;
+        return 0;
     }
     return -ERROR_INTERNAL;
 }
@@ -131,8 +139,7 @@ static int check_append(const struct consensus_message *m, struct error *e)
     for (uint32_t i = 0; i < m->append.n; i++) {
         const struct consensus_entry *entry = &m->append.entries[i];
         bool first_of_log = m->append.prev_index + i == 0;
-        bool type_ok = first_of_log ? entry->type == CONSENSUS_CHANGE
-                                    : entry->type == CONSENSUS_COMMAND || entry->type == CONSENSUS_BARRIER;
+        bool type_ok = first_of_log ? entry->type == CONSENSUS_CHANGE : entry->type >= CONSENSUS_COMMAND && entry->type <= CONSENSUS_CHANGE;
         if (entry->term < last || entry->term == 0 || entry->term > m->term || !type_ok)
             return error_set(e, ERROR_PROTOCOL, "AppendEntries of server %llu: entry %llu has term %llu and type %u",
                              (unsigned long long)m->from, (unsigned long long)(m->append.prev_index + 1 + i),
@@ -147,10 +154,37 @@ int raft_bridge_check(const struct consensus_message *m, struct error *e)
     if (m->term == 0)
         return error_set(e, ERROR_PROTOCOL, "a Raft message of server %llu has no term", (unsigned long long)m->from);
     if (m->type == CONSENSUS_APPEND_ENTRIES) return check_append(m, e);
+    if (m->type == CONSENSUS_SNAPSHOT_OFFER && (m->offer.last_index == 0 || m->offer.last_term == 0 || m->offer.last_term > m->term))
+        return error_set(e, ERROR_PROTOCOL, "server %llu offers the state at entry %llu of term %llu", (unsigned long long)m->from,
+                         (unsigned long long)m->offer.last_index, (unsigned long long)m->offer.last_term);
     if (m->type == CONSENSUS_REQUEST_VOTE && m->request_vote.candidate != m->from)
         return error_set(e, ERROR_PROTOCOL, "server %llu asks for a vote for server %llu", (unsigned long long)m->from,
                          (unsigned long long)m->request_vote.candidate);
     return 0;
+}
+
+/* Addresses stay with the membership; libraft wants one each, all different. */
+int raft_bridge_configuration(const struct membership *m, struct raft_configuration *ret)
+{
+    char name[32];
+    int rv = 0;
+    raft_configuration_init(ret);
+    for (unsigned i = 0; i < m->n && rv == 0; i++) {
+        snprintf(name, sizeof name, "member-%llu", (unsigned long long)m->servers[i].id);
+        rv = raft_configuration_add(ret, m->servers[i].id, name, m->servers[i].voter ? RAFT_VOTER : RAFT_STANDBY);
+    }
+    if (rv != 0) raft_configuration_close(ret);
+    return rv;
+}
+
+int raft_bridge_encode(const struct membership *m, struct raft_buffer *ret)
+{
+    struct raft_configuration configuration;
+    int rv = raft_bridge_configuration(m, &configuration);
+    if (rv != 0) return rv;
+    rv = raft_configuration_encode(&configuration, ret);
+    raft_configuration_close(&configuration);
+    return rv;
 }
 
 /* The trail is a ring of (last index, term) runs, oldest first, in [front, back); entries begin at offset + 1. */
@@ -169,6 +203,7 @@ uint64_t raft_bridge_last_index(const struct raft *r)
 uint64_t raft_bridge_term_at(const struct raft *r, uint64_t index)
 {
     const struct raft_trail *t = &r->trail;
+    if (index != 0 && index == t->snapshot.index) return t->snapshot.term;
     if (index <= t->offset || index > raft_bridge_last_index(r)) return 0;
     unsigned n = trail_runs(t);
     for (unsigned i = n; i-- > 0;) {

@@ -95,6 +95,15 @@ int raft_codec_encode(const struct consensus_message *m, struct buf *head)
         message.timeout_now = &body;
         return pack(&message.base, head);
     }
+    case CONSENSUS_SNAPSHOT_OFFER: {
+        Crsc__RaftSnapshotOffer body = CRSC__RAFT_SNAPSHOT_OFFER__INIT;
+        body.term = m->term;
+        body.last_index = m->offer.last_index;
+        body.last_term = m->offer.last_term;
+        message.body_case = CRSC__RAFT_MESSAGE__BODY_SNAPSHOT_OFFER;
+        message.snapshot_offer = &body;
+        return pack(&message.base, head);
+    }
     }
     return -ERROR_INTERNAL;
 }
@@ -166,6 +175,12 @@ static int decode_body(const Crsc__RaftMessage *r, const struct frame *f, struct
         m->term = r->timeout_now->term;
         m->timeout_now.last_index = r->timeout_now->last_log_index;
         m->timeout_now.last_term = r->timeout_now->last_log_term;
+        break;
+    case CRSC__RAFT_MESSAGE__BODY_SNAPSHOT_OFFER:
+        m->type = CONSENSUS_SNAPSHOT_OFFER;
+        m->term = r->snapshot_offer->term;
+        m->offer.last_index = r->snapshot_offer->last_index;
+        m->offer.last_term = r->snapshot_offer->last_term;
         break;
     default: return error_set(e, ERROR_PROTOCOL, "a Raft message of an unknown kind");
     }

@@ -1,17 +1,24 @@
 #include "logd/consensus/read_index.h"
 
-#include <assert.h>
+#include "common/mutant.h"
 
-void read_index_init(struct read_index *r, uint64_t self, const struct consensus_member *members, unsigned n)
+void read_index_init(struct read_index *r, uint64_t self)
 {
-    assert(n > 0 && n <= CONSENSUS_MEMBERS_MAX);
-    *r = (struct read_index){.self = self, .n_members = n};
-    for (unsigned i = 0; i < n; i++) r->members[i] = members[i].id;
+    *r = (struct read_index){.self = self};
+}
+
+void read_index_members(struct read_index *r, const struct membership *m)
+{
+    r->n_members = 0;
+    for (unsigned i = 0; i < m->n; i++)
+        if (m->servers[i].voter) r->members[r->n_members++] = m->servers[i].id;
+    if (r->flying) r->wanted = true;
+    r->flying = false;
 }
 
 static bool majority(const struct read_index *r)
 {
-    return (unsigned)__builtin_popcount(r->yes) * 2 > r->n_members;
+    return (unsigned)__builtin_popcount(r->yes) * 2 > r->n_members || MUTANT(stale_read);
 }
 
 static void vote(struct read_index *r, uint64_t id)

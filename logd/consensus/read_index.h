@@ -29,7 +29,10 @@ struct read_index {
     bool wanted;        /* reads wait for the next one */
 };
 
-void read_index_init(struct read_index *r, uint64_t self, const struct consensus_member *members, unsigned n);
+void read_index_init(struct read_index *r, uint64_t self);
+
+/* Who is to be asked from now on: the voters. A round under way is begun again: its reads belong to the next one. */
+void read_index_members(struct read_index *r, const struct membership *m);
 
 /* A read has arrived: the round that will cover it. */
 uint64_t read_index_ask(struct read_index *r);

@@ -1,7 +1,9 @@
-/* Clusters of 3 and 5 in one process, with fake disks, a fake network and one seeded scheduler that crashes and restarts
- * servers, loses what was not synced, drops, delays, doubles and reorders messages and cuts the network. After every
- * event: no committed entry differs, moves or vanishes, each is on a majority's disks, terms have one leader, reads
- * confirmed by read_index see everything committed before they were asked. After healing: the cluster goes on.
+/* Clusters of up to 5 in one process, with fake disks, a fake network and one seeded scheduler that crashes and restarts
+ * servers, loses what was not synced, drops, delays, doubles and reorders messages, cuts the network, hands leadership over, lets the
+ * log begin later, and adds, promotes and removes servers; who was removed comes back with an empty disk. After every
+ * event: no committed entry differs, moves or vanishes, each is on the disks of a majority of the voters, terms have one leader, reads
+ * confirmed by read_index see everything committed before they were asked. After healing: the cluster goes on, all members catch up, and
+ * the membership can be changed.
  *
  *   test_consensus [SEEDS [FIRST]]      default 300 seeds from 1; a failure prints its seed */
 #include <setjmp.h>
@@ -17,10 +19,11 @@
 #include "logd/consensus/raft_codec.h"
 #include "logd/consensus/read_index.h"
 
-enum { N_MAX = 5, LOG_MAX = 8192, NET_MAX = 4096, RUN_MS = 6000, HEAL_MS = 6000, OPS_MAX = 512, TERMS_MAX = 4096 };
+enum { N_MAX = 5, LOG_MAX = 8192, NET_MAX = 4096, RUN_MS = 6000, HEAL_MS = 6000, OPS_MAX = 512, TERMS_MAX = 4096,
+       MEMBERSHIPS_MAX = 4096 };
 
 struct item {
-    uint64_t term, value; /* value: unique per submitted command; 0 for barriers, ~0 for the first entry */
+    uint64_t term, value; /* value: unique per submitted command; 0 for barriers; of a CHANGE, which of sim.memberships */
     uint32_t type;
 };
 
@@ -34,11 +37,15 @@ struct node {
     struct consensus *c; /* NULL while it is down */
     struct item log[LOG_MAX], disk[LOG_MAX]; /* [i]: index i + 1; log is what was queued, disk what was synced */
     uint64_t n_log, n_disk, term, vote, applied;
+    uint64_t durable;  /* applied as of some moment before a crash: what the index on disk says */
+    uint64_t instance; /* of its disk */
+    uint64_t base; /* entries up to it are not in its log any more; they stay here, to be compared */
     struct op ops[OPS_MAX];
     unsigned n_ops;
     struct read_index reads;
     uint64_t read_round, read_floor; /* the one outstanding read: what was committed when it was asked */
     unsigned group;                  /* of the network */
+    bool must_rebuild;               /* the last event's outcome */
 };
 
 struct packet {
@@ -49,20 +56,22 @@ struct packet {
     bool reply;
     uint64_t probe_term;
     unsigned from, to;
+    uint64_t from_instance, to_instance;
 };
 
 static struct {
     uint64_t rng, now, seed;
-    unsigned n;
-    bool faults;
+    unsigned n; /* servers there are; members or not */
+    bool faults, changes;
     struct node nodes[N_MAX];
     struct packet net[NET_MAX];
     unsigned n_net;
     struct item committed[LOG_MAX];
-    uint64_t n_committed, next_value, reads_confirmed, leaders, crashes;
+    uint64_t n_committed, next_value, reads_confirmed, leaders, crashes, rebuilds;
+    uint64_t instances, added, promoted, removed, wiped;
+    struct blob *memberships[MEMBERSHIPS_MAX]; /* payloads of CHANGE entries */
+    unsigned n_memberships;
     uint64_t leader_of_term[TERMS_MAX];
-    struct consensus_member members[N_MAX];
-    struct blob *first;
 } sim;
 
 #define check(condition, ...)                                                                                         \
@@ -86,13 +95,52 @@ static uint64_t dice(uint64_t below)
 
 static struct consensus_options options_of(unsigned i)
 {
-    return (struct consensus_options){.id = i + 1, .members = sim.members, .n_members = sim.n, .election_ms = 150,
+    return (struct consensus_options){.id = i + 1, .instance = sim.nodes[i].instance, .election_ms = 150,
                                       .heartbeat_ms = 30, .max_in_flight = 64, .seed = (uint32_t)dice(1u << 31)};
 }
 
 static bool same(const struct item *a, const struct item *b)
 {
     return a->term == b->term && a->value == b->value && a->type == b->type;
+}
+
+/* ---- memberships ---- */
+
+static uint64_t membership_number(const struct blob *payload)
+{
+    for (unsigned i = 0; i < sim.n_memberships; i++)
+        if (sim.memberships[i]->len == payload->len && memcmp(sim.memberships[i]->data, payload->data, payload->len) == 0) return i;
+    check(sim.n_memberships < MEMBERSHIPS_MAX, "more memberships than the simulator holds");
+    struct blob *copy = blob_new(payload->len);
+    memcpy(copy->data, payload->data, payload->len);
+    sim.memberships[sim.n_memberships] = copy;
+    return sim.n_memberships++;
+}
+
+static struct membership membership_of(uint64_t number)
+{
+    struct membership m;
+    check(membership_decode(sim.memberships[number]->data, sim.memberships[number]->len, &m) == 0, "a membership cannot be decoded");
+    return m;
+}
+
+static struct membership newest_committed(void)
+{
+    uint64_t k = sim.n_committed;
+    while (sim.committed[k - 1].type != CONSENSUS_CHANGE) k--;
+    return membership_of(sim.committed[k - 1].value);
+}
+
+/* As the servers do it (logd/server/members.h): a removed disk is refused, and so is one that is not the noted one. But our membership may be an
+ * old one: who is not led otherwise listens to a server that it does not know, and counts nothing that it says. */
+static bool admits(const struct node *node, const struct packet *p)
+{
+    const struct membership_server *s = membership_find(consensus_membership(node->c), p->from + 1);
+    uint64_t leader = consensus_leader(node->c);
+    if (membership_was_removed(consensus_settled(node->c, NULL), p->from + 1, p->from_instance)) return false;
+    if (s != NULL && (s->instance == 0 || s->instance == p->from_instance)) return true;
+    if (leader != 0 && leader != p->from + 1) return false;
+    return p->probe == 0 && (p->m.type == CONSENSUS_APPEND_ENTRIES || p->m.type == CONSENSUS_REQUEST_VOTE || p->m.type == CONSENSUS_SNAPSHOT_OFFER);
 }
 
 /* ---- disk ---- */
@@ -113,6 +161,8 @@ static void op_drop_first(struct node *node)
 
 static void post(struct packet p)
 {
+    p.from_instance = sim.nodes[p.from].instance;
+    p.to_instance = sim.nodes[p.to].instance;
     if (sim.faults && dice(100) < 8) {
         free(p.items);
         return;
@@ -138,6 +188,7 @@ static void send_message(unsigned i, const struct consensus_message *m)
     struct node *node = &sim.nodes[i];
     struct packet p = {.m = *m, .from = i, .to = (unsigned)m->to - 1};
     if (m->type == CONSENSUS_APPEND_ENTRIES && m->append.n > 0) {
+        check(m->append.prev_index >= node->base, "asked to send entries that are gone");
         check(m->append.prev_index + m->append.n <= node->n_log, "asked to send entries that are not there");
         if (sim.faults && dice(4) == 0) p.m.append.n = 1 + (uint32_t)dice(m->append.n); /* a shell may send less */
         p.items = malloc(sizeof *p.items * p.m.append.n);
@@ -153,10 +204,11 @@ static void check_committed(unsigned i, uint64_t upto)
     struct node *node = &sim.nodes[i];
     if (upto > node->n_log) upto = node->n_log; /* a follower may hear of a commit before it has the entry */
     for (uint64_t k = sim.n_committed; k < upto; k++) {
+        const struct membership *m = consensus_membership(node->c);
         unsigned copies = 0;
         for (unsigned j = 0; j < sim.n; j++)
-            copies += sim.nodes[j].n_disk > k && same(&sim.nodes[j].disk[k], &node->log[k]);
-        check(k == 0 || copies * 2 > sim.n, "entry %llu is called committed by server %u, with %u copies on disk",
+            copies += membership_votes(m, j + 1) && sim.nodes[j].n_disk > k && same(&sim.nodes[j].disk[k], &node->log[k]);
+        check(k == 0 || copies * 2 > membership_voters(m), "entry %llu is called committed by server %u, with %u copies on disk",
               (unsigned long long)k + 1, i + 1, copies);
         sim.committed[k] = node->log[k];
         sim.n_committed = k + 1;
@@ -169,6 +221,7 @@ static void check_committed(unsigned i, uint64_t upto)
 static void perform(unsigned i, const struct consensus_update *u)
 {
     struct node *node = &sim.nodes[i];
+    node->must_rebuild = u->rebuild;
     if (u->hard_state) {
         check(u->term > node->term || (u->term == node->term && (node->vote == 0 || node->vote == u->vote)),
               "server %u goes from term %llu vote %llu to term %llu vote %llu", i + 1, (unsigned long long)node->term,
@@ -186,6 +239,7 @@ static void perform(unsigned i, const struct consensus_update *u)
         node->n_log = u->first_index - 1;
         for (unsigned k = 0; k < u->n_entries; k++) {
             struct item item = {u->entries[k].term, 0, u->entries[k].type};
+            if (item.type == CONSENSUS_CHANGE) item.value = membership_number(u->entries[k].payload);
             if (item.type == CONSENSUS_COMMAND) memcpy(&item.value, u->entries[k].payload->data, sizeof item.value);
             op->items[k] = node->log[node->n_log++] = item;
         }
@@ -193,10 +247,11 @@ static void perform(unsigned i, const struct consensus_update *u)
     for (unsigned k = 0; k < u->n_messages; k++) send_message(i, &u->messages[k]);
     if (consensus_role(node->c) == CONSENSUS_LEADER) {
         uint64_t *leader = &sim.leader_of_term[consensus_term(node->c) % TERMS_MAX];
-        check(sim.n == 1 || *leader == 0 || *leader == i + 1, "term %llu has two leaders", (unsigned long long)consensus_term(node->c));
+        check(*leader == 0 || *leader == i + 1, "term %llu has two leaders", (unsigned long long)consensus_term(node->c));
         if (*leader == 0) sim.leaders++;
         *leader = i + 1;
     }
+    if (u->membership_changed) read_index_members(&node->reads, consensus_membership(node->c));
     if (u->role_changed) {
         read_index_reset(&node->reads);
         node->read_round = 0;
@@ -225,13 +280,48 @@ static void node_start(unsigned i)
     static uint64_t terms[LOG_MAX];
     struct error why = {0};
     check(consensus_new(&options, &node->c, &why) == 0, "%s", why.text);
-    read_index_init(&node->reads, i + 1, sim.members, sim.n);
+    read_index_init(&node->reads, i + 1);
     node->read_round = 0;
     node->n_log = node->n_disk;
     memcpy(node->log, node->disk, sizeof *node->disk * node->n_disk);
-    for (uint64_t k = 0; k < node->n_disk; k++) terms[k] = node->disk[k].term;
-    node->applied = 0;
-    event(i, consensus_start(node->c, sim.now, node->term, node->vote, terms, node->n_disk, sim.first, &update, &e));
+    for (uint64_t k = node->base; k < node->n_disk; k++) terms[k - node->base] = node->disk[k].term;
+    node->applied = node->base;
+    if (node->durable < node->base) node->durable = node->base;
+    struct consensus_found changes[64];
+    unsigned n_changes = 0;
+    for (uint64_t k = node->n_disk; k > 0 && n_changes < 64; k--) {
+        if (node->disk[k - 1].type != CONSENSUS_CHANGE) continue;
+        memmove(&changes[1], &changes[0], sizeof *changes * n_changes++);
+        changes[0] = (struct consensus_found){k, sim.memberships[node->disk[k - 1].value]};
+        if (k <= node->durable) break;
+    }
+    struct consensus_base base = {node->base, node->base == 0 ? 0 : node->disk[node->base - 1].term};
+    event(i, consensus_start(node->c, sim.now, node->term, node->vote, base, terms, node->n_disk - node->base, changes, n_changes, &update, &e));
+}
+
+static void node_crash(unsigned i);
+
+/* It stops, takes the other's state as of what that one has applied, and starts again. */
+static void node_rebuild(unsigned i, unsigned from)
+{
+    struct node *node = &sim.nodes[i];
+    uint64_t at = sim.nodes[from].applied;
+    if (sim.nodes[from].c == NULL || node->n_ops + 1 == OPS_MAX || dice(3) == 0) return; /* it will be offered again */
+    node_crash(i);
+    memcpy(node->disk, sim.committed, sizeof *node->disk * at);
+    node->base = node->n_disk = node->durable = at;
+    sim.rebuilds++;
+    node_start(i);
+}
+
+static void compact(unsigned i)
+{
+    struct node *node = &sim.nodes[i];
+    struct error e = {0};
+    uint64_t index = node->applied;
+    if (index <= node->base + 1 || index >= node->n_disk) return; /* as the wal, which keeps one more */
+    check(consensus_compact(node->c, sim.now, index, &e) == 0, "%s", e.text);
+    node->base = index;
 }
 
 static void node_crash(unsigned i)
@@ -242,6 +332,7 @@ static void node_crash(unsigned i)
         if (keep > 0) op_apply(node, &node->ops[0]), keep--;
         op_drop_first(node);
     }
+    node->durable += node->applied > node->durable ? dice(node->applied - node->durable + 1) : 0;
     node->c = consensus_free(node->c);
     sim.crashes++;
 }
@@ -274,7 +365,9 @@ static void deliver_probe(const struct packet *p)
 static void deliver(struct packet *p)
 {
     struct node *node = &sim.nodes[p->to];
-    if (node->c == NULL || sim.nodes[p->from].group != node->group) return;
+    struct node *sender = &sim.nodes[p->from];
+    if (node->c == NULL || sender->group != node->group) return;
+    if (p->to_instance != node->instance || p->from_instance != sender->instance || !admits(node, p)) return;
     if (p->probe != 0) {
         deliver_probe(p);
         return;
@@ -282,13 +375,16 @@ static void deliver(struct packet *p)
     uint32_t n = p->m.type == CONSENSUS_APPEND_ENTRIES ? p->m.append.n : 0;
     struct consensus_entry *entries = calloc(n + 1, sizeof *entries);
     for (uint32_t k = 0; k < n; k++) {
-        entries[k] = (struct consensus_entry){p->items[k].term, p->items[k].type, blob_new(sizeof p->items[k].value)};
-        memcpy(entries[k].payload->data, &p->items[k].value, sizeof p->items[k].value);
+        bool change = p->items[k].type == CONSENSUS_CHANGE;
+        entries[k] = (struct consensus_entry){p->items[k].term, p->items[k].type,
+                                              change ? blob_ref(sim.memberships[p->items[k].value]) : blob_new(sizeof p->items[k].value)};
+        if (!change) memcpy(entries[k].payload->data, &p->items[k].value, sizeof p->items[k].value);
     }
     if (p->m.type == CONSENSUS_APPEND_ENTRIES) p->m.append.entries = entries;
     event(p->to, consensus_receive(node->c, sim.now, &p->m, &update, &e));
     for (uint32_t k = 0; k < n; k++) blob_unref(entries[k].payload);
     free(entries);
+    if (node->must_rebuild) node_rebuild(p->to, p->from);
 }
 
 static void network(void)
@@ -307,11 +403,55 @@ static void network(void)
 
 static int leader(void)
 {
+    int best = -1;
     for (unsigned i = 0; i < sim.n; i++)
         if (sim.nodes[i].c != NULL && consensus_role(sim.nodes[i].c) == CONSENSUS_LEADER &&
-            consensus_term(sim.nodes[i].c) >= sim.nodes[0].term)
-            return (int)i;
-    return -1;
+            (best < 0 || consensus_term(sim.nodes[i].c) > consensus_term(sim.nodes[best].c)))
+            best = (int)i;
+    return best;
+}
+
+/* What an operator asks of a leader about server `k`, and what the leader notes by itself. */
+static void change(unsigned i, unsigned k)
+{
+    struct node *node = &sim.nodes[i];
+    struct consensus_update update;
+    struct error e = {0};
+    if (node->c == NULL || consensus_role(node->c) != CONSENSUS_LEADER || node->n_ops + 8 > OPS_MAX || node->n_log + 64 > LOG_MAX) return;
+    struct membership m = *consensus_membership(node->c);
+    const struct membership_server *s = membership_find(&m, k + 1);
+    char address[8] = {(char)('a' + k), ':', '1', 0};
+    uint64_t *count = NULL;
+    if (s == NULL) {
+        if (membership_was_removed(&m, k + 1, sim.nodes[k].instance) || membership_add(&m, k + 1, address, &e) != 0) return;
+        count = &sim.added;
+    } else if (s->instance == 0) {
+        if (sim.nodes[k].group != node->group || sim.nodes[k].c == NULL || !membership_note(&m, k + 1, address, sim.nodes[k].instance)) return;
+    } else if (!s->voter) {
+        if (consensus_match(node->c, k + 1) + 64 < node->n_log || membership_promote(&m, k + 1, &e) != 0) return;
+        count = &sim.promoted;
+    } else {
+        if (dice(2) == 0 || i == k || membership_remove(&m, k + 1, &e) != 0) return;
+        count = &sim.removed;
+    }
+    int rv = consensus_change(node->c, sim.now, &m, &update, &e);
+    check(rv == 0 || rv == -ERROR_BUSY || rv == -ERROR_NOT_LEADER, "a change was refused: %s", e.text);
+    if (rv != 0) return;
+    if (count != NULL) ++*count;
+    perform(i, &update);
+}
+
+/* A server that is a member no more comes back with an empty disk. */
+static void wipe(unsigned k)
+{
+    struct membership m = newest_committed();
+    struct node *node = &sim.nodes[k];
+    if (!membership_was_removed(&m, k + 1, node->instance)) return;
+    if (node->c != NULL) node_crash(k);
+    node->n_disk = node->n_log = node->term = node->vote = node->applied = node->base = node->durable = 0;
+    node->instance = ++sim.instances;
+    sim.wiped++;
+    node_start(k);
 }
 
 static void submit(unsigned i)
@@ -343,11 +483,22 @@ static void ask_read(unsigned i)
     }
 }
 
+static void transfer(unsigned i)
+{
+    struct node *node = &sim.nodes[i];
+    struct consensus_update update;
+    struct error e = {0};
+    uint64_t to = dice(sim.n + 1); /* 0: the most suitable */
+    int rv = consensus_transfer(node->c, sim.now, to, &update, &e);
+    check(rv == 0 || rv == -ERROR_NOT_FOUND, "%s", e.text);
+    if (rv == 0) perform(i, &update);
+}
+
 static void mischief(void)
 {
     unsigned i = (unsigned)dice(sim.n);
     struct node *node = &sim.nodes[i];
-    switch (dice(7)) {
+    switch (dice(sim.changes ? 14 : 8)) {
     case 0:
         if (node->c != NULL) node_crash(i);
         break;
@@ -363,10 +514,19 @@ static void mischief(void)
         break;
     case 5:
         if (node->c != NULL && consensus_role(node->c) == CONSENSUS_LEADER && sim.n > 1)
-            event(i, consensus_transfer(node->c, sim.now, 0, &update, &e));
+            transfer(i);
         break;
     case 6:
         if (node->c != NULL) consensus_leader_gone(node->c, sim.now, consensus_leader(node->c), (uint32_t)dice(20));
+        break;
+    case 7:
+        if (node->c != NULL) compact(i);
+        break;
+    case 8:
+        wipe(i);
+        break;
+    default:
+        if (leader() >= 0) change((unsigned)leader(), i);
         break;
     }
 }
@@ -385,111 +545,184 @@ static void millisecond(void)
     }
 }
 
-static void run(uint64_t seed, unsigned n)
+static void begin(uint64_t seed, unsigned members, unsigned n)
 {
     memset(&sim, 0, sizeof sim);
     sim.seed = seed;
     sim.n = n;
+    sim.changes = n > 1;
     sim.rng = seed * 0x9e3779b97f4a7c15u + n;
     sim.now = 1000;
-    static const char *const addresses[N_MAX] = {"a:1", "b:1", "c:1", "d:1", "e:1"};
-    for (unsigned i = 0; i < n; i++) sim.members[i] = (struct consensus_member){i + 1, addresses[i]};
-    struct consensus_options options = options_of(0);
-    struct error e = {0};
-    check(consensus_first_entry(&options, &sim.first, &e) == 0, "%s", e.text);
+    struct membership first = {0};
+    struct blob *payload;
+    for (unsigned i = 0; i < n; i++) sim.nodes[i].instance = ++sim.instances;
+    for (unsigned i = 0; i < members; i++) /* as if all had met: else a wiped one is not known */
+        first.servers[first.n++] = (struct membership_server){.id = i + 1, .voter = true, .instance = sim.nodes[i].instance};
+    check(membership_encode(&first, &payload) == 0, "no memory");
+    uint64_t number = membership_number(payload);
+    blob_unref(payload);
+    sim.committed[0] = (struct item){1, number, CONSENSUS_CHANGE};
+    sim.n_committed = 1;
     for (unsigned i = 0; i < n; i++) {
-        sim.nodes[i].disk[0] = (struct item){1, ~0ull, CONSENSUS_CHANGE};
-        sim.nodes[i].n_disk = 1;
-        sim.nodes[i].term = 1;
+        if (i < members) {
+            sim.nodes[i].disk[0] = sim.committed[0];
+            sim.nodes[i].n_disk = 1;
+            sim.nodes[i].term = 1;
+        }
         node_start(i);
     }
-    sim.faults = true;
-    for (int t = 0; t < RUN_MS; t++) {
-        if (dice(120) == 0) mischief();
-        millisecond();
+}
+
+static bool caught_up(uint64_t goal)
+{
+    struct membership m = newest_committed();
+    for (unsigned i = 0; i < m.n; i++)
+        if (sim.nodes[m.servers[i].id - 1].applied < goal) return false;
+    return true;
+}
+
+/* For whoever looks into a failure. */
+static void describe(void)
+{
+    for (unsigned i = 0; i < sim.n; i++) {
+        const struct node *node = &sim.nodes[i];
+        if (node->c == NULL) continue;
+        const struct membership *m = consensus_membership(node->c);
+        uint64_t settled;
+        consensus_settled(node->c, &settled);
+        fprintf(stderr, "  server %u: %s, term %llu, vote %llu, leader %llu, base %llu, last %llu, on disk %llu, committed %llu, settled %llu, members",
+                i + 1, consensus_role_name(consensus_role(node->c)), (unsigned long long)consensus_term(node->c), (unsigned long long)node->vote,
+                (unsigned long long)consensus_leader(node->c), (unsigned long long)node->base, (unsigned long long)node->n_log,
+                (unsigned long long)node->n_disk, (unsigned long long)consensus_commit_index(node->c), (unsigned long long)settled);
+        for (unsigned k = 0; k < m->n; k++)
+            fprintf(stderr, " %llu%s%s", (unsigned long long)m->servers[k].id, m->servers[k].voter ? "" : "s",
+                    m->servers[k].instance == 0 ? "?" : m->servers[k].instance == sim.nodes[m->servers[k].id - 1].instance ? "" : "!");
+        fprintf(stderr, "\n");
     }
+}
+
+static void heal(void)
+{
+    uint64_t before = sim.n_committed, t = 0;
     sim.faults = false;
-    for (unsigned i = 0; i < n; i++) {
+    for (unsigned i = 0; i < sim.n; i++) {
         sim.nodes[i].group = 0;
         if (sim.nodes[i].c == NULL) node_start(i);
     }
-    uint64_t before = sim.n_committed, t = 0;
     for (; t < HEAL_MS && (leader() < 0 || sim.n_committed < before + 20); t++) millisecond();
+    if (t == HEAL_MS) describe();
     check(t < HEAL_MS, "no progress after healing (%llu committed before, %llu now)", (unsigned long long)before,
           (unsigned long long)sim.n_committed);
     uint64_t goal = sim.n_committed;
-    for (t = 0; t < HEAL_MS; t++) {
-        bool all = true;
+    for (t = 0; t < HEAL_MS && !caught_up(goal); t++) millisecond();
+    if (t == HEAL_MS) describe();
+    check(t < HEAL_MS, "a member did not catch up after healing");
+}
+
+/* Everybody becomes a voter: nothing is left of an earlier change that would be in the way. */
+static void all_become_voters(void)
+{
+    for (unsigned t = 0; t < 4 * HEAL_MS; t++) {
+        struct membership m = newest_committed();
+        if (membership_voters(&m) == sim.n) return;
         millisecond();
-        for (unsigned i = 0; i < n; i++) all = all && sim.nodes[i].applied >= goal;
-        if (all) break;
+        if (t % 10 != 0) continue;
+        for (unsigned k = 0; k < sim.n; k++) {
+            wipe(k);
+            if (leader() >= 0 && !membership_votes(consensus_membership(sim.nodes[leader()].c), k + 1)) change((unsigned)leader(), k);
+        }
     }
-    check(t < HEAL_MS, "a server did not catch up after healing");
+    describe();
+    check(false, "the servers could not be added and promoted after healing");
+}
+
+static void run(uint64_t seed, unsigned members, unsigned n)
+{
+    begin(seed, members, n);
+    sim.faults = true;
+    for (int t = 0; t < RUN_MS; t++) {
+        if (dice(sim.changes ? 70 : 120) == 0) mischief();
+        millisecond();
+    }
+    heal();
+    if (sim.changes) all_become_voters();
     for (unsigned i = 0; i < n; i++) node_crash(i);
     for (unsigned k = 0; k < sim.n_net; k++) free(sim.net[k].items);
-    blob_unref(sim.first);
+    for (unsigned k = 0; k < sim.n_memberships; k++) blob_unref(sim.memberships[k]);
 }
 
 static unsigned seeds = 300, first_seed = 1;
 
 static void test_clusters(void **state)
 {
-    uint64_t committed = 0, leaders = 0, crashes = 0, reads = 0;
+    uint64_t committed = 0, leaders = 0, crashes = 0, reads = 0, rebuilds = 0, added = 0, promoted = 0, removed = 0, wiped = 0;
     (void)state;
     for (uint64_t seed = first_seed; seed < first_seed + seeds; seed++) {
-        run(seed, seed % 3 == 0 ? 5 : 3);
+        run(seed, (unsigned)(seed % 3) * 2 + 1, 5);
         committed += sim.n_committed;
         leaders += sim.leaders;
         crashes += sim.crashes;
+        rebuilds += sim.rebuilds;
+        added += sim.added;
+        promoted += sim.promoted;
+        removed += sim.removed;
+        wiped += sim.wiped;
         reads += sim.reads_confirmed;
     }
-    print_message("%u seeds: %llu entries committed, %llu leaders, %llu crashes, %llu reads confirmed\n", seeds,
+    print_message("%u seeds: %llu entries committed, %llu leaders, %llu crashes, %llu reads confirmed, %llu rebuilt\n", seeds,
                   (unsigned long long)committed, (unsigned long long)leaders, (unsigned long long)crashes,
-                  (unsigned long long)reads);
+                  (unsigned long long)reads, (unsigned long long)rebuilds);
+    print_message("%llu added, %llu promoted, %llu removed, %llu came back empty\n", (unsigned long long)added, (unsigned long long)promoted,
+                  (unsigned long long)removed, (unsigned long long)wiped);
+    if (seeds >= 100) assert_true(added > seeds && promoted > seeds && removed > seeds && wiped > seeds / 2);
+    if (seeds >= 100) assert_true(rebuilds > seeds / 4);
     assert_true(leaders > 2 * seeds && reads > seeds && committed > 100 * seeds); /* the runs were not vacuous */
 }
 
 static void test_single(void **state)
 {
     (void)state;
-    run(7, 1);
+    run(7, 1, 1);
     assert_true(sim.n_committed > 100);
 }
 
 static void test_start_refuses(void **state)
 {
     (void)state;
-    static const struct consensus_member two[] = {{1, "a:1"}, {2, "b:1"}}, other[] = {{1, "a:1"}, {3, "b:1"}};
-    struct consensus_options o = {.id = 1, .members = two, .n_members = 2, .election_ms = 100, .heartbeat_ms = 20,
-                                  .max_in_flight = 8};
-    struct consensus_options p = o;
-    struct blob *first, *foreign;
+    static const struct consensus_member two[] = {{2, "b:1"}, {1, "a:1"}}, same[] = {{1, "a:1"}, {1, "b:1"}};
+    struct consensus_options o = {.id = 1, .election_ms = 100, .heartbeat_ms = 20, .max_in_flight = 8};
+    struct blob *first, *noise = blob_new(3);
     struct consensus *c;
     struct consensus_update u;
     struct error e;
-    p.members = other;
-    assert_int_equal(consensus_first_entry(&o, &first, &e), 0);
-    assert_int_equal(consensus_first_entry(&p, &foreign, &e), 0);
-    static const struct {
-        uint64_t term, terms[3];
+    memset(noise->data, 0xff, 3);
+    assert_int_equal(consensus_first_entry(two, 2, &first, &e), 0);
+    assert_int_equal(consensus_first_entry(same, 2, &noise, &e), -ERROR_INVALID);
+    assert_int_equal(consensus_first_entry(two, 0, &noise, &e), -ERROR_INVALID);
+    const struct consensus_found good[] = {{1, first}, {3, first}}, bad[] = {{1, noise}}, late[] = {{1, first}, {4, first}};
+    static const uint64_t log[] = {1, 3, 3}, falls[] = {1, 3, 2}, begins[] = {2, 3, 3};
+    const struct {
+        uint64_t term;
+        const uint64_t *terms;
         unsigned n;
-        bool foreign;
+        const struct consensus_found *changes;
+        unsigned n_changes;
         int want;
     } cases[] = {
-        {1, {0}, 0, false, -ERROR_CORRUPT},       {3, {1, 3, 2}, 3, false, -ERROR_CORRUPT},
-        {2, {1, 3, 3}, 3, false, -ERROR_CORRUPT}, {3, {1, 3, 3}, 3, true, -ERROR_INVALID},
-        {3, {2, 3, 3}, 3, false, -ERROR_CORRUPT}, {3, {1, 3, 3}, 3, false, 0},
+        {1, log, 0, good, 1, -ERROR_CORRUPT}, {3, falls, 3, good, 1, -ERROR_CORRUPT}, {2, log, 3, good, 1, -ERROR_CORRUPT},
+        {3, log, 3, bad, 1, -ERROR_CORRUPT},  {3, begins, 3, good, 1, -ERROR_CORRUPT}, {3, log, 3, late, 2, -ERROR_CORRUPT},
+        {3, log, 3, NULL, 0, -ERROR_CORRUPT}, {3, log, 3, good, 2, 0},                 {0, log, 0, NULL, 0, 0},
     };
     for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
         assert_int_equal(consensus_new(&o, &c, &e), 0);
-        assert_int_equal(consensus_start(c, 0, cases[i].term, 0, cases[i].terms, cases[i].n, cases[i].foreign ? foreign : first, &u, &e),
-                         cases[i].want);
+        assert_int_equal(consensus_start(c, 0, cases[i].term, 0, (struct consensus_base){0}, cases[i].terms, cases[i].n, cases[i].changes,
+                                         cases[i].n_changes, &u, &e), cases[i].want);
         consensus_free(c);
     }
-    o.id = 9;
+    o.id = 0;
     assert_int_equal(consensus_new(&o, &c, &e), -ERROR_INVALID);
     blob_unref(first);
-    blob_unref(foreign);
+    blob_unref(noise);
 }
 
 /* A peer that lies is refused; libraft's NDEBUG build would go on with broken state. */
@@ -497,19 +730,19 @@ static void test_receive_refuses(void **state)
 {
     (void)state;
     static const struct consensus_member three[] = {{1, "a:1"}, {2, "b:1"}, {3, "c:1"}};
-    struct consensus_options o = {.id = 1, .members = three, .n_members = 3, .election_ms = 100, .heartbeat_ms = 20,
-                                  .max_in_flight = 8};
+    struct consensus_options o = {.id = 1, .election_ms = 100, .heartbeat_ms = 20, .max_in_flight = 8};
     struct consensus *c;
     struct consensus_update u;
-    struct blob *first;
+    struct blob *first, *noise = blob_new(3);
     struct error e;
     uint64_t terms[] = {1};
-    assert_int_equal(consensus_first_entry(&o, &first, &e), 0);
+    memset(noise->data, 0xff, 3);
+    assert_int_equal(consensus_first_entry(three, 3, &first, &e), 0);
     assert_int_equal(consensus_new(&o, &c, &e), 0);
-    assert_int_equal(consensus_start(c, 0, 1, 0, terms, 1, first, &u, &e), 0);
-    struct consensus_entry bad = {9, CONSENSUS_COMMAND, first}, change = {2, CONSENSUS_CHANGE, first};
+    assert_int_equal(consensus_start(c, 0, 1, 0, (struct consensus_base){0}, terms, 1, &(struct consensus_found){1, first}, 1, &u, &e), 0);
+    struct consensus_entry bad = {9, CONSENSUS_COMMAND, first}, change = {2, CONSENSUS_CHANGE, noise};
     struct consensus_message m[] = {
-        {.type = CONSENSUS_APPEND_ENTRIES, .from = 7, .to = 1, .term = 2},
+        {.type = CONSENSUS_APPEND_ENTRIES, .from = 0, .to = 1, .term = 2},
         {.type = CONSENSUS_APPEND_ENTRIES, .from = 1, .to = 1, .term = 2},
         {.type = CONSENSUS_APPEND_ENTRIES, .from = 2, .to = 3, .term = 2},
         {.type = CONSENSUS_APPEND_ENTRIES, .from = 2, .to = 1, .term = 0},
@@ -528,16 +761,20 @@ static void test_receive_refuses(void **state)
     assert_int_equal(consensus_submit(c, 1, &none, 1, &u, &e), -ERROR_NOT_LEADER);
     uint64_t index;
     assert_int_equal(consensus_read_index(c, &index), -ERROR_NOT_LEADER);
+    assert_int_equal(consensus_change(c, 1, consensus_membership(c), &u, &e), -ERROR_NOT_LEADER);
     consensus_free(c);
     blob_unref(first);
+    blob_unref(noise);
 }
 
 static void test_read_index(void **state)
 {
     (void)state;
-    static const struct consensus_member three[] = {{1, "a:1"}, {2, "b:1"}, {3, "c:1"}};
+    const struct membership three = {.n = 4, .servers = {{.id = 1, .voter = true}, {.id = 2, .voter = true}, {.id = 3, .voter = true}, {.id = 4}}};
+    const struct membership one = {.n = 2, .servers = {{.id = 1, .voter = true}, {.id = 4}}};
     struct read_index r;
-    read_index_init(&r, 2, three, 3);
+    read_index_init(&r, 2);
+    read_index_members(&r, &three);
     assert_int_equal(read_index_begin(&r, 5, 10), 0); /* nobody waits */
     assert_int_equal(read_index_ask(&r), 1);
     assert_int_equal(read_index_begin(&r, 5, 10), 1);
@@ -547,6 +784,7 @@ static void test_read_index(void **state)
     assert_false(read_index_reply(&r, 1, 0, 5)); /* another round */
     assert_false(read_index_reply(&r, 2, 1, 5)); /* ourselves again */
     assert_false(read_index_reply(&r, 9, 1, 5)); /* a stranger */
+    assert_false(read_index_reply(&r, 4, 1, 5)); /* a standby */
     assert_true(read_index_reply(&r, 3, 1, 5));
     assert_int_equal(r.confirmed, 1);
     assert_int_equal(r.index, 10);
@@ -555,16 +793,82 @@ static void test_read_index(void **state)
     read_index_reset(&r);
     assert_false(read_index_reply(&r, 1, 2, 5));
     assert_int_equal(read_index_ask(&r), 3);
-    read_index_init(&r, 1, three, 1);
+    assert_int_equal(read_index_begin(&r, 5, 12), 3);
+    read_index_members(&r, &three); /* who is to be asked has changed: the same reads, a new round */
+    assert_false(read_index_reply(&r, 1, 3, 5));
+    assert_int_equal(read_index_begin(&r, 5, 12), 4);
+    assert_true(read_index_reply(&r, 1, 4, 5));
+    read_index_init(&r, 1);
+    read_index_members(&r, &one);
     assert_int_equal(read_index_ask(&r), 1);
     assert_int_equal(read_index_begin(&r, 5, 12), 1);
     assert_int_equal(r.confirmed, 1);
+}
+
+static void test_membership(void **state)
+{
+    (void)state;
+    struct membership m = {.n = 1, .servers = {{.id = 1, .voter = true, .instance = 11}}}, before, decoded;
+    struct error e;
+    struct blob *payload;
+    assert_int_equal(membership_add(&m, 0, "b:1", &e), -ERROR_INVALID);
+    assert_int_equal(membership_add(&m, 2, "", &e), -ERROR_INVALID);
+    assert_int_equal(membership_add(&m, 2, "b:1", &e), 0);
+    assert_int_equal(membership_add(&m, 2, "b:1", &e), 0); /* said twice */
+    assert_int_equal(membership_add(&m, 2, "c:1", &e), -ERROR_EXISTS);
+    assert_int_equal(membership_add(&m, 3, "b:1", &e), -ERROR_EXISTS);
+    assert_int_equal(m.n, 2);
+    assert_false(membership_votes(&m, 2));
+    assert_int_equal(membership_remove(&m, 1, &e), -ERROR_CONFLICT); /* the only voter */
+    before = m;
+    assert_int_equal(membership_promote(&m, 3, &e), -ERROR_NOT_FOUND);
+    assert_int_equal(membership_promote(&m, 2, &e), 0);
+    assert_true(membership_may_follow(&before, &m) && membership_may_follow(&m, &before));
+    assert_true(membership_note(&m, 2, "b:2", 22));
+    assert_false(membership_note(&m, 2, "b:2", 22));
+    assert_false(membership_note(&m, 2, "b:3", 23)); /* another data directory: not its address, not its instance */
+    assert_false(membership_note(&m, 9, "b:3", 23));
+    assert_string_equal(membership_find(&m, 2)->address, "b:2");
+    struct membership two_more = m;
+    assert_int_equal(membership_add(&two_more, 3, "c:1", &e), 0);
+    assert_int_equal(membership_add(&two_more, 4, "d:1", &e), 0);
+    assert_true(membership_may_follow(&m, &two_more)); /* standbys */
+    two_more.servers[2].voter = two_more.servers[3].voter = true;
+    assert_false(membership_may_follow(&m, &two_more));
+    assert_int_equal(membership_remove(&m, 2, &e), 0);
+    assert_int_equal(membership_remove(&m, 2, &e), -ERROR_NOT_FOUND);
+    assert_true(membership_was_removed(&m, 2, 22));
+    assert_false(membership_was_removed(&m, 2, 24)); /* a new disk under the old id */
+    assert_int_equal(membership_add(&m, 2, "b:1", &e), 0);
+    assert_true(membership_was_removed(&m, 2, 22));
+    assert_true(membership_removed_data(&m, 2, 22));
+    assert_false(membership_removed_data(&m, 2, 24));
+    assert_false(membership_removed_data(&m, 2, 0)); /* removed before it was met: that is known by its id alone */
+    for (uint64_t id = 3; id <= 9; id++) {
+        char address[8] = {(char)('a' + id), ':', '1', 0};
+        assert_int_equal(membership_add(&m, id, address, &e), 0);
+    }
+    assert_int_equal(membership_add(&m, 10, "z:1", &e), -ERROR_TOO_LARGE);
+    for (unsigned i = 0; i < 20; i++) {
+        assert_int_equal(membership_remove(&m, 9, &e), 0);
+        assert_int_equal(membership_add(&m, 9, "y:1", &e), 0);
+    }
+    assert_int_equal(m.n_removed, MEMBERSHIP_REMOVED_MAX);
+    assert_int_equal(membership_encode(&m, &payload), 0);
+    assert_int_equal(membership_decode(payload->data, payload->len, &decoded), 0);
+    assert_true(membership_equal(&m, &decoded));
+    decoded.servers[3].instance++;
+    assert_false(membership_equal(&m, &decoded));
+    assert_int_equal(membership_decode(payload->data, payload->len - 1, &decoded), -ERROR_INVALID);
+    assert_int_equal(membership_decode("", 0, &decoded), -ERROR_INVALID); /* no voter */
+    blob_unref(payload);
 }
 
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_start_refuses), cmocka_unit_test(test_receive_refuses), cmocka_unit_test(test_read_index),
+        cmocka_unit_test(test_membership),
         cmocka_unit_test(test_single),        cmocka_unit_test(test_clusters),
     };
     if (argc > 1) seeds = (unsigned)atoi(argv[1]);

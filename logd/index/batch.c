@@ -23,6 +23,17 @@ int batch_add(struct batch *b, uint64_t applied, const struct streams_update *up
     return 0;
 }
 
+int batch_note(struct batch *b, const void *bytes, size_t len)
+{
+    b->note.len = 0;
+    return buf_add(&b->note, bytes, len);
+}
+
+int batch_move(struct batch *b, const struct batch_move *moves, size_t n)
+{
+    return buf_add(&b->moves, moves, n * sizeof *moves);
+}
+
 bool batch_next(const struct batch *b, size_t *at, struct batch_write *ret_write)
 {
     if (*at == b->bytes.len) return false;
@@ -40,11 +51,15 @@ void batch_clear(struct batch *b)
 {
     if (b->bytes.cap > KEEP) buf_fini(&b->bytes);
     b->bytes.len = 0;
+    buf_fini(&b->moves); /* seldom, and then many */
+    b->note.len = 0;
     b->applied = 0;
 }
 
 void batch_fini(struct batch *b)
 {
     buf_fini(&b->bytes);
+    buf_fini(&b->moves);
+    buf_fini(&b->note);
     b->applied = 0;
 }

@@ -7,7 +7,7 @@
 
 /* A transaction costs a sync however small it is: effects wait for company up to commit_ms, or this many bytes. Beyond
  * QUEUE_MAX index_put() waits for the worker: a log that is applied faster than it can be indexed is slowed down. */
-enum { COMMIT_MS = 100, COMMIT_BYTES = 4 << 20, QUEUE_MAX = 64 << 20 };
+enum { ROOM_MS = 100, COMMIT_MS = 100, COMMIT_BYTES = 4 << 20, QUEUE_MAX = 64 << 20 };
 
 struct index {
     uv_loop_t *loop;
@@ -24,6 +24,7 @@ struct index {
     bool busy;        /* `committing` is the worker's */
     bool wanted;      /* a transaction is due as soon as the worker is free */
     bool news;        /* on_durable() is owed */
+    bool backlog;     /* trimmed rows are to be deleted: also without new effects */
     bool failed;      /* on_failed() was called or is owed */
     bool told;        /* on_failed() was called */
     struct error why;
@@ -39,10 +40,32 @@ struct index {
     uv_cond_t changed;
     enum { WORKER_IDLE, WORKER_GIVEN, WORKER_DONE, WORKER_STOP } state;
     int result;
+    bool result_backlog;
     struct error result_why;
+    bool no_room; /* the worker waits for room on the disk */
+    bool give_up; /* it need not any more */
 };
 
 /* ---- the worker's thread -------------------------------------------------------------------------------------- */
+
+/* A transaction that found the disk full is made again, from its beginning, when there is room: LMDB writes to pages that the last committed state does not
+ * use, so what a failed one left is nothing to build on, and all of it is written anew. (A failed write of its meta page is another error, and fatal.) */
+static int commit(struct index *x, struct error *why)
+{
+    int result;
+    while ((result = store_commit(x->store, &x->committing, why)) == -ERROR_NOSPACE) {
+        uv_mutex_lock(&x->lock);
+        x->no_room = true;
+        if (!x->give_up) uv_cond_timedwait(&x->changed, &x->lock, ROOM_MS * UINT64_C(1000000));
+        bool ends = x->give_up;
+        uv_mutex_unlock(&x->lock);
+        if (ends) return result;
+    }
+    uv_mutex_lock(&x->lock);
+    x->no_room = false;
+    uv_mutex_unlock(&x->lock);
+    return result;
+}
 
 static void work(void *arg)
 {
@@ -53,9 +76,11 @@ static void work(void *arg)
         if (x->state == WORKER_STOP) break;
         uv_mutex_unlock(&x->lock);
         struct error why = {0};
-        int result = store_commit(x->store, &x->committing, &why);
+        int result = commit(x, &why);
+        bool backlog = result == 0 && store_trims(x->store);
         uv_mutex_lock(&x->lock);
         x->result = result;
+        x->result_backlog = backlog;
         x->result_why = why;
         x->state = WORKER_DONE;
         uv_cond_broadcast(&x->changed);
@@ -76,7 +101,8 @@ static void set_state(struct index *x, int state)
 
 static void start(struct index *x)
 {
-    if (x->busy || x->failed || !x->wanted || x->queued.applied == 0) return;
+    bool due = (x->wanted && x->queued.applied != 0) || x->queued.moves.len > 0;
+    if (x->busy || x->failed || !(due || (x->backlog && !x->closing))) return;
     struct batch empty = x->committing;
     x->committing = x->queued;
     x->queued = empty;
@@ -94,14 +120,16 @@ static void harvest(struct index *x, bool wait)
     bool done = x->state == WORKER_DONE;
     if (done) x->state = WORKER_IDLE;
     int result = x->result;
+    bool backlog = x->result_backlog;
     struct error why = x->result_why;
     uv_mutex_unlock(&x->lock);
     if (!done) return;
 
     x->busy = false;
     if (result == 0) {
-        x->applied = x->committing.applied;
-        x->news = true;
+        x->backlog = backlog;
+        x->news = x->news || x->committing.applied != 0;
+        if (x->committing.applied != 0) x->applied = x->committing.applied;
     } else {
         x->failed = true;
         x->why = why;
@@ -146,7 +174,8 @@ static void on_answer(uv_async_t *async)
         x->news = false;
         x->options.on_durable(x->options.user, x->applied);
     }
-    if (x->failed && !x->told) {
+    bool stopped = x->closing && x->why.code == ERROR_NOSPACE; /* closed while it waited for room: the log has it all */
+    if (x->failed && !x->told && !stopped) {
         x->told = true;
         x->options.on_failed(x->options.user, &x->why);
     }
@@ -210,6 +239,10 @@ void index_close(struct index *x, void (*done)(void *user), void *user)
     x->done = done;
     x->done_user = user;
     index_sync(x);
+    uv_mutex_lock(&x->lock);
+    x->give_up = true;
+    uv_cond_broadcast(&x->changed);
+    uv_mutex_unlock(&x->lock);
     end_if_done(x);
 }
 
@@ -221,6 +254,14 @@ uint64_t index_applied(const struct index *x)
 uint64_t index_queued_bytes(const struct index *x)
 {
     return x->queued.bytes.len + (x->busy ? x->committing.bytes.len : 0);
+}
+
+bool index_no_room(struct index *x)
+{
+    uv_mutex_lock(&x->lock);
+    bool no_room = x->no_room;
+    uv_mutex_unlock(&x->lock);
+    return no_room;
 }
 
 uint64_t index_bytes(const struct index *x)
@@ -248,6 +289,8 @@ int index_load(struct index *x, struct streams *streams, struct error *e)
         int rv = store_each(x->store, tables[i], load_record, &l, e);
         if (rv != 0) return rv;
     }
+    x->backlog = store_trims(x->store);
+    start(x);
     return streams_loaded(streams, x->applied, e);
 }
 
@@ -272,13 +315,83 @@ int index_put(struct index *x, uint64_t applied_index, const struct streams_upda
     return 0;
 }
 
+int index_move(struct index *x, const struct batch_move *moves, size_t n, struct error *e)
+{
+    if (x->failed) {
+        if (e != NULL) *e = x->why;
+        return -(int)x->why.code;
+    }
+    if (batch_move(&x->queued, moves, n) != 0) return error_set(e, ERROR_NOMEM, "no memory to queue places for the index");
+    start(x);
+    return 0;
+}
+
+bool index_moving(const struct index *x)
+{
+    return !x->failed && (x->queued.moves.len > 0 || (x->busy && x->committing.moves.len > 0));
+}
+
+int index_scan(struct index *x, uint64_t *stream, uint64_t *offset, unsigned most,
+               int (*each)(void *user, uint64_t stream_id, const struct streams_run *run, struct error *e), void *user, bool *ret_end, struct error *e)
+{
+    return store_scan(x->store, stream, offset, most, each, user, ret_end, e);
+}
+
+int index_note(struct index *x, const void *bytes, size_t len)
+{
+    return batch_note(&x->queued, bytes, len);
+}
+
+const struct buf *index_opened_note(const struct index *x)
+{
+    return store_opened_note(x->store);
+}
+
 void index_sync(struct index *x)
 {
     x->wanted = x->queued.applied != 0;
     start(x);
 }
 
-int index_find(struct index *x, uint64_t stream_id, uint64_t offset, struct streams_run *ret_run, struct error *e)
+int index_live(struct index *x, uint64_t segment, uint64_t *ret_bytes, struct error *e)
 {
-    return store_find(x->store, stream_id, offset, ret_run, e);
+    return store_live(x->store, segment, ret_bytes, e);
+}
+
+int index_copy(struct index *x, const char *dir, struct error *e)
+{
+    return store_copy(x->store, dir, e);
+}
+
+struct each_run {
+    const struct index_inspection *inspection;
+};
+
+static int on_run(void *user, const void *key, size_t key_len, const void *value, size_t value_len, struct error *e)
+{
+    const struct each_run *x = user;
+    struct streams_run run;
+    uint64_t stream;
+    if (streams_event_decode(key, key_len, value, value_len, &stream, &run) != 0)
+        return error_set(e, ERROR_CORRUPT, "the index holds a damaged place");
+    return x->inspection->each_run(x->inspection->user, stream, &run, e);
+}
+
+int index_inspect(const char *dir, const struct index_inspection *i, uint64_t *ret_applied, struct error *e)
+{
+    struct store *store;
+    struct each_run x = {i};
+    int rv = store_open(dir, 0, &store, e);
+    if (rv != 0) return rv;
+    *ret_applied = store_opened_at(store);
+    rv = store_each_live(store, i->each_segment, i->user, e);
+    if (rv == 0 && i->each_run != NULL) rv = store_each(store, STREAMS_TABLE_EVENT, on_run, &x, e);
+    store_close(store);
+    return rv;
+}
+
+int index_find(struct index *x, uint64_t stream_id, uint64_t offset, struct streams_run *ret_runs, unsigned most, unsigned *ret_n,
+               struct error *e)
+{
+    return store_find(x->store, stream_id, offset, ret_runs, most, ret_n, e);
 }

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <inttypes.h>
+#include <lmdb.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -158,6 +159,24 @@ static uint64_t last_offset(const struct fixture *f)
     return info.last_offset;
 }
 
+static int find(struct fixture *f, uint64_t stream_id, uint64_t offset, struct streams_run *ret_run)
+{
+    unsigned n = 0;
+    int rv = index_find(f->index, stream_id, offset, ret_run, 1, &n, NULL);
+    assert_int_equal(n, rv == 0 ? 1 : 0);
+    return rv;
+}
+
+/* Several at once: as far as one follows the other, of one stream. */
+static void check_find_many(struct fixture *f, uint64_t offset, unsigned most, unsigned expected)
+{
+    struct streams_run runs[16];
+    unsigned n = 0;
+    assert_int_equal(index_find(f->index, 1, offset, runs, most, &n, NULL), 0);
+    assert_int_equal(n, expected);
+    for (unsigned i = 0; i < n; i++) assert_int_equal(runs[i].first_offset, (offset - 1) / 3 * 3 + 1 + i * 3);
+}
+
 static void test_put_find_reopen(void **state)
 {
     struct fixture *f = *state;
@@ -166,7 +185,7 @@ static void test_put_find_reopen(void **state)
     assert_int_equal(index_applied(f->index), 0);
     open_producer(f);
     for (uint64_t i = 0; i < 10; i++) append(f, 1, 1 + i * 3, 3);
-    assert_int_equal(index_find(f->index, 1, 1, &run, NULL), -ERROR_NOT_FOUND); /* queued only */
+    assert_int_equal(find(f, 1, 1, &run), -ERROR_NOT_FOUND); /* queued only */
     assert_true(index_queued_bytes(f->index) > 0);
     wait_durable(f, 11); /* by its timer */
     assert_int_equal(index_queued_bytes(f->index), 0);
@@ -174,16 +193,19 @@ static void test_put_find_reopen(void **state)
     assert_true(index_bytes(f->index) > 0);
     for (int round = 0; round < 2; round++) {
         for (uint64_t offset = 1; offset <= 30; offset++) {
-            assert_int_equal(index_find(f->index, 1, offset, &run, NULL), 0);
+            assert_int_equal(find(f, 1, offset, &run), 0);
             assert_int_equal(run.first_offset, (offset - 1) / 3 * 3 + 1);
             assert_int_equal(run.count, 3);
             assert_int_equal(run.sequence, run.first_offset);
             assert_int_equal(run.where.segment, 2 + (offset - 1) / 3);
         }
-        assert_int_equal(index_find(f->index, 1, 31, &run, NULL), -ERROR_NOT_FOUND);
-        assert_int_equal(index_find(f->index, 1, 0, &run, NULL), -ERROR_NOT_FOUND);
-        assert_int_equal(index_find(f->index, 2, 1, &run, NULL), -ERROR_NOT_FOUND);
-        assert_int_equal(index_find(f->index, 0, 1, &run, NULL), -ERROR_NOT_FOUND);
+        check_find_many(f, 1, 16, 10);
+        check_find_many(f, 5, 4, 4);
+        check_find_many(f, 28, 16, 1);
+        assert_int_equal(find(f, 1, 31, &run), -ERROR_NOT_FOUND);
+        assert_int_equal(find(f, 1, 0, &run), -ERROR_NOT_FOUND);
+        assert_int_equal(find(f, 2, 1, &run), -ERROR_NOT_FOUND);
+        assert_int_equal(find(f, 0, 1, &run), -ERROR_NOT_FOUND);
         close_index(f);
         open_index(f, 0, 5);
         assert_int_equal(streams_applied(f->streams), 11);
@@ -194,6 +216,67 @@ static void test_put_find_reopen(void **state)
     open_index(f, 0, 5);
     assert_int_equal(last_offset(f), 31);
     close_index(f);
+}
+
+static uint64_t live(struct fixture *f, uint64_t segment)
+{
+    uint64_t bytes = 0;
+    assert_int_equal(index_live(f->index, segment, &bytes, NULL), 0);
+    return bytes;
+}
+
+static void trim(struct fixture *f, uint64_t offset)
+{
+    struct buf frames = BUF_INIT;
+    testing_trim(&frames, name, offset, true);
+    apply(f, &frames);
+}
+
+/* Segments are told apart by the entry here: apply(). */
+static void test_trim_and_live_bytes(void **state)
+{
+    struct fixture *f = *state;
+    enum { MANY = 50, FRAMES = 1000 };
+    struct streams_run run;
+    char copy[160];
+    open_index(f, 0, 5);
+    open_producer(f);
+    for (uint64_t i = 0; i < 10; i++) append(f, 1, 1 + i * 3, 3);
+    wait_durable(f, 11);
+    uint64_t each = live(f, 2);
+    assert_true(each > 15 && live(f, 11) == each && live(f, 12) == 0 && live(f, 1) == 0);
+    trim(f, 13); /* the run of 13 to 15 stays */
+    wait_durable(f, 12);
+    for (uint64_t segment = 2; segment <= 11; segment++) assert_int_equal(live(f, segment), segment < 6 ? 0 : each);
+    assert_int_equal(find(f, 1, 12, &run), -ERROR_NOT_FOUND);
+    assert_int_equal(find(f, 1, 14, &run), 0);
+    path_of(f, "copy", copy, sizeof copy);
+    assert_int_equal(mkdir(copy, 0700), 0);
+    assert_int_equal(index_copy(f->index, copy, NULL), 0);
+    for (uint64_t i = 0; i < MANY; i++) {
+        struct buf frames = BUF_INIT;
+        for (uint64_t k = 0; k < FRAMES; k++)
+            testing_append(&frames, &(struct testing_append){.stream = name, .epoch = 1, .sequence = 31 + i * FRAMES + k, .n = 1});
+        apply(f, &frames);
+    }
+    trim(f, 30 + (MANY - 1) * FRAMES + 1); /* more than fits into one transaction: it goes on by itself, also after a start */
+    wait_durable(f, 13 + MANY);
+    close_index(f);
+    open_index(f, 0, 5);
+    while (live(f, 11 + MANY) != 0 || live(f, 12) != 0) uv_run(&f->loop, UV_RUN_ONCE);
+    assert_true(live(f, 12 + MANY) > 0);
+    assert_int_equal(last_offset(f), 30 + MANY * FRAMES);
+    close_index(f);
+    struct index_options options = {.dir = copy, .commit_ms = 5, .user = f, .on_durable = on_durable, .on_failed = on_failed};
+    assert_int_equal(index_open(&f->loop, &options, &f->index, NULL), 0);
+    assert_int_equal(index_applied(f->index), 12); /* as it was then */
+    assert_int_equal(live(f, 11), each);
+    close_index(f);
+    unlink(strcat(copy, "/data.mdb"));
+    strcpy(strrchr(copy, '/'), "/lock.mdb");
+    unlink(copy);
+    *strrchr(copy, '/') = '\0';
+    rmdir(copy);
 }
 
 static void test_sync(void **state)
@@ -237,16 +320,16 @@ static void test_map_grows(void **state)
         if (i % 100 == 0) uv_run(&f->loop, UV_RUN_NOWAIT);
         /* reading while the worker may be growing the map */
         uint64_t offset = 1 + i * 7919 % i;
-        int rv = index_find(f->index, 1, offset, &run, NULL);
+        int rv = find(f, 1, offset, &run);
         assert_true(rv == 0 ? run.first_offset == offset : rv == -ERROR_NOT_FOUND);
     }
     wait_durable(f, APPENDS + 1);
     assert_true(index_bytes(f->index) > MAP);
-    for (uint64_t i = 1; i <= APPENDS; i++) assert_int_equal(index_find(f->index, 1, i, &run, NULL), 0);
+    for (uint64_t i = 1; i <= APPENDS; i++) assert_int_equal(find(f, 1, i, &run), 0);
     close_index(f);
     open_index(f, MAP, 1); /* smaller than what is in it */
     assert_int_equal(last_offset(f), APPENDS);
-    assert_int_equal(index_find(f->index, 1, APPENDS, &run, NULL), 0);
+    assert_int_equal(find(f, 1, APPENDS, &run), 0);
     close_index(f);
 }
 
@@ -262,7 +345,7 @@ static void test_queue_is_bounded(void **state)
         for (unsigned i = 0; i < PUTS; i++) {
             uint8_t key[STREAMS_EVENT_KEY], value[VALUE] = {0};
             streams_event_key(entry, i + 1, key);
-            puts[i] = (struct streams_put){STREAMS_TABLE_EVENT, (uint32_t)update.bytes.len, sizeof key,
+            puts[i] = (struct streams_put){STREAMS_TABLE_SESSION, (uint32_t)update.bytes.len, sizeof key,
                                            (uint32_t)(update.bytes.len + sizeof key), sizeof value};
             buf_add(&update.bytes, key, sizeof key);
             buf_add(&update.bytes, value, sizeof value);
@@ -334,10 +417,10 @@ static void assert_together(struct fixture *f, uint64_t told)
     assert_true(applied >= told); /* what was called durable is */
     assert_int_equal(last_offset(f), last);
     for (uint64_t offset = 1; offset <= last; offset++) {
-        assert_int_equal(index_find(f->index, 1, offset, &run, NULL), 0);
+        assert_int_equal(find(f, 1, offset, &run), 0);
         assert_int_equal(run.where.segment, (offset + 1) / 2 + 1);
     }
-    assert_int_equal(index_find(f->index, 1, last + 1, &run, NULL), -ERROR_NOT_FOUND);
+    assert_int_equal(find(f, 1, last + 1, &run), -ERROR_NOT_FOUND);
 }
 
 /* The file may not grow any more (a limit of the process stands for a full disk): told once, nothing is torn. */
@@ -383,6 +466,7 @@ static void child(struct fixture *f, int out)
     for (;;) {
         append(f, 1, last_offset(f) + 1, 2);
         if (streams_applied(f->streams) % 16 == 0) uv_run(&f->loop, UV_RUN_NOWAIT);
+        while (index_queued_bytes(f->index) > 256 << 10) uv_run(&f->loop, UV_RUN_ONCE); /* a "segment" per entry: large transactions take forever */
         if (f->durable == told) continue;
         told = f->durable;
         if (write(out, &told, sizeof told) != sizeof told) _exit(1);
@@ -420,13 +504,156 @@ static void test_killed(void **state)
     assert_true(f->durable > 15);
 }
 
+/* ---- what LMDB itself would not notice: rows that are hidden, or of another time ------------------------------ */
+
+typedef void damage_fn(MDB_txn *txn, MDB_dbi table);
+
+static void damage(const struct fixture *f, const char *table, damage_fn *fn)
+{
+    char path[128];
+    MDB_env *env;
+    MDB_txn *txn;
+    MDB_dbi dbi;
+    path_of(f, "", path, sizeof path);
+    assert_int_equal(mdb_env_create(&env), 0);
+    assert_int_equal(mdb_env_set_maxdbs(env, 16), 0);
+    assert_int_equal(mdb_env_open(env, path, 0, 0600), 0);
+    assert_int_equal(mdb_txn_begin(env, NULL, 0, &txn), 0);
+    assert_int_equal(mdb_dbi_open(txn, table, 0, &dbi), 0);
+    fn(txn, dbi);
+    assert_int_equal(mdb_txn_commit(txn), 0);
+    mdb_env_close(env);
+}
+
+static uint8_t old_key[64], old_value[4096];
+static size_t old_key_len, old_value_len;
+
+static void first_row(MDB_txn *txn, MDB_dbi table, MDB_val *key, MDB_val *value)
+{
+    MDB_cursor *cursor;
+    assert_int_equal(mdb_cursor_open(txn, table, &cursor), 0);
+    assert_int_equal(mdb_cursor_get(cursor, key, value, MDB_FIRST), 0);
+    mdb_cursor_close(cursor);
+}
+
+static void remember_row(MDB_txn *txn, MDB_dbi table)
+{
+    MDB_val key, value;
+    first_row(txn, table, &key, &value);
+    memcpy(old_key, key.mv_data, old_key_len = key.mv_size);
+    memcpy(old_value, value.mv_data, old_value_len = value.mv_size);
+}
+
+static void old_row(MDB_txn *txn, MDB_dbi table)
+{
+    MDB_val key = {old_key_len, old_key}, value = {old_value_len, old_value};
+    assert_int_equal(mdb_put(txn, table, &key, &value, 0), 0);
+}
+
+static void hide_row(MDB_txn *txn, MDB_dbi table)
+{
+    MDB_val key, value;
+    first_row(txn, table, &key, &value);
+    memcpy(old_key, key.mv_data, old_key_len = key.mv_size);
+    key.mv_data = old_key;
+    assert_int_equal(mdb_del(txn, table, &key, NULL), 0);
+}
+
+static void put_meta(MDB_txn *txn, MDB_dbi table, const char *row, const void *bytes, size_t len)
+{
+    MDB_val key = {strlen(row), (void *)(uintptr_t)row}, value = {len, (void *)(uintptr_t)bytes};
+    assert_int_equal(mdb_put(txn, table, &key, &value, 0), 0);
+}
+
+static void lower_applied(MDB_txn *txn, MDB_dbi meta)
+{
+    uint8_t bytes[8] = {4};
+    put_meta(txn, meta, "applied", bytes, sizeof bytes);
+}
+
+static void other_note(MDB_txn *txn, MDB_dbi meta)
+{
+    put_meta(txn, meta, "note", "who is her?", 11);
+}
+
+static void without_format(MDB_txn *txn, MDB_dbi meta)
+{
+    MDB_val key = {6, (void *)(uintptr_t)"format"};
+    assert_int_equal(mdb_del(txn, meta, &key, NULL), 0);
+}
+
+/* As the version before wrote it. */
+static void without_seal(MDB_txn *txn, MDB_dbi meta)
+{
+    uint8_t format[8] = {2};
+    MDB_val key = {4, (void *)(uintptr_t)"seal"};
+    assert_int_equal(mdb_del(txn, meta, &key, NULL), 0);
+    put_meta(txn, meta, "format", format, sizeof format);
+}
+
+static void refuses(struct fixture *f)
+{
+    struct error e = {0};
+    assert_int_equal(try_open(f, 0, 5, &e), -ERROR_CORRUPT);
+    assert_non_null(strstr(e.text, "damaged"));
+}
+
+static void test_damage(void **state)
+{
+    static const struct { const char *table; damage_fn *fn; } damages[] = {
+        {"stream", old_row}, {"stream", hide_row}, {"session", hide_row}, {"live", hide_row}, {"meta", lower_applied}, {"meta", other_note}, {"meta", without_format},
+    };
+    struct fixture *f = *state;
+    char data[128], lock[128];
+    path_of(f, "/data.mdb", data, sizeof data);
+    path_of(f, "/lock.mdb", lock, sizeof lock);
+    for (size_t i = 0; i < sizeof damages / sizeof *damages; i++) {
+        unlink(data);
+        unlink(lock);
+        open_index(f, 0, 5);
+        assert_int_equal(index_note(f->index, "who is here", 11), 0);
+        open_producer(f);
+        append(f, 1, 1, 3);
+        close_index(f);
+        damage(f, "stream", remember_row);
+        open_index(f, 0, 5);
+        append(f, 1, 4, 3);
+        trim(f, 3);
+        append(f, 1, 7, 3);
+        close_index(f);
+        open_index(f, 0, 5); /* nothing is wrong yet */
+        assert_int_equal(last_offset(f), 9);
+        close_index(f);
+        damage(f, damages[i].table, damages[i].fn);
+        refuses(f);
+    }
+}
+
+static void test_without_seal(void **state)
+{
+    struct fixture *f = *state;
+    open_index(f, 0, 5);
+    open_producer(f);
+    append(f, 1, 1, 3);
+    close_index(f);
+    damage(f, "meta", without_seal);
+    open_index(f, 0, 5); /* it is sealed now */
+    append(f, 1, 4, 3);
+    close_index(f);
+    open_index(f, 0, 5);
+    assert_int_equal(last_offset(f), 6);
+    close_index(f);
+    damage(f, "session", hide_row);
+    refuses(f);
+}
+
 #define unit(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        unit(test_put_find_reopen), unit(test_sync), unit(test_entry_without_effects), unit(test_map_grows),
-        unit(test_queue_is_bounded), unit(test_not_an_index), unit(test_failure), unit(test_no_space), unit(test_killed),
+        unit(test_put_find_reopen), unit(test_trim_and_live_bytes), unit(test_sync), unit(test_entry_without_effects), unit(test_map_grows),
+        unit(test_queue_is_bounded), unit(test_not_an_index), unit(test_failure), unit(test_no_space), unit(test_killed), unit(test_damage), unit(test_without_seal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

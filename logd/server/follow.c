@@ -63,7 +63,7 @@ static bool pump(struct follows *fs, struct follow *f)
         struct streams_info info;
         struct reads_result result;
         if (streams_info(fs->node->streams, f->stream_id, &info) != 0 || info.last_offset < f->from) return true;
-        uint32_t most = f->credit > READS_BYTES_DEFAULT ? READS_BYTES_DEFAULT : (uint32_t)f->credit;
+        uint32_t most = f->credit > FOLLOW_FRAME ? FOLLOW_FRAME : (uint32_t)f->credit;
         int rv = reads_events(fs->node->reads, f->stream_id, f->from, 0, most, 0, &result, &e);
         if (rv != 0) {
             if (rv == -ERROR_CORRUPT) log_error("stored events are damaged", "stream=%s reason=%s", f->stream, e.text);
@@ -71,9 +71,9 @@ static bool pump(struct follows *fs, struct follow *f)
             end(fs, f);
             return false;
         }
-        session_reply(f->session, FRAME_FOLLOW | FRAME_REPLY, f->id, result.head, result.body->data, result.body->len);
+        session_reply_pieces(f->session, FRAME_FOLLOW | FRAME_REPLY, f->id, result.head, result.pieces, result.n_pieces);
         f->from = result.next;
-        f->credit -= (int64_t)(FRAME_HEADER + result.head->len + result.body->len);
+        f->credit -= (int64_t)(FRAME_HEADER + result.head->len + result.bytes);
     }
     return true;
 }

@@ -14,7 +14,12 @@ struct follows;
 struct node;
 struct session;
 
-enum { FOLLOW_CREDIT_DEFAULT = 4 << 20, FOLLOW_CREDIT_MAX = 64 << 20, FOLLOW_QUEUED_MAX = 4 << 20 };
+enum {
+    FOLLOW_CREDIT_DEFAULT = 4 << 20,
+    FOLLOW_CREDIT_MAX = 64 << 20,
+    FOLLOW_FRAME = 1 << 20,     /* bytes of payload in one, but for one event larger than that */
+    FOLLOW_QUEUED_MAX = 1 << 20, /* of a connection, above which nothing more is read for it: the socket has its own buffer, too */
+};
 
 struct follows *follows_new(struct node *node);
 struct follows *follows_free(struct follows *fs); /* every session is closed by then */

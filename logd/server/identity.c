@@ -8,8 +8,9 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <uv.h>
 
-/* Two lines of text, so that a person can read it: "id N", "cluster NAME". */
+/* Three lines of text, so that a person can read it: "id N", "cluster NAME", "instance HEX". */
 enum { IDENTITY_MAX = 512 };
 
 static int make_directories(const char *dir, struct error *e)
@@ -52,7 +53,19 @@ static int write_file(const char *dir, const char *path, const char *text, struc
     return sync_directory(dir, e);
 }
 
-int identity_check(const char *dir, uint64_t id, const char *cluster, struct error *e)
+static int write_new(const char *dir, const char *path, const char *text, uint64_t *ret_instance, struct error *e)
+{
+    char all[IDENTITY_MAX];
+    uint64_t instance = 0;
+    int rv = uv_random(NULL, NULL, &instance, sizeof instance, 0, NULL);
+    if (rv != 0) return error_uv(e, ERROR_IO, rv, "no random number for %s", path);
+    if (instance == 0) instance = 1;
+    snprintf(all, sizeof all, "%.400sinstance %016llx\n", text, (unsigned long long)instance);
+    if ((rv = write_file(dir, path, all, e)) == 0) *ret_instance = instance;
+    return rv;
+}
+
+int identity_check(const char *dir, uint64_t id, const char *cluster, uint64_t *ret_instance, struct error *e)
 {
     char path[4160], want[IDENTITY_MAX], found[IDENTITY_MAX];
     int rv = make_directories(dir, e);
@@ -61,18 +74,33 @@ int identity_check(const char *dir, uint64_t id, const char *cluster, struct err
         return error_set(e, ERROR_INVALID, "data-dir is too long");
     snprintf(want, sizeof want, "id %llu\ncluster %s\n", (unsigned long long)id, cluster);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 && errno == ENOENT) return write_file(dir, path, want, e);
+    if (fd < 0 && errno == ENOENT) return write_new(dir, path, want, ret_instance, e);
     if (fd < 0) return error_errno(e, ERROR_IO, errno, "cannot read %s", path);
     ssize_t n = read(fd, found, sizeof found - 1);
     int saved = errno;
     close(fd);
     if (n < 0) return error_errno(e, ERROR_IO, saved, "cannot read %s", path);
     found[n] = '\0';
-    if (strcmp(found, want) == 0) return 0;
-    unsigned long long was = 0;
+    unsigned long long was = 0, instance = 0;
+    size_t len = strlen(want);
+    if (strcmp(found, want) == 0) return write_new(dir, path, want, ret_instance, e); /* of a version without */
+    if (strncmp(found, want, len) == 0) {
+        if (sscanf(found + len, "instance %16llx\n", &instance) != 1 || instance == 0)
+            return error_set(e, ERROR_CORRUPT, "%s is damaged: its last line should say \"instance HEX\"", path);
+        *ret_instance = instance;
+        return 0;
+    }
     char name[256] = "";
     if (sscanf(found, "id %llu\ncluster %255[^\n]\n", &was, name) != 2)
         return error_set(e, ERROR_CORRUPT, "%s is damaged: it should say \"id N\" and \"cluster NAME\"", path);
     return error_set(e, ERROR_INVALID, "%s holds the data of server %llu of cluster \"%s\", but this is server %llu of \"%s\": "
                      "use its own data-dir, or an empty one", dir, was, name, (unsigned long long)id, cluster);
+}
+
+int identity_renew(const char *dir, uint64_t id, const char *cluster, uint64_t *ret_instance, struct error *e)
+{
+    char path[4160], text[IDENTITY_MAX];
+    snprintf(path, sizeof path, "%.4100s/identity", dir);
+    snprintf(text, sizeof text, "id %llu\ncluster %s\n", (unsigned long long)id, cluster);
+    return write_new(dir, path, text, ret_instance, e);
 }

@@ -7,8 +7,14 @@
 
 #include "common/error.h"
 
-/* Makes the directory (and its parents) if it is missing. Reads DIR/identity; writes it, durably, when there is none.
+/* ret_instance: of this very directory, drawn at random when it is made: by it the others know a server whose data are lost from the one
+ * that they know (logd/consensus/membership.h). Never 0.
+ *
+ * Makes the directory (and its parents) if it is missing. Reads DIR/identity; writes it, durably, when there is none.
  * -ERROR_INVALID when it names another server or cluster, -ERROR_CORRUPT when it cannot be understood, -ERROR_IO. */
-int identity_check(const char *dir, uint64_t id, const char *cluster, struct error *e);
+int identity_check(const char *dir, uint64_t id, const char *cluster, uint64_t *ret_instance, struct error *e);
+
+/* A new instance: of a directory whose log turned out to be empty, whatever was in it before. */
+int identity_renew(const char *dir, uint64_t id, const char *cluster, uint64_t *ret_instance, struct error *e);
 
 #endif

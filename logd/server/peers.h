@@ -24,6 +24,7 @@ enum {
     PEERS_RETRY_MIN_MS = 20,
     PEERS_RETRY_MAX_MS = 1000,
     PEERS_CONNECT_MS = 2000,
+    PEERS_GREETING_MS = 5000, /* from the beginning of connecting to the answer of our HELLO */
 };
 
 int peers_start(struct node *node, struct peers **ret_peers, struct error *e);
@@ -33,8 +34,31 @@ void peers_close(struct peers *peers, void (*done)(void *user), void *user);
 void peers_send(struct peers *peers, const struct consensus_message *m);
 /* Asks every peer for its term (read_index.h). Lost when it is not connected: the caller asks again. */
 void peers_probe(struct peers *peers, uint64_t round, uint64_t term);
-/* It has just connected to us, so it is up: do not wait out the delay before connecting to it. */
-void peers_knocked(struct peers *peers, uint64_t id);
+/* Asks server `id` to confirm that it leads (canary.h); `question` comes back with the answer. Lost when it is not connected. */
+void peers_ask(struct peers *peers, uint64_t id, uint64_t question);
+/* Asks every server what is wrong with it; what they said: "" nothing, NULL: not heard for PEERS_ALARM_MS. A change is logged. */
+enum { PEERS_ALARM_MS = 5000, PEERS_ALARM = 128 };
+void peers_ask_alarms(struct peers *peers);
+/* The one that we are connected to answered such a question, asked after `since_ms`: it is not the memory of a machine that is gone. */
+bool peers_alive_since(const struct peers *peers, uint64_t id, uint64_t since_ms);
+const char *peers_alarm(const struct peers *peers, uint64_t id);
+/* Asks server `id` for a record (scrub.h), whose answer goes to scrub_answer() with the question. False: it is not connected. */
+struct state_record;
+bool peers_fetch_record(struct peers *peers, uint64_t id, uint64_t question, const struct state_record *r);
+/* For those who watch. All zero for a stranger. */
+struct peers_state {
+    bool ready;
+    uint64_t messages, bytes; /* that wait */
+    uint64_t dropped;
+};
+void peers_state(const struct peers *peers, uint64_t id, struct peers_state *ret_state);
+/* It has just connected to us, so it is up, and says where: do not wait out the delay before connecting to it. One that we did not know is
+ * known from now on. */
+void peers_knocked(struct peers *peers, uint64_t id, const char *address);
+/* Another membership is in force: connections to those that are in it, and to nobody else who is not needed to hear of a newer one. */
+void peers_follow(struct peers *peers, const struct membership *m);
+const char *peers_address(const struct peers *peers, uint64_t id); /* as it said itself; NULL: unknown */
 bool peers_reachable(const struct peers *peers, uint64_t id);
+uint64_t peers_instance(const struct peers *peers, uint64_t id); /* that it says it is, over our connection to it; 0: there is none */
 
 #endif

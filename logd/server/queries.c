@@ -4,13 +4,16 @@
 #include <string.h>
 
 #include "logd/consensus/read_index.h"
+#include "logd/server/members.h"
 #include "logd/server/node.h"
 #include "logd/server/peers.h"
 #include "logd/server/rpc_codec.h"
 #include "logd/server/session.h"
 
 struct waiting {
-    struct session *session;
+    struct session *session; /* NULL: queries_confirm()'s */
+    queries_cb *cb;
+    void *user;
     uint64_t id;
     uint16_t type;
     uint64_t round;
@@ -31,7 +34,8 @@ struct queries *queries_new(struct node *node)
     struct queries *q = calloc(1, sizeof *q);
     if (q == NULL) return NULL;
     q->node = node;
-    read_index_init(&q->reads, node->settings->id, node->settings->members, node->settings->n_members);
+    read_index_init(&q->reads, node->settings->id);
+    read_index_members(&q->reads, consensus_membership(node->consensus));
     return q;
 }
 
@@ -83,6 +87,14 @@ static void answer_snapshots(struct queries *q, struct session *s, uint64_t id, 
     free(list);
 }
 
+static void answer_stream(struct queries *q, struct session *s, uint64_t id, const struct rpc_query *query)
+{
+    struct streams_info info;
+    uint64_t stream = streams_id(q->node->streams, query->stream, strlen(query->stream));
+    bool seen = stream != 0 && session_sees(s, query->stream) && streams_info(q->node->streams, stream, &info) == 0;
+    answer(q, s, FRAME_LIST_STREAMS, id, rpc_encode_streams(&info, seen ? 1 : 0, &q->head));
+}
+
 static void answer_streams(struct queries *q, struct session *s, uint64_t id, const struct rpc_query *query)
 {
     uint64_t count = streams_count(q->node->streams);
@@ -91,26 +103,24 @@ static void answer_streams(struct queries *q, struct session *s, uint64_t id, co
     int rv = list == NULL ? -ERROR_NOMEM : 0;
     for (uint64_t i = 1; rv == 0 && i <= count; i++) {
         if ((rv = streams_info(q->node->streams, i, &list[n])) != 0) break;
-        if (strncmp(list[n].name, query->stream, prefix) == 0) n++;
+        if (strncmp(list[n].name, query->stream, prefix) == 0 && session_sees(s, list[n].name)) n++;
     }
     if (rv == 0) rv = rpc_encode_streams(list, n, &q->head);
     answer(q, s, FRAME_LIST_STREAMS, id, rv);
     free(list);
 }
 
-static void answer_status(struct queries *q, struct session *s, uint64_t id)
+static void answer_status(struct queries *q, struct session *s, uint64_t id, bool brief)
 {
     struct node *node = q->node;
     struct rpc_member members[CONSENSUS_MEMBERS_MAX];
-    for (unsigned i = 0; i < node->settings->n_members; i++) {
-        const struct consensus_member *m = &node->settings->members[i];
-        members[i] = (struct rpc_member){m->id, node_address_of(node, m->id),
-                                         m->id == node->settings->id || peers_reachable(node->peers, m->id)};
-    }
+    unsigned n_members = brief ? 0 : members_list(node, members);
     uint64_t leader = consensus_leader(node->consensus);
+    char alarm[128];
+    node_alarm(node, sizeof alarm, alarm);
     struct rpc_status status = {
         .node_id = node->settings->id,
-        .cluster = node->settings->cluster,
+        .cluster = brief ? NULL : node->settings->cluster,
         .role = node->stopping ? "stopping" : consensus_role_name(consensus_role(node->consensus)),
         .term = consensus_term(node->consensus),
         .leader_id = leader,
@@ -124,9 +134,11 @@ static void answer_status(struct queries *q, struct session *s, uint64_t id)
         .streams = streams_count(node->streams),
         .log_bytes = wal_bytes(node->wal),
         .started_us = node->started_us,
+        .alarm = alarm,
         .members = members,
-        .n_members = node->settings->n_members,
+        .n_members = n_members,
     };
+    if (node->scrub != NULL) scrub_state(node->scrub, &status.scrub);
     answer(q, s, FRAME_STATUS, id, rpc_encode_status(&status, &q->head));
 }
 
@@ -134,8 +146,9 @@ static void answer_query(struct queries *q, struct session *s, uint16_t type, ui
 {
     if (type == FRAME_LATEST_SNAPSHOT) answer_latest(q, s, id, query);
     else if (type == FRAME_LIST_SNAPSHOTS) answer_snapshots(q, s, id, query);
+    else if (type == FRAME_LIST_STREAMS && query->exact) answer_stream(q, s, id, query);
     else if (type == FRAME_LIST_STREAMS) answer_streams(q, s, id, query);
-    else answer_status(q, s, id);
+    else answer_status(q, s, id, query->brief);
 }
 
 /* ---- waiting -------------------------------------------------------------------------------------------------- */
@@ -147,20 +160,48 @@ static void begin_round(struct queries *q)
     if ((round = read_index_begin(&q->reads, term, index)) != 0) peers_probe(q->node->peers, round, term);
 }
 
-static void enqueue(struct queries *q, struct session *s, const struct frame *f, const struct rpc_query *query)
+static bool room(struct queries *q)
 {
-    struct error e;
     if (q->n == q->cap && q->cap < QUERIES_MAX) {
         size_t cap = q->cap == 0 ? 64 : q->cap * 2;
         struct waiting *grown = realloc(q->list, sizeof *grown * cap);
         if (grown != NULL) q->list = grown, q->cap = cap;
     }
-    if (q->n == q->cap) {
+    return q->n < q->cap;
+}
+
+void queries_confirm(struct queries *q, queries_cb *cb, void *user, uint64_t id)
+{
+    if (!room(q)) {
+        cb(user, id, false);
+        return;
+    }
+    q->list[q->n++] = (struct waiting){.cb = cb, .user = user, .id = id, .round = read_index_ask(&q->reads)};
+    queries_pump(q);
+}
+
+/* The wait is over, well or not; its place is free already. */
+static void finish(struct queries *q, const struct waiting *w, bool confirmed)
+{
+    if (w->session == NULL) {
+        w->cb(w->user, w->id, confirmed);
+        return;
+    }
+    if (confirmed) answer_query(q, w->session, w->type, w->id, &w->query);
+    else node_refuse_not_leader(q->node, w->session, w->id);
+    session_paid(w->session, 0);
+    session_unref(w->session);
+}
+
+static void enqueue(struct queries *q, struct session *s, const struct frame *f, const struct rpc_query *query)
+{
+    struct error e;
+    if (!room(q)) {
         error_set(&e, ERROR_BUSY, "too many queries wait: retry a little later");
         session_fail(s, f->id, &e);
         return;
     }
-    q->list[q->n++] = (struct waiting){session_ref(s), f->id, f->type, read_index_ask(&q->reads), 0, *query};
+    q->list[q->n++] = (struct waiting){.session = session_ref(s), .id = f->id, .type = f->type, .round = read_index_ask(&q->reads), .query = *query};
     session_owe(s, 0);
     queries_pump(q);
 }
@@ -204,9 +245,7 @@ void queries_pump(struct queries *q)
     for (size_t i = 0; i < q->n; i++) {
         struct waiting w = q->list[i];
         if (w.index != 0 && w.index <= applied) {
-            answer_query(q, w.session, w.type, w.id, &w.query);
-            session_paid(w.session, 0);
-            session_unref(w.session);
+            finish(q, &w, true);
         } else {
             q->list[kept++] = w;
         }
@@ -220,13 +259,15 @@ void queries_tick(struct queries *q)
     if (q->n > 0 && round != 0) peers_probe(q->node->peers, round, q->reads.term);
 }
 
+void queries_members(struct queries *q, const struct membership *m)
+{
+    read_index_members(&q->reads, m);
+    queries_pump(q);
+}
+
 void queries_reset(struct queries *q)
 {
     read_index_reset(&q->reads);
-    for (size_t i = 0; i < q->n; i++) {
-        node_refuse_not_leader(q->node, q->list[i].session, q->list[i].id);
-        session_paid(q->list[i].session, 0);
-        session_unref(q->list[i].session);
-    }
+    for (size_t i = 0; i < q->n; i++) finish(q, &q->list[i], false);
     q->n = 0;
 }

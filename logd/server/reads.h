@@ -19,14 +19,20 @@ enum { READS_BYTES_DEFAULT = 1 << 20, READS_BYTES_MAX = 4 << 20, READS_EVENTS_MA
 struct reads *reads_new(struct node *node);
 struct reads *reads_free(struct reads *r);
 
+/* Where an event of a stream is. -ERROR_CORRUPT when nobody knows, -ERROR_IO. */
+int reads_find(struct reads *r, uint64_t stream_id, uint64_t offset, struct streams_run *ret_run, struct error *e);
+
 /* A Read request: answered at once. */
 void reads_request(struct reads *r, struct session *s, const struct frame *f);
 
-/* Events [from, to] of a stream (to 0: the end): the head of a ReadReply and its body, valid until the next call. At least
- * one event when there is one, else as many as max_bytes of payload and max_events allow; n may be 0. `ret_next` is the
- * offset after the last one. -ERROR_NOT_FOUND below the first offset, -ERROR_CORRUPT, -ERROR_IO, -ERROR_NOMEM. */
+/* Events [from, to] of a stream (to 0: the end): the head of a ReadReply and its body in pieces, valid until the next call. At least
+ * one event when there is one, else as many as max_bytes of payload and max_events allow, but that half of max_bytes is enough where
+ * more would cut an append in two; n may be 0. `ret_next` is the offset after the last one. -ERROR_NOT_FOUND below the first offset,
+ * -ERROR_CORRUPT, -ERROR_IO, -ERROR_NOMEM. */
 struct reads_result {
-    const struct buf *head, *body;
+    const struct buf *head;
+    const struct frame_piece *pieces; /* of the body; into the appends as they were read */
+    size_t n_pieces, bytes;           /* bytes: of the whole body */
     size_t n;
     uint64_t next;
 };

@@ -49,19 +49,23 @@ int rpc_decode_hello(const struct frame *f, struct rpc_hello *ret_hello, struct 
     Crsc__Hello *m = crsc__hello__unpack(NULL, f->head_len, f->head);
     if (m == NULL) return not_a("Hello", e);
     struct rpc_hello hello = {.version = m->version, .node_id = m->node_id};
+    hello.instance = m->instance;
     int rv = copy(hello.cluster, m->cluster, "the cluster's name", e);
+    if (rv == 0) rv = copy(hello.address, m->address, "the server's address", e);
     snprintf(hello.software, sizeof hello.software, "%s", m->software);
     crsc__hello__free_unpacked(m, NULL);
     if (rv == 0) *ret_hello = hello;
     return rv;
 }
 
-int rpc_encode_hello(uint64_t node_id, const char *cluster, struct buf *head)
+int rpc_encode_hello(uint64_t node_id, const char *cluster, uint64_t instance, const char *address, struct buf *head)
 {
     Crsc__Hello m = CRSC__HELLO__INIT;
     m.version = RPC_VERSION;
     m.node_id = node_id;
     m.cluster = text(cluster);
+    m.instance = instance;
+    m.address = text(address);
     m.software = text("crsc-logd " CRSC_VERSION);
     return pack(&m.base, head);
 }
@@ -139,6 +143,15 @@ int rpc_encode_outcome(const struct streams_outcome *o, const char *stream, cons
     case FRAME_FENCE: {
         Crsc__FenceReply m = CRSC__FENCE_REPLY__INIT;
         m.epoch = o->epoch;
+        return pack(&m.base, head);
+    }
+    case FRAME_TRIM: {
+        Crsc__TrimReply m = CRSC__TRIM_REPLY__INIT;
+        m.first_offset = o->offset;
+        return pack(&m.base, head);
+    }
+    case FRAME_SET_RETENTION: {
+        Crsc__SetRetentionReply m = CRSC__SET_RETENTION_REPLY__INIT;
         return pack(&m.base, head);
     }
     case FRAME_RECORD_SNAPSHOT: {
@@ -222,11 +235,14 @@ int rpc_decode_query(const struct frame *f, struct rpc_query *ret_query, struct 
         Crsc__ListStreamsRequest *m = crsc__list_streams_request__unpack(NULL, f->head_len, f->head);
         if (m == NULL) return not_a("ListStreams", e);
         rv = copy(q.stream, m->prefix, "the prefix", e);
+        q.linearizable = m->linearizable;
+        q.exact = m->exact;
         crsc__list_streams_request__free_unpacked(m, NULL);
     } else {
         Crsc__StatusRequest *m = crsc__status_request__unpack(NULL, f->head_len, f->head);
         if (m == NULL) return not_a("Status", e);
         q.linearizable = m->linearizable;
+        q.brief = m->brief;
         crsc__status_request__free_unpacked(m, NULL);
     }
     if (rv == 0) *ret_query = q;
@@ -286,12 +302,33 @@ int rpc_encode_snapshot(uint16_t type, const char *stream, const struct streams_
     return rv;
 }
 
+static void fill_policy(Crsc__Retention *m, const struct streams_policy *p)
+{
+    crsc__retention__init(m);
+    m->keep_snapshots = p->keep_snapshots;
+    m->max_age_us = p->max_age_us;
+    m->max_bytes = p->max_bytes;
+    m->beyond_snapshots = p->beyond_snapshots;
+}
+
+int rpc_encode_retain(const char *stream, uint64_t offset, const struct streams_policy *policy, struct buf *head)
+{
+    Crsc__RetainRequest m = CRSC__RETAIN_REQUEST__INIT;
+    Crsc__Retention retention;
+    fill_policy(&retention, policy);
+    m.stream = text(stream);
+    m.offset = offset;
+    m.retention = &retention;
+    return pack(&m.base, head);
+}
+
 int rpc_encode_streams(const struct streams_info *streams, size_t n, struct buf *head)
 {
     Crsc__ListStreamsReply m = CRSC__LIST_STREAMS_REPLY__INIT;
     Crsc__StreamInfo *list = calloc(n + 1, sizeof *list);
     Crsc__StreamInfo **pointers = calloc(n + 1, sizeof *pointers);
-    int rv = list == NULL || pointers == NULL ? -ERROR_NOMEM : 0;
+    Crsc__Retention *retentions = calloc(n + 1, sizeof *retentions);
+    int rv = list == NULL || pointers == NULL || retentions == NULL ? -ERROR_NOMEM : 0;
     for (size_t i = 0; rv == 0 && i < n; i++) {
         crsc__stream_info__init(&list[i]);
         list[i].name = text(streams[i].name);
@@ -304,30 +341,43 @@ int rpc_encode_streams(const struct streams_info *streams, size_t n, struct buf 
         list[i].snapshots_valid = streams[i].snapshots_valid;
         list[i].latest_snapshot_offset = streams[i].latest_snapshot_offset;
         list[i].producer = text(streams[i].producer);
+        if (streams_policy_is_set(&streams[i].policy)) {
+            fill_policy(&retentions[i], &streams[i].policy);
+            list[i].retention = &retentions[i];
+        }
         pointers[i] = &list[i];
     }
     m.n_streams = n;
     m.streams = pointers;
     if (rv == 0) rv = pack(&m.base, head);
+    free(retentions);
     free(pointers);
     free(list);
     return rv;
 }
 
+enum { MEMBERS = 16 };
+
+static void fill_members(const struct rpc_member *members, size_t n, Crsc__Member *list, Crsc__Member **pointers)
+{
+    for (size_t i = 0; i < n; i++) {
+        crsc__member__init(&list[i]);
+        list[i].id = members[i].id;
+        list[i].address = text(members[i].address);
+        list[i].role = text(members[i].voter ? "voter" : "standby");
+        list[i].reachable = members[i].reachable;
+        list[i].match_index = members[i].match;
+        list[i].instance = members[i].instance;
+        pointers[i] = &list[i];
+    }
+}
+
 int rpc_encode_status(const struct rpc_status *s, struct buf *head)
 {
-    enum { MEMBERS = 16 };
     Crsc__StatusReply m = CRSC__STATUS_REPLY__INIT;
     Crsc__Member list[MEMBERS], *pointers[MEMBERS];
     if (s->n_members > MEMBERS) return -ERROR_TOO_LARGE;
-    for (size_t i = 0; i < s->n_members; i++) {
-        crsc__member__init(&list[i]);
-        list[i].id = s->members[i].id;
-        list[i].address = text(s->members[i].address);
-        list[i].role = text("voter");
-        list[i].reachable = s->members[i].reachable;
-        pointers[i] = &list[i];
-    }
+    fill_members(s->members, s->n_members, list, pointers);
     m.node_id = s->node_id;
     m.cluster = text(s->cluster);
     m.role = text(s->role);
@@ -343,8 +393,70 @@ int rpc_encode_status(const struct rpc_status *s, struct buf *head)
     m.streams = s->streams;
     m.log_bytes = s->log_bytes;
     m.started_us = s->started_us;
-    m.version = text(CRSC_VERSION);
+    if (s->cluster != NULL) m.version = text(CRSC_VERSION);
+    m.alarm = text(s->alarm);
+    Crsc__Scrub scrub = CRSC__SCRUB__INIT;
+    scrub.passes = s->scrub.passes;
+    scrub.bytes = s->scrub.bytes;
+    scrub.found = s->scrub.found;
+    scrub.repaired = s->scrub.repaired;
+    scrub.damaged_segments = s->scrub.damaged;
+    scrub.last_pass_us = s->scrub.last_pass_us;
+    scrub.pass_bytes = s->scrub.pass_bytes;
+    scrub.pass_of = s->scrub.pass_of;
+    m.scrub = &scrub;
     m.n_members = s->n_members;
     m.members = pointers;
+    return pack(&m.base, head);
+}
+
+int rpc_encode_status_request(bool linearizable, struct buf *head)
+{
+    Crsc__StatusRequest m = CRSC__STATUS_REQUEST__INIT;
+    m.linearizable = linearizable;
+    m.brief = true;
+    return pack(&m.base, head);
+}
+
+int rpc_decode_alarm(const struct frame *f, size_t size, char *ret_alarm, struct error *e)
+{
+    Crsc__StatusReply *m = crsc__status_reply__unpack(NULL, f->head_len, f->head);
+    if (m == NULL) return not_a("StatusReply", e);
+    snprintf(ret_alarm, size, "%s", m->alarm);
+    crsc__status_reply__free_unpacked(m, NULL);
+    return 0;
+}
+
+int rpc_decode_applied(const struct frame *f, uint64_t *ret_applied, struct error *e)
+{
+    Crsc__StatusReply *m = crsc__status_reply__unpack(NULL, f->head_len, f->head);
+    if (m == NULL) return not_a("StatusReply", e);
+    *ret_applied = m->applied_index;
+    crsc__status_reply__free_unpacked(m, NULL);
+    return 0;
+}
+/* ---- membership ----------------------------------------------------------------------------------------------- */
+
+int rpc_decode_change(const struct frame *f, struct rpc_change *ret_change, struct error *e)
+{
+    Crsc__ChangeServerRequest *m = crsc__change_server_request__unpack(NULL, f->head_len, f->head);
+    if (m == NULL) return not_a("ChangeServer", e);
+    struct rpc_change change = {.id = m->id, .force = m->force};
+    int rv = copy(change.address, m->address, "the server's address", e);
+    crsc__change_server_request__free_unpacked(m, NULL);
+    if (rv == 0 && change.id == 0 && f->type != FRAME_TRANSFER_LEADERSHIP) rv = error_set(e, ERROR_INVALID, "the server's id is missing");
+    if (rv == 0) *ret_change = change;
+    return rv;
+}
+
+int rpc_encode_members(const struct rpc_member *members, size_t n, uint64_t leader_id, struct buf *head)
+{
+    Crsc__MembersReply m = CRSC__MEMBERS_REPLY__INIT;
+    Crsc__Member list[MEMBERS], *pointers[MEMBERS];
+    if (n > MEMBERS) return -ERROR_TOO_LARGE;
+    fill_members(members, n, list, pointers);
+    m.n_members = n;
+    m.members = pointers;
+    m.leader_id = leader_id;
     return pack(&m.base, head);
 }

@@ -13,6 +13,7 @@
 #include "common/buf.h"
 #include "common/error.h"
 #include "common/frame.h"
+#include "logd/server/scrub.h"
 #include "logd/streams/run_reader.h"
 #include "logd/streams/streams.h"
 
@@ -23,9 +24,11 @@ struct rpc_hello {
     char cluster[RPC_NAME];
     uint64_t node_id; /* 0: a client */
     char software[RPC_NAME];
+    uint64_t instance; /* of a server: of its data directory */
+    char address[RPC_NAME];
 };
 int rpc_decode_hello(const struct frame *f, struct rpc_hello *ret_hello, struct error *e);
-int rpc_encode_hello(uint64_t node_id, const char *cluster, struct buf *head);
+int rpc_encode_hello(uint64_t node_id, const char *cluster, uint64_t instance, const char *address, struct buf *head);
 
 struct rpc_error {
     enum error_code code;
@@ -66,14 +69,19 @@ int rpc_decode_credit(const struct frame *f, uint32_t *ret_bytes, struct error *
 
 /* LatestSnapshot, ListSnapshots, ListStreams, Status: what each does not have stays empty. */
 struct rpc_query {
+    bool brief; /* Status: without cluster, version and members */
     char stream[RPC_NAME]; /* ListStreams: the prefix */
     char template_hash[RPC_NAME];
     bool linearizable;
+    bool exact; /* ListStreams: `stream` is a whole name */
 };
 int rpc_decode_query(const struct frame *f, struct rpc_query *ret_query, struct error *e);
 
 /* A ReadReply's head; the payloads go into the body, one behind the other. */
 int rpc_encode_events(const struct run_event *events, size_t n, uint64_t last_offset, struct buf *head);
+
+/* A RetainRequest: a command of this server's own. */
+int rpc_encode_retain(const char *stream, uint64_t offset, const struct streams_policy *policy, struct buf *head);
 
 int rpc_encode_snapshot(uint16_t type, const char *stream, const struct streams_snapshot *list, size_t n, struct buf *head);
 int rpc_encode_streams(const struct streams_info *list, size_t n, struct buf *head);
@@ -81,15 +89,30 @@ int rpc_encode_streams(const struct streams_info *list, size_t n, struct buf *he
 struct rpc_member {
     uint64_t id;
     const char *address;
-    bool reachable;
+    bool voter, reachable;
+    uint64_t match, instance;
 };
 struct rpc_status {
     uint64_t node_id, term, leader_id, commit_index, applied_index, persisted_index, durable_applied_index, first_index,
         last_index, streams, log_bytes, started_us;
-    const char *cluster, *role, *leader_address;
+    const char *cluster, *role, *leader_address, *alarm;
+    struct scrub_state scrub;
     const struct rpc_member *members;
     size_t n_members;
 };
-int rpc_encode_status(const struct rpc_status *status, struct buf *head);
+int rpc_encode_status(const struct rpc_status *status, struct buf *head); /* cluster NULL: a brief one */
+/* For a server that asks another one: a brief Status, what is applied there, and its alarm (cut to the size). */
+int rpc_encode_status_request(bool linearizable, struct buf *head);
+int rpc_decode_alarm(const struct frame *f, size_t size, char *ret_alarm, struct error *e);
+int rpc_decode_applied(const struct frame *f, uint64_t *ret_applied, struct error *e);
+
+/* AddServer, PromoteServer, RemoveServer, TransferLeadership. */
+struct rpc_change {
+    uint64_t id;
+    char address[RPC_NAME];
+    bool force;
+};
+int rpc_decode_change(const struct frame *f, struct rpc_change *ret_change, struct error *e);
+int rpc_encode_members(const struct rpc_member *members, size_t n, uint64_t leader_id, struct buf *head);
 
 #endif

@@ -6,14 +6,20 @@
 #include <string.h>
 
 #include "common/conn.h"
+#include "common/mutant.h"
 #include "logd/consensus/raft_codec.h"
+#include "logd/server/access.h"
+#include "logd/server/donor.h"
+#include "logd/server/exports.h"
 #include "logd/server/follow.h"
+#include "logd/server/members.h"
 #include "logd/server/node.h"
 #include "logd/server/peers.h"
 #include "logd/server/queries.h"
 #include "logd/server/reads.h"
+#include "logd/server/transport.h"
 
-enum { HELLO_MS = 10000, CLOSE_LINGER_MS = 200 };
+enum { HELLO_MS = 10000, HELLO_BYTES = 64 << 10, CLOSE_LINGER_MS = 200 };
 enum kind { KIND_UNKNOWN, KIND_CLIENT, KIND_PEER };
 
 struct session {
@@ -22,8 +28,9 @@ struct session {
     struct conn *conn; /* NULL once it is closed */
     unsigned refs;     /* one is the connection's */
     enum kind kind;
-    uint64_t peer_id;
-    uint64_t born_ms;
+    uint64_t peer_id, instance; /* of another server */
+    uint64_t born_ms;  /* or, of a client, when something last came */
+    struct access *access; /* NULL: no TLS */
     size_t outstanding, outstanding_bytes;
     bool paused;
     struct follow *follows;
@@ -52,7 +59,9 @@ struct session *session_ref(struct session *s)
 
 void session_unref(struct session *s)
 {
-    if (--s->refs == 0) free(s);
+    if (--s->refs > 0) return;
+    access_free(s->access);
+    free(s);
 }
 
 bool session_open(const struct session *s)
@@ -65,6 +74,11 @@ size_t session_queued(const struct session *s)
     return s->conn == NULL ? SIZE_MAX : conn_queued(s->conn);
 }
 
+bool session_sees(const struct session *s, const char *stream)
+{
+    return access_sees(s->access, stream);
+}
+
 struct follow **session_follows(struct session *s, unsigned **ret_n)
 {
     *ret_n = &s->n_follows;
@@ -73,19 +87,21 @@ struct follow **session_follows(struct session *s, unsigned **ret_n)
 
 static bool overloaded(const struct session *s)
 {
-    return s->outstanding >= SESSION_OUTSTANDING_MAX || s->outstanding_bytes >= SESSION_OUTSTANDING_BYTES ||
+    const struct settings *limits = s->all->node->settings;
+    return s->outstanding >= limits->client_requests || s->outstanding_bytes >= limits->client_bytes ||
            conn_queued(s->conn) >= SESSION_REPLIES_MAX;
 }
 
 /* Reading stops while a client has too much owed to it, and goes on when half of that is done. */
 static void throttle(struct session *s)
 {
-    if (s->conn == NULL) return;
+    if (s->conn == NULL) return; /* at a stop `all` may be gone as well */
+    const struct settings *limits = s->all->node->settings;
     if (!s->paused && overloaded(s)) {
         s->paused = true;
         conn_pause(s->conn);
-    } else if (s->paused && s->outstanding <= SESSION_OUTSTANDING_MAX / 2 &&
-               s->outstanding_bytes <= SESSION_OUTSTANDING_BYTES / 2 && conn_queued(s->conn) <= SESSION_REPLIES_MAX / 2) {
+    } else if (s->paused && s->outstanding <= limits->client_requests / 2 && s->outstanding_bytes <= limits->client_bytes / 2 &&
+               conn_queued(s->conn) <= SESSION_REPLIES_MAX / 2) {
         s->paused = false;
         conn_resume(s->conn);
     }
@@ -105,24 +121,31 @@ void session_paid(struct session *s, size_t bytes)
     throttle(s);
 }
 
-void session_reply(struct session *s, uint16_t type, uint64_t id, const struct buf *head, const void *body, size_t body_len)
+void session_reply_pieces(struct session *s, uint16_t type, uint64_t id, const struct buf *head, const struct frame_piece *body, size_t n)
 {
     if (s->conn == NULL) return;
-    struct frame f = {.type = type, .id = id, .head = head->data, .head_len = head->len, .body = body, .body_len = body_len};
-    int rv = conn_send(s->conn, &f);
+    struct frame f = {.type = type, .id = id, .head = head->data, .head_len = head->len};
+    int rv = conn_send_pieces(s->conn, &f, body, n);
     if (rv != 0) {
         struct error e;
-        error_set(&e, (enum error_code)-rv, "an answer of %zu bytes could not be queued", head->len + body_len);
+        error_set(&e, (enum error_code)-rv, "an answer with a head of %zu bytes could not be queued", head->len);
         conn_close(s->conn, 0, &e);
         return;
     }
     throttle(s);
 }
 
+void session_reply(struct session *s, uint16_t type, uint64_t id, const struct buf *head, const void *body, size_t body_len)
+{
+    struct frame_piece piece = {body, body_len};
+    session_reply_pieces(s, type, id, head, &piece, 1);
+}
+
 void session_error(struct session *s, uint64_t id, const struct rpc_error *error)
 {
+    if (s->conn == NULL && !MUTANT(count_after_end)) return; /* at a stop `all` may be gone as well */
     struct buf *head = &s->all->head;
-    if (s->conn == NULL) return;
+    if (error->code > ERROR_NONE && error->code < ERROR_CODE_MAX) s->all->node->metrics.refusals[error->code]++;
     if (rpc_encode_error(error, head) == 0) session_reply(s, FRAME_ERROR | FRAME_REPLY, id, head, NULL, 0);
     else conn_close(s->conn, 0, NULL);
 }
@@ -142,6 +165,14 @@ static void end(struct session *s, uint64_t id, const struct error *why)
 
 /* ---- frames --------------------------------------------------------------------------------------------------- */
 
+/* What its certificate says it may be. `id` 0: a client. */
+static int check_identity(struct session *s, uint64_t id, struct error *e)
+{
+    const struct tls_peer *peer = conn_tls_peer(s->conn);
+    if (peer != NULL && (s->access = access_new(peer)) == NULL) return error_set(e, ERROR_NOMEM, "no memory for a client's roles");
+    return id != 0 ? access_check_peer(s->access, id, e) : access_check_client(s->access, e);
+}
+
 static int greet(struct session *s, const struct frame *f, struct error *e)
 {
     struct node *node = s->all->node;
@@ -154,19 +185,28 @@ static int greet(struct session *s, const struct frame *f, struct error *e)
         return error_set(e, ERROR_PROTOCOL, "this server speaks protocol version %d, not %u", RPC_VERSION, hello.version);
     if (strcmp(hello.cluster, cluster) != 0 && (hello.node_id != 0 || hello.cluster[0] != '\0'))
         return error_set(e, ERROR_INVALID, "this is cluster \"%s\", not \"%s\"", cluster, hello.cluster);
-    if (hello.node_id != 0 && (node_address_of(node, hello.node_id) == NULL || hello.node_id == node->settings->id))
-        return error_set(e, ERROR_INVALID, "server %llu is not one of the other servers of this cluster",
-                         (unsigned long long)hello.node_id);
+    if ((rv = check_identity(s, hello.node_id, e)) != 0) return rv;
+    if (hello.node_id != 0 && (rv = members_admit(node, &hello, e)) != 0) return rv;
     struct buf head = BUF_INIT;
-    rv = rpc_encode_hello(node->settings->id, cluster, &head);
+    rv = rpc_encode_hello(node->settings->id, cluster, node->instance, node_address_of(node, node->settings->id), &head);
     if (rv == 0) {
         s->kind = hello.node_id != 0 ? KIND_PEER : KIND_CLIENT;
         s->peer_id = hello.node_id;
+        s->instance = hello.instance;
+        conn_limit(s->conn, s->kind == KIND_CLIENT ? node->settings->client_frame_max : 0);
         session_reply(s, FRAME_HELLO | FRAME_REPLY, f->id, &head, NULL, 0);
-        if (s->kind == KIND_PEER && node->peers != NULL) peers_knocked(node->peers, s->peer_id);
+        if (s->kind == KIND_PEER && node->peers != NULL) peers_knocked(node->peers, s->peer_id, hello.address);
+        if (s->kind == KIND_PEER) members_met(node->membership, &hello);
     }
     buf_fini(&head);
     return rv == 0 ? 0 : error_set(e, (enum error_code)-rv, "no memory for a HELLO");
+}
+
+/* Of a server that our membership does not know, which may be an old one, nothing is counted (members.h). */
+static bool is_heard(const struct session *s, const struct consensus_message *m)
+{
+    if (members_counts(s->all->node, s->peer_id, s->instance)) return true;
+    return m->type == CONSENSUS_APPEND_ENTRIES || m->type == CONSENSUS_REQUEST_VOTE || m->type == CONSENSUS_SNAPSHOT_OFFER;
 }
 
 static int peer_frame(struct session *s, const struct frame *f, struct error *e)
@@ -180,7 +220,7 @@ static int peer_frame(struct session *s, const struct frame *f, struct error *e)
         if (message.m.from != s->peer_id)
             rv = error_set(e, ERROR_PROTOCOL, "server %llu sends as server %llu", (unsigned long long)s->peer_id,
                            (unsigned long long)message.m.from);
-        else node_receive(node, &message.m);
+        else if (is_heard(s, &message.m)) node_receive(node, &message.m);
         raft_codec_message_fini(&message);
         return rv;
     }
@@ -191,17 +231,39 @@ static int peer_frame(struct session *s, const struct frame *f, struct error *e)
             session_reply(s, FRAME_READ_PROBE | FRAME_REPLY, f->id, head, NULL, 0);
         return 0;
     }
+    if (f->type == FRAME_FETCH_STATE || f->type == FRAME_FETCH_BYTES) {
+        if (f->type == FRAME_FETCH_STATE) exports_state(node->exports, s, f);
+        else exports_bytes(node->exports, s, f);
+        return 0;
+    }
+    if (f->type == FRAME_FETCH_RECORD) {
+        donor_request(node, s, f);
+        return 0;
+    }
+    if (f->type == FRAME_STATUS) { /* a canary's question */
+        queries_request(node->queries, s, f);
+        return 0;
+    }
     return error_set(e, ERROR_PROTOCOL, "a frame of type %u is not for servers", f->type);
 }
 
 static int client_frame(struct session *s, const struct frame *f, struct error *e)
 {
     struct node *node = s->all->node;
+    struct error denied;
+    s->born_ms = uv_now(node->loop);
+    if (f->type < METRICS_TYPES) node->metrics.requests[f->type]++;
+    if (access_check(s->access, f, &denied) != 0) {
+        session_fail(s, f->id, &denied);
+        return 0;
+    }
     switch (f->type) {
     case FRAME_OPEN_PRODUCER:
     case FRAME_APPEND:
     case FRAME_FENCE:
-    case FRAME_RECORD_SNAPSHOT: node_command(node, s, f); return 0;
+    case FRAME_RECORD_SNAPSHOT:
+    case FRAME_TRIM:
+    case FRAME_SET_RETENTION: node_command(node, s, f); return 0;
     case FRAME_READ: reads_request(node->reads, s, f); return 0;
     case FRAME_FOLLOW:
     case FRAME_FOLLOW_CREDIT:
@@ -210,6 +272,12 @@ static int client_frame(struct session *s, const struct frame *f, struct error *
     case FRAME_LIST_SNAPSHOTS:
     case FRAME_LIST_STREAMS:
     case FRAME_STATUS: queries_request(node->queries, s, f); return 0;
+    case FRAME_ADD_SERVER:
+    case FRAME_PROMOTE_SERVER:
+    case FRAME_REMOVE_SERVER:
+    case FRAME_TRANSFER_LEADERSHIP: members_request(node->membership, s, f); return 0;
+    case FRAME_FETCH_STATE: exports_state(node->exports, s, f); return 0;
+    case FRAME_FETCH_BYTES: exports_bytes(node->exports, s, f); return 0;
     default: return error_set(e, ERROR_PROTOCOL, "a frame of type %u is not a request of protocol version %d", f->type, RPC_VERSION);
     }
 }
@@ -291,9 +359,27 @@ static void on_connection(uv_stream_t *listener, int status)
     if (s->next != NULL) s->next->prev = s;
     ss->first = s;
     ss->n++;
+    ss->node->metrics.connections++;
+    conn_limit(s->conn, HELLO_BYTES); /* whoever that is */
+    if (transport_accept(ss->node->transport, s->conn, &e) != 0) {
+        conn_close(s->conn, 0, &e);
+        return;
+    }
     if (ss->closing || ss->n > ss->node->settings->connections) {
         error_set(&e, ERROR_BUSY, "this server has %u connections, as many as it may", ss->n - 1);
         end(s, 0, &e);
+    }
+}
+
+void sessions_state(const struct sessions *ss, struct sessions_state *ret_state)
+{
+    *ret_state = (struct sessions_state){0};
+    for (const struct session *s = ss != NULL ? ss->first : NULL; s != NULL; s = s->next) {
+        if (s->kind == KIND_CLIENT) ret_state->clients++;
+        else if (s->kind == KIND_PEER) ret_state->peers++;
+        else ret_state->unknown++;
+        ret_state->follows += s->n_follows;
+        ret_state->queued += conn_queued(s->conn);
     }
 }
 
@@ -364,12 +450,29 @@ void sessions_close(struct sessions *ss, void (*done)(void *user), void *user)
     maybe_done(ss);
 }
 
+void sessions_recheck(struct sessions *ss)
+{
+    if (ss == NULL) return;
+    for (struct session *s = ss->first, *next; s != NULL; s = next) {
+        struct rpc_hello hello = {.node_id = s->peer_id, .instance = s->instance};
+        struct error e;
+        next = s->next;
+        if (s->kind == KIND_PEER && members_admit(ss->node, &hello, &e) == -ERROR_REMOVED) end(s, 0, &e);
+    }
+}
+
 void sessions_sweep(struct sessions *ss, uint64_t now_ms)
 {
     struct error e;
+    uint64_t idle = ss->node->settings->client_idle_ms;
     for (struct session *s = ss->first; s != NULL; s = s->next) {
-        if (s->kind != KIND_UNKNOWN || now_ms - s->born_ms < HELLO_MS) continue;
-        error_set(&e, ERROR_TIMEOUT, "no HELLO within %d seconds", HELLO_MS / 1000);
-        end(s, 0, &e);
+        uint64_t silent = now_ms > s->born_ms ? now_ms - s->born_ms : 0;
+        if (s->kind == KIND_UNKNOWN && silent >= HELLO_MS) {
+            error_set(&e, ERROR_TIMEOUT, "no HELLO within %d seconds", HELLO_MS / 1000);
+            end(s, 0, &e);
+        } else if (s->kind == KIND_CLIENT && idle > 0 && silent >= idle && !s->paused) {
+            error_set(&e, ERROR_TIMEOUT, "nothing came for %llu seconds (client-idle)", (unsigned long long)silent / 1000);
+            end(s, 0, &e);
+        }
     }
 }

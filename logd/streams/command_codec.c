@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-#include "logd/streams/streams.h"
+#include "logd/streams/policy.h"
 #include "proto/rpc.pb-c.h"
 
 /* ---- memory: protobuf-c allocates from the arena and frees nothing -------------------------------------------- */
@@ -130,7 +130,7 @@ static int check_no_body(const struct frame *f, struct error *e)
     return f->body_len == 0 ? 0 : error_set(e, ERROR_INVALID, "a command that takes no payload has %zu bytes", f->body_len);
 }
 
-/* ---- the four commands ---------------------------------------------------------------------------------------- */
+/* ---- the commands --------------------------------------------------------------------------------------------- */
 
 static int parse_open(const struct frame *f, struct arena *arena, struct command *c, struct error *e)
 {
@@ -197,6 +197,50 @@ static int parse_fence(const struct frame *f, struct arena *arena, struct comman
     return check_no_body(f, e);
 }
 
+static int parse_trim(const struct frame *f, struct arena *arena, struct command *c, struct error *e)
+{
+    void *message;
+    int rv = unpack(f, &crsc__trim_request__descriptor, 0, arena, &message, e);
+    if (rv != 0) return rv;
+    const Crsc__TrimRequest *m = message;
+    c->trim.offset = m->offset;
+    c->trim.force = m->force != 0;
+    if ((rv = take_stream(c, m->stream, e)) != 0) return rv;
+    return check_no_body(f, e);
+}
+
+static int take_policy(const Crsc__Retention *m, struct streams_policy *ret_policy, struct error *e)
+{
+    *ret_policy = (struct streams_policy){0};
+    if (m == NULL) return 0;
+    *ret_policy = (struct streams_policy){.keep_snapshots = m->keep_snapshots, .max_age_us = m->max_age_us, .max_bytes = m->max_bytes,
+                                          .beyond_snapshots = m->beyond_snapshots != 0};
+    return policy_check(ret_policy, e);
+}
+
+static int parse_set_retention(const struct frame *f, struct arena *arena, struct command *c, struct error *e)
+{
+    void *message;
+    int rv = unpack(f, &crsc__set_retention_request__descriptor, 2, arena, &message, e);
+    if (rv != 0) return rv;
+    const Crsc__SetRetentionRequest *m = message;
+    if ((rv = take_stream(c, m->stream, e)) != 0) return rv;
+    if ((rv = take_policy(m->retention, &c->policy, e)) != 0) return rv;
+    return check_no_body(f, e);
+}
+
+static int parse_retain(const struct frame *f, struct arena *arena, struct command *c, struct error *e)
+{
+    void *message;
+    int rv = unpack(f, &crsc__retain_request__descriptor, 3, arena, &message, e);
+    if (rv != 0) return rv;
+    const Crsc__RetainRequest *m = message;
+    c->retain.offset = m->offset;
+    if ((rv = take_stream(c, m->stream, e)) != 0) return rv;
+    if ((rv = take_policy(m->retention, &c->retain.policy, e)) != 0) return rv;
+    return check_no_body(f, e);
+}
+
 static int parse_snapshot(const struct frame *f, struct arena *arena, struct command *c, struct error *e)
 {
     void *message;
@@ -230,6 +274,9 @@ int command_parse(const struct frame *f, struct arena *arena, struct command *re
     case FRAME_APPEND: rv = parse_append(f, arena, &c, e); break;
     case FRAME_FENCE: rv = parse_fence(f, arena, &c, e); break;
     case FRAME_RECORD_SNAPSHOT: rv = parse_snapshot(f, arena, &c, e); break;
+    case FRAME_TRIM: rv = parse_trim(f, arena, &c, e); break;
+    case FRAME_SET_RETENTION: rv = parse_set_retention(f, arena, &c, e); break;
+    case FRAME_RETAIN: rv = parse_retain(f, arena, &c, e); break;
     default: rv = error_set(e, ERROR_INVALID, "a frame of type %u is no command of the log", f->type);
     }
     if (rv == 0) *ret_command = c;

@@ -15,6 +15,7 @@
 #include "common/error.h"
 #include "common/frame.h"
 #include "logd/streams/arena.h"
+#include "logd/streams/streams.h"
 
 /* crsc.EventKind and crsc.SnapshotState of proto/rpc.proto, for those who must not see protobuf. */
 enum command_kind { COMMAND_REQUEST = 1, COMMAND_COMPLETION = 2, COMMAND_MARK = 3 };
@@ -59,6 +60,15 @@ struct command {
         struct command_append append;
         uint64_t fence; /* epoch, 0: one above the present one */
         struct command_snapshot snapshot;
+        struct {
+            uint64_t offset; /* the last that goes */
+            bool force;
+        } trim;
+        struct streams_policy policy; /* FRAME_SET_RETENTION */
+        struct {
+            uint64_t offset; /* the last that goes */
+            struct streams_policy policy;
+        } retain;
     };
 };
 

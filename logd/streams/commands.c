@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/mutant.h"
+#include "logd/streams/policy.h"
 #include "logd/streams/records.h"
 #include "logd/streams/update.h"
 
@@ -46,7 +48,7 @@ static int drop_sessions(struct stream *t, uint64_t epoch, const char *producer,
 {
     for (uint32_t i = t->n_sessions; i > 0; i--) {
         const struct session *session = t->sessions[i - 1];
-        if (session->epoch >= epoch || (producer != NULL && strcmp(session->producer, producer) != 0)) continue;
+        if (MUTANT(ignore_epoch) || session->epoch >= epoch || (producer != NULL && strcmp(session->producer, producer) != 0)) continue;
         int rv = drop_session(t, i - 1, x);
         if (rv != 0) return rv;
     }
@@ -157,7 +159,7 @@ static int check_references(const struct stream *t, const struct command_append 
     for (uint32_t i = 0; i < a->n; i++) {
         const struct command_event *event = &a->events[i];
         uint64_t offset = t->last_offset + 1 + i;
-        if (event->kind == COMMAND_COMPLETION && (event->ref < t->first_offset || event->ref >= offset))
+        if (event->kind == COMMAND_COMPLETION && (event->ref == 0 || event->ref >= offset)) /* it may be trimmed by now */
             return refuse(x, ERROR_INVALID, "a completion refers to offset %" PRIu64 ", which is not there", event->ref);
         if (event->after >= offset)
             return refuse(x, ERROR_INVALID, "an event claims to be after offset %" PRIu64 ", which is not there",
@@ -185,11 +187,11 @@ static int apply_events(struct streams *s, struct stream *t, struct session *ses
                         const struct command_context *x)
 {
     struct streams_run run = {
-        .first_offset = t->last_offset + 1, .count = a->n, .frame_len = x->frame_len, .where = x->where,
+        .first_offset = t->last_offset + 1, .count = a->n, .frame_len = x->frame_len, .before = t->bytes, .where = x->where,
         .epoch = a->epoch, .sequence = a->sequence, .time_us = x->time_us};
     int rv = add_run(s, t, &run, x);
     if (rv != 0 || (rv = session_applied(session, a->n, run.first_offset)) != 0) return rv;
-    session->dirty = true;
+    session->dirty = !MUTANT(forget_session);
     for (uint32_t i = 0; i < a->n; i++) t->bytes += a->events[i].size;
     t->last_offset += a->n;
     t->last_time_us = x->time_us;
@@ -205,7 +207,7 @@ static int run_append(struct streams *s, struct stream *t, const struct command 
 {
     const struct command_append *a = &c->append;
     if (t == NULL) return refuse_unknown(x);
-    struct session *session = a->epoch >= t->min_epoch ? find_session(t, a->epoch) : NULL;
+    struct session *session = a->epoch >= t->min_epoch || MUTANT(ignore_epoch) ? find_session(t, a->epoch) : NULL;
     if (session == NULL) return refuse_epoch(t, a->epoch, x);
 
     uint64_t offset = 0;
@@ -226,7 +228,7 @@ static int run_fence(struct streams *s, struct stream *t, const struct command *
 {
     if (t == NULL) return refuse_unknown(x);
     uint64_t epoch = c->fence != 0 ? c->fence : t->epoch + 1;
-    if (epoch > t->min_epoch) {
+    if (epoch > t->min_epoch && !MUTANT(fence_nothing)) {
         int rv = drop_sessions(t, epoch, NULL, x);
         if (rv != 0) return rv;
         t->min_epoch = epoch;
@@ -279,6 +281,9 @@ static int run_snapshot(struct streams *s, struct stream *t, const struct comman
     if (from->offset > t->last_offset)
         return refuse(x, ERROR_CONFLICT, "a snapshot at offset %" PRIu64 " of a stream that ends at %" PRIu64,
                       from->offset, t->last_offset);
+    if (from->state == COMMAND_VALID && from->offset + 1 < t->first_offset)
+        return refuse(x, ERROR_CONFLICT, "a snapshot at offset %" PRIu64 " of a stream that begins at %" PRIu64 ": what follows it is gone",
+                      from->offset, t->first_offset);
     x->outcome->expected = 0;
     if (!new) return write_snapshot(t, t->snapshots.all[i]->number, from, x);
 
@@ -295,6 +300,77 @@ static int run_snapshot(struct streams *s, struct stream *t, const struct comman
     return write_snapshot(t, t->snapshots_ever, from, x);
 }
 
+/* ---- Trim ----------------------------------------------------------------------------------------------------- */
+
+/* The last event that no valid snapshot needs: each is followed by a replay from its own offset on (L5). One that a retention policy has
+ * let go of holds nothing back. */
+static bool trim_limit(const struct stream *t, uint64_t *ret_limit)
+{
+    bool found = false;
+    for (uint32_t i = 0; i < t->snapshots.n; i++) {
+        const struct snapshot *snapshot = t->snapshots.all[i];
+        if (!snapshot_usable(snapshot, t->first_offset) || (found && snapshot->out.offset >= *ret_limit)) continue;
+        *ret_limit = snapshot->out.offset;
+        found = true;
+    }
+    return found;
+}
+
+/* Events up to `upto`, which there are, go. */
+static int trim_to(struct streams *s, struct stream *t, uint64_t upto, const struct command_context *x)
+{
+    uint8_t key[STREAMS_EVENT_KEY];
+    if (upto >= t->first_offset) {
+        t->first_offset = upto + 1 + MUTANT(trim_too_many);
+        streams_event_key(t->id, t->first_offset, key);
+        int rv = update_put(x->update, STREAMS_TABLE_EVENT, key, sizeof key, NULL, 0);
+        if (rv != 0) return rv;
+        stream_touch(s, t);
+    }
+    x->outcome->offset = t->first_offset;
+    return 0;
+}
+
+static int run_trim(struct streams *s, struct stream *t, const struct command *c, const struct command_context *x)
+{
+    if (t == NULL) return refuse_unknown(x);
+    uint64_t upto = c->trim.offset, limit = t->last_offset;
+    bool covered = trim_limit(t, &limit);
+    if (MUTANT(trim_needed)) limit = t->last_offset;
+    x->outcome->expected = limit;
+    if (upto > limit && covered && limit < t->last_offset)
+        return refuse(x, ERROR_CONFLICT, "a valid snapshot at offset %" PRIu64 " needs what comes after it", limit);
+    if (upto > t->last_offset)
+        return refuse(x, ERROR_CONFLICT, "the last offset is %" PRIu64 ", not %" PRIu64, t->last_offset, upto);
+    x->outcome->expected = 0;
+    if (upto >= t->first_offset && !covered && !c->trim.force)
+        return refuse(x, ERROR_CONFLICT, "there is no valid snapshot: the state could not be brought back (force trims all the same)");
+    return trim_to(s, t, upto, x);
+}
+
+/* ---- SetRetention, and the trims it leads to ------------------------------------------------------------------- */
+
+static int run_set_retention(struct streams *s, struct stream *t, const struct command *c, const struct command_context *x)
+{
+    if (t == NULL) return refuse_unknown(x);
+    t->policy = c->policy;
+    stream_touch(s, t);
+    return 0;
+}
+
+/* The leader looked at the stream before this was committed: a snapshot may have failed since, or the policy changed. */
+static int run_retain(struct streams *s, struct stream *t, const struct command *c, const struct command_context *x)
+{
+    uint64_t bound = 0;
+    if (t == NULL) return refuse_unknown(x);
+    if (!policy_equal(&t->policy, &c->retain.policy)) return refuse(x, ERROR_CONFLICT, "the stream has another retention policy by now");
+    bool some = policy_bound(t, &bound);
+    x->outcome->expected = some ? bound : 0;
+    if (!some || c->retain.offset > bound) return refuse(x, ERROR_CONFLICT, "the snapshots that the retention policy keeps need some of it");
+    x->outcome->expected = 0;
+    return trim_to(s, t, c->retain.offset, x);
+}
+
 int commands_run(struct streams *s, const struct command *c, const struct command_context *x)
 {
     struct stream *t = stream_by_id(s, names_find(&s->names, c->stream, c->stream_len));
@@ -304,6 +380,9 @@ int commands_run(struct streams *s, const struct command *c, const struct comman
     case FRAME_APPEND: return run_append(s, t, c, x);
     case FRAME_FENCE: return run_fence(s, t, c, x);
     case FRAME_RECORD_SNAPSHOT: return run_snapshot(s, t, c, x);
+    case FRAME_TRIM: return run_trim(s, t, c, x);
+    case FRAME_SET_RETENTION: return run_set_retention(s, t, c, x);
+    case FRAME_RETAIN: return run_retain(s, t, c, x);
     default: break;
     }
     assert(!"command_parse() lets no other type through");

@@ -4,7 +4,7 @@
  *      8  u32  count     frames that follow
  *     12  u32  reserved  0
  *     16  `count` frames (common/frame.h) exactly as clients sent them: FRAME_OPEN_PRODUCER, FRAME_APPEND,
- *         FRAME_FENCE, FRAME_RECORD_SNAPSHOT
+ *         FRAME_FENCE, FRAME_RECORD_SNAPSHOT, FRAME_TRIM, FRAME_SET_RETENTION; and FRAME_RETAIN, of the leader itself
  *
  * Nothing is decoded and encoded again between the client's socket and the segment file, and the client's checksum
  * goes along. Pure; thread: any. */

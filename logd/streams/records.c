@@ -6,11 +6,12 @@
 
 #include "common/crc32c.h"
 #include "logd/streams/command_codec.h"
+#include "logd/streams/policy.h"
 
 enum { VERSION = 1 };
 
 /* What the formats below take at most; they must fit the index' bound on values. */
-_Static_assert(1 + 7 * 8 + 2 * (2 + STREAMS_NAME_MAX + 1) + RECORDS_SEAL <= RECORDS_VALUE_MAX, "stream record");
+_Static_assert(1 + 7 * 8 + 2 * (2 + STREAMS_NAME_MAX + 1) + 4 + 2 * 8 + 1 + RECORDS_SEAL <= RECORDS_VALUE_MAX, "stream record");
 _Static_assert(1 + 2 * 8 + 2 + STREAMS_NAME_MAX + 1 + 4 + SESSION_RUNS_MAX * 16 + RECORDS_SEAL <= RECORDS_VALUE_MAX, "session record");
 _Static_assert(1 + 4 + 5 * 8 + STREAMS_IMAGE_MAX + STREAMS_DIGEST_MAX + STREAMS_REASON_MAX + 3 * STREAMS_NAME_MAX +
                        SNAPSHOT_STRINGS * 3 + RECORDS_SEAL <= RECORDS_VALUE_MAX, "snapshot record");
@@ -169,6 +170,10 @@ size_t records_encode_stream(const struct stream *s, uint8_t ret[static RECORDS_
     p = add_u64(p, s->snapshots_ever);
     p = add_string(p, s->name);
     p = add_string(p, s->producer);
+    p = add_u32(p, s->policy.keep_snapshots);
+    p = add_u64(p, s->policy.max_age_us);
+    p = add_u64(p, s->policy.max_bytes);
+    p = add_u8(p, s->policy.beyond_snapshots);
     return (size_t)(p - ret);
 }
 
@@ -178,6 +183,15 @@ int records_decode_stream(const void *value, size_t len, struct stream *s)
     uint64_t first = take_u64(&c), last = take_u64(&c), epoch = take_u64(&c), min_epoch = take_u64(&c);
     uint64_t bytes = take_u64(&c), time_us = take_u64(&c), ever = take_u64(&c);
     const char *name = take_string(&c, STREAMS_NAME_MAX), *producer = take_string(&c, STREAMS_NAME_MAX);
+    struct streams_policy policy = {0};
+    if (c.left > 0) {
+        policy.keep_snapshots = take_u32(&c);
+        policy.max_age_us = take_u64(&c);
+        policy.max_bytes = take_u64(&c);
+        uint8_t beyond = take_u8(&c);
+        policy.beyond_snapshots = beyond != 0;
+        if (beyond > 1 || policy_check(&policy, NULL) != 0) return -ERROR_CORRUPT;
+    }
     if (!cursor_done(&c) || first == 0 || last == UINT64_MAX || first > last + 1 || name[0] == '\0')
         return -ERROR_CORRUPT;
     char *own_name = strdup(name), *own_producer = strdup(producer);
@@ -193,6 +207,7 @@ int records_decode_stream(const void *value, size_t len, struct stream *s)
     s->bytes = bytes;
     s->last_time_us = time_us;
     s->snapshots_ever = ever;
+    s->policy = policy;
     s->name = own_name;
     s->producer = own_producer;
     return 0;
@@ -310,12 +325,21 @@ size_t records_encode_event(const struct streams_run *run, uint8_t ret[static RE
     p = add_u64(p, run->epoch);
     p = add_u64(p, run->sequence);
     p = add_u64(p, run->time_us);
+    p = add_u64(p, run->before);
     return (size_t)(p - ret);
 }
 
 void streams_event_key(uint64_t stream_id, uint64_t offset, uint8_t ret_key[static STREAMS_EVENT_KEY])
 {
     records_key(stream_id, offset, ret_key);
+}
+
+_Static_assert(STREAMS_EVENT_VALUE == RECORDS_EVENT_VALUE + RECORDS_SEAL, "event value");
+
+void streams_event_encode(const uint8_t key[static STREAMS_EVENT_KEY], const struct streams_run *run, uint8_t ret_value[static STREAMS_EVENT_VALUE])
+{
+    size_t len = records_encode_event(run, ret_value);
+    records_seal(key, STREAMS_EVENT_KEY, ret_value, len, ret_value + len);
 }
 
 int streams_event_decode(const void *key, size_t key_len, const void *value, size_t value_len, uint64_t *ret_stream_id,
@@ -325,7 +349,7 @@ int streams_event_decode(const void *key, size_t key_len, const void *value, siz
     int rv = records_decode_key(STREAMS_TABLE_EVENT, key, key_len, &id, &offset);
     if (rv == 0) rv = records_unseal(key, key_len, value, &value_len);
     if (rv != 0) return rv;
-    if (value_len != RECORDS_EVENT_VALUE) return -ERROR_CORRUPT;
+    if (value_len != RECORDS_EVENT_VALUE && value_len != RECORDS_EVENT_VALUE_EARLY) return -ERROR_CORRUPT;
     struct cursor c = {value, value_len, false};
     struct streams_run run = {.first_offset = offset};
     run.count = take_u32(&c);
@@ -335,6 +359,7 @@ int streams_event_decode(const void *key, size_t key_len, const void *value, siz
     run.epoch = take_u64(&c);
     run.sequence = take_u64(&c);
     run.time_us = take_u64(&c);
+    if (c.left > 0) run.before = take_u64(&c);
     if (run.count < 1 || run.count > STREAMS_BATCH_MAX || run.frame_len < FRAME_HEADER || run.epoch == 0 ||
         run.frame_len > FRAME_HEADER + FRAME_HEAD_MAX + FRAME_BODY_MAX || run.sequence == 0)
         return -ERROR_CORRUPT;

@@ -1,10 +1,10 @@
 /* The index' keys and values: how streams, sessions, snapshots and runs look on disk.
  *
  *   table     key (big-endian: key order is number order)  value (little-endian)
- *   stream    stream id                                    version, numbers, name, newest producer
+ *   stream    stream id                                    version, numbers, name, newest producer, retention policy (may be missing: none)
  *   session   stream id, epoch                             version, last sequence, used offset, producer, runs
  *   snapshot  stream id, number                            version, state, numbers, strings
- *   event     stream id, first offset of the run           count, frame length, place, epoch, sequence, time
+ *   event     stream id, first offset of the run           count, frame length, place, epoch, sequence, time, bytes before
  *
  * Every value ends with its seal: the CRC32C of key and value, because LMDB checks no page: a flipped bit is noticed
  * (L6), and so is a record under another's key. update.c seals; the encoders and decoders below see no seal.
@@ -19,7 +19,8 @@
 enum {
     RECORDS_KEY_MAX = 16,
     RECORDS_VALUE_MAX = 4096,
-    RECORDS_EVENT_VALUE = 48,
+    RECORDS_EVENT_VALUE = 56,
+    RECORDS_EVENT_VALUE_EARLY = 48, /* without `before`, as an early version wrote it */
     RECORDS_SEAL = 4,
 };
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/mutant.h"
 #include "logd/streams/streams.h"
 
 struct session *session_new(uint64_t epoch, const char *producer, size_t producer_len)
@@ -44,6 +45,7 @@ enum session_verdict session_judge(const struct session *s, uint64_t sequence, u
 {
     assert(sequence >= 1 && count >= 1);
     if (sequence == s->last + 1) return SESSION_NEXT;
+    if (MUTANT(apply_twice)) return SESSION_NEXT;
     if (sequence > s->last) return SESSION_GAP;
     if (sequence + count - 1 > s->last) return SESSION_OVERLAP;
     if (sequence < oldest(s)) return SESSION_FORGOTTEN;

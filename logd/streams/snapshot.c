@@ -122,12 +122,17 @@ void snapshots_remove(struct snapshots *all, uint32_t i)
     memmove(all->all + i, all->all + i + 1, (all->n - i) * sizeof(*all->all));
 }
 
-const struct snapshot *snapshots_latest(const struct snapshots *all, const char *template_hash)
+bool snapshot_usable(const struct snapshot *s, uint64_t first_offset)
+{
+    return s->out.state == COMMAND_VALID && s->out.offset + 1 >= first_offset;
+}
+
+const struct snapshot *snapshots_latest(const struct snapshots *all, const char *template_hash, uint64_t first_offset)
 {
     const struct snapshot *best = NULL;
     for (uint32_t i = 0; i < all->n; i++) {
         const struct snapshot *s = all->all[i];
-        if (s->out.state != COMMAND_VALID) continue;
+        if (!snapshot_usable(s, first_offset)) continue;
         if (template_hash[0] != '\0' && strcmp(template_hash, s->out.template_hash) != 0) continue;
         if (best == NULL || s->out.offset >= best->out.offset) best = s;
     }

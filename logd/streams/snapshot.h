@@ -56,7 +56,10 @@ uint32_t snapshots_victim(const struct snapshots *all);
 int snapshots_put(struct snapshots *all, struct snapshot *s);
 void snapshots_remove(struct snapshots *all, uint32_t i);
 
-/* The valid one with the highest offset, the newest of equals; template_hash "" for any. NULL: none. */
-const struct snapshot *snapshots_latest(const struct snapshots *all, const char *template_hash);
+/* Valid, and what comes after it is still there in a stream that begins at first_offset: it can be restored from. */
+bool snapshot_usable(const struct snapshot *s, uint64_t first_offset);
+
+/* The usable one with the highest offset, the newest of equals; template_hash "" for any. NULL: none. */
+const struct snapshot *snapshots_latest(const struct snapshots *all, const char *template_hash, uint64_t first_offset);
 
 #endif

@@ -18,6 +18,7 @@ struct stream {
     uint64_t bytes;                     /* of payload ever appended */
     uint64_t last_time_us;              /* of the newest event */
     uint64_t snapshots_ever;            /* number of the newest snapshot record ever made */
+    struct streams_policy policy;
     char *name, *producer;              /* owned, zero-terminated; name NULL: only parts of it were loaded so far */
     struct session **sessions;          /* owned; the live ones, by epoch */
     uint32_t n_sessions, cap_sessions;

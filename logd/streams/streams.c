@@ -6,6 +6,7 @@
 
 #include "logd/streams/commands.h"
 #include "logd/streams/entry.h"
+#include "logd/streams/policy.h"
 #include "logd/streams/records.h"
 #include "logd/streams/update.h"
 
@@ -242,12 +243,23 @@ int streams_info(const struct streams *s, uint64_t stream_id, struct streams_inf
     *ret_info = (struct streams_info){
         .id = t->id, .name = t->name, .producer = t->producer, .first_offset = t->first_offset,
         .last_offset = t->last_offset, .epoch = t->epoch, .min_epoch = t->min_epoch, .bytes = t->bytes,
-        .last_time_us = t->last_time_us};
-    for (uint32_t i = 0; i < t->snapshots.n; i++)
-        if (t->snapshots.all[i]->out.state == COMMAND_VALID) ret_info->snapshots_valid++;
-    const struct snapshot *latest = snapshots_latest(&t->snapshots, "");
+        .last_time_us = t->last_time_us, .policy = t->policy};
+    for (uint32_t i = 0; i < t->snapshots.n; i++) ret_info->snapshots_valid += snapshot_usable(t->snapshots.all[i], t->first_offset);
+    const struct snapshot *latest = snapshots_latest(&t->snapshots, "", t->first_offset);
     if (latest != NULL) ret_info->latest_snapshot_offset = latest->out.offset;
     return 0;
+}
+
+const struct streams_policy *streams_policy(const struct streams *s, uint64_t stream_id)
+{
+    const struct stream *t = stream_by_id(s, stream_id);
+    return t != NULL && streams_policy_is_set(&t->policy) ? &t->policy : NULL;
+}
+
+bool streams_policy_bound(const struct streams *s, uint64_t stream_id, uint64_t *ret_offset)
+{
+    const struct stream *t = stream_by_id(s, stream_id);
+    return t != NULL && policy_bound(t, ret_offset);
 }
 
 unsigned streams_snapshots(const struct streams *s, uint64_t stream_id)
@@ -268,7 +280,7 @@ int streams_latest_snapshot(const struct streams *s, uint64_t stream_id, const c
                             struct streams_snapshot *ret_snapshot)
 {
     const struct stream *t = stream_by_id(s, stream_id);
-    const struct snapshot *latest = t != NULL ? snapshots_latest(&t->snapshots, template_hash) : NULL;
+    const struct snapshot *latest = t != NULL ? snapshots_latest(&t->snapshots, template_hash, t->first_offset) : NULL;
     if (latest == NULL) return -ERROR_NOT_FOUND;
     *ret_snapshot = latest->out;
     return 0;

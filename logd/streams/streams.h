@@ -27,6 +27,17 @@
 
 struct streams;
 
+/* Which events of a stream go by themselves (message Retention of proto/rpc.proto); all 0: none. */
+struct streams_policy {
+    uint32_t keep_snapshots;
+    uint64_t max_age_us, max_bytes;
+    bool beyond_snapshots;
+};
+static inline bool streams_policy_is_set(const struct streams_policy *p)
+{
+    return p->keep_snapshots > 0 || p->max_age_us > 0 || p->max_bytes > 0;
+}
+
 enum {
     STREAMS_NAME_MAX = 255,   /* bytes of a stream, producer or snapshot name */
     STREAMS_BATCH_MAX = 4096, /* events in one append */
@@ -42,7 +53,8 @@ enum {
 /* Which LMDB database a write goes to; keys and values are this module's own fixed formats. */
 enum streams_table { STREAMS_TABLE_STREAM, STREAMS_TABLE_SESSION, STREAMS_TABLE_SNAPSHOT, STREAMS_TABLE_EVENT, STREAMS_TABLES };
 
-/* One write. Keys and values are at most 511 bytes (LMDB's key bound) and 4 KiB. value_len 0: delete. */
+/* One write. Keys and values are at most 511 bytes (LMDB's key bound) and 4 KiB. value_len 0: delete; in STREAMS_TABLE_EVENT: the
+ * stream begins at the key's offset, and every run that ends before it goes. */
 struct streams_put {
     enum streams_table table;
     uint32_t key_at, key_len;     /* in streams_update.bytes */
@@ -54,11 +66,11 @@ struct streams_outcome {
     uint16_t type;        /* enum frame_type of the command */
     enum error_code code; /* ERROR_NONE, or why it had no effect */
     uint64_t stream_id;   /* 0: none */
-    uint64_t offset;      /* append: first offset; open: last offset */
+    uint64_t offset;      /* append: first offset; open: last offset; trim, retain: the stream's first offset from now on */
     uint32_t count;       /* append: events */
     bool duplicate;       /* append: it was there already */
     uint64_t epoch;       /* open: the new one; fence: lowest that may append; fenced: the owner */
-    uint64_t expected;    /* sequence: the next that is accepted; conflict: the last offset */
+    uint64_t expected;    /* sequence: the next that is accepted; conflict: the last offset, or how far a trim may go */
     char text[128];       /* of an error, for the client */
 };
 
@@ -102,6 +114,7 @@ struct streams_run {
     uint64_t first_offset;
     uint32_t count;
     uint32_t frame_len;          /* bytes */
+    uint64_t before;             /* payload bytes that the stream had before it; 0 also where an early version did not note it */
     struct wal_location where;   /* of the frame */
     uint64_t epoch, sequence;    /* of its first event */
     uint64_t time_us;
@@ -117,6 +130,8 @@ int streams_find(const struct streams *s, uint64_t stream_id, uint64_t offset, s
 /* Key and value of STREAMS_TABLE_EVENT: shared with index_find(). Key order is (stream, offset) order. */
 enum { STREAMS_EVENT_KEY = 16 };
 void streams_event_key(uint64_t stream_id, uint64_t offset, uint8_t ret_key[static STREAMS_EVENT_KEY]);
+enum { STREAMS_EVENT_VALUE = 60 };
+void streams_event_encode(const uint8_t key[static STREAMS_EVENT_KEY], const struct streams_run *run, uint8_t ret_value[static STREAMS_EVENT_VALUE]);
 int streams_event_decode(const void *key, size_t key_len, const void *value, size_t value_len, uint64_t *ret_stream_id,
                          struct streams_run *ret_run);
 
@@ -126,12 +141,17 @@ struct streams_info {
     uint64_t first_offset, last_offset;
     uint64_t epoch, min_epoch;
     uint64_t bytes, last_time_us;
-    uint32_t snapshots_valid;
+    uint32_t snapshots_valid; /* that can be restored from */
     uint64_t latest_snapshot_offset;
     const char *producer; /* borrowed likewise; "" before the first open */
+    struct streams_policy policy;
 };
 int streams_info(const struct streams *s, uint64_t stream_id, struct streams_info *ret_info);
 uint64_t streams_count(const struct streams *s); /* ids are 1..count */
+
+const struct streams_policy *streams_policy(const struct streams *s, uint64_t stream_id); /* NULL: it has none, nothing goes by itself */
+/* The last event that the stream's retention policy lets go as far as its snapshots are concerned; false: none goes. */
+bool streams_policy_bound(const struct streams *s, uint64_t stream_id, uint64_t *ret_offset);
 
 /* Snapshot records of a stream, in order of their first recording. The pointer is borrowed until the next
  * streams_apply(); strings are zero-terminated, never NULL. */
@@ -144,7 +164,7 @@ struct streams_snapshot {
 };
 unsigned streams_snapshots(const struct streams *s, uint64_t stream_id);
 int streams_snapshot(const struct streams *s, uint64_t stream_id, unsigned i, struct streams_snapshot *ret_snapshot);
-/* The valid one with the highest offset (template_hash "" for any). -ERROR_NOT_FOUND. */
+/* The valid one with the highest offset whose following events are there (template_hash "" for any). -ERROR_NOT_FOUND. */
 int streams_latest_snapshot(const struct streams *s, uint64_t stream_id, const char *template_hash,
                             struct streams_snapshot *ret_snapshot);
 

@@ -287,7 +287,7 @@ static void test_names(void **state)
 static void test_malformed(void **state)
 {
     struct fixture *f = *state;
-    const uint16_t types[] = {FRAME_OPEN_PRODUCER, FRAME_APPEND, FRAME_FENCE, FRAME_RECORD_SNAPSHOT};
+    const uint16_t types[] = {FRAME_OPEN_PRODUCER, FRAME_APPEND, FRAME_FENCE, FRAME_RECORD_SNAPSHOT, FRAME_TRIM, FRAME_SET_RETENTION, FRAME_RETAIN};
     for (size_t i = 0; i < 4; i++) {
         testing_raw(&f->frames, types[i], "\xff\xff\xff\xff", 4, NULL, 0);
         assert_invalid(f, ERROR_INVALID);
@@ -329,6 +329,127 @@ static void test_fence(void **state)
     assert_int_equal(append(f, 10, 1, 1)->offset, 4);
     assert_int_equal(fence(f, 3)->epoch, 10); /* never back */
     testing_fence(&f->frames, name, UINT64_MAX);
+    assert_invalid(f, ERROR_INVALID);
+}
+
+static const struct streams_outcome *trim(struct fixture *f, uint64_t offset, bool force)
+{
+    testing_trim(&f->frames, name, offset, force);
+    return apply(f);
+}
+
+static void test_trim(void **state)
+{
+    struct fixture *f = *state;
+    struct streams_run run;
+    bool in_index;
+    assert_refused(trim(f, 1, false), ERROR_NOT_FOUND, f);
+    open_producer(f, "p", false);
+    append(f, 1, 1, 9);
+    append(f, 1, 10, 11);
+    assert_int_equal(trim(f, 0, false)->offset, 1); /* nothing to do */
+    assert_refused(trim(f, 3, false), ERROR_CONFLICT, f); /* nothing to restore from */
+    assert_refused(trim(f, 21, true), ERROR_CONFLICT, f);
+    assert_int_equal(f->update.outcomes[0].expected, 20);
+    record(f, "s1", 2, 12);
+    record(f, "s2", 2, 15);
+    assert_refused(trim(f, 13, false), ERROR_CONFLICT, f); /* s1 needs event 13 */
+    assert_refused(trim(f, 13, true), ERROR_CONFLICT, f);
+    assert_int_equal(f->update.outcomes[0].expected, 12);
+    assert_int_equal(trim(f, 4, false)->offset, 5);
+    assert_int_equal(puts_in(f, STREAMS_TABLE_EVENT, true), 1);
+    assert_int_equal(puts_in(f, STREAMS_TABLE_STREAM, false), 1);
+    assert_int_equal(info(f).first_offset, 5);
+    assert_int_equal(info(f).last_offset, 20);
+    assert_int_equal(trim(f, 2, false)->offset, 5); /* never back */
+    assert_int_equal(streams_find(f->streams, 1, 4, &run, &in_index), -ERROR_NOT_FOUND);
+    assert_false(in_index);
+    assert_int_equal(streams_find(f->streams, 1, 5, &run, &in_index), 0);
+    assert_int_equal(run.first_offset, 1);
+    record(f, "s1", 4, 12);
+    assert_int_equal(trim(f, 15, false)->offset, 16);
+    assert_refused(record(f, "s3", 2, 14), ERROR_CONFLICT, f); /* what follows it is gone */
+    assert_int_equal(record(f, "s4", 2, 15)->code, ERROR_NONE);
+    const struct testing_event late = {.kind = 2, .ref = 3}; /* of a request that is gone */
+    assert_int_equal(append_as(f, (struct testing_append){.epoch = 1, .sequence = 21, .n = 1, .events = &late})->offset, 21);
+    record(f, "s2", 3, 15);
+    record(f, "s4", 3, 15);
+    assert_refused(trim(f, 21, false), ERROR_CONFLICT, f);
+    assert_int_equal(trim(f, 21, true)->offset, 22);
+    assert_int_equal(append(f, 1, 22, 1)->offset, 22);
+}
+
+static const struct streams_outcome *set_retention(struct fixture *f, struct streams_policy policy)
+{
+    testing_set_retention(&f->frames, name, &policy);
+    return apply(f);
+}
+
+static const struct streams_outcome *retain(struct fixture *f, uint64_t offset, struct streams_policy policy)
+{
+    testing_retain(&f->frames, name, offset, &policy);
+    return apply(f);
+}
+
+static uint64_t bound(struct fixture *f)
+{
+    uint64_t offset;
+    return streams_policy_bound(f->streams, 1, &offset) ? offset : UINT64_MAX;
+}
+
+static void test_retention(void **state)
+{
+    struct fixture *f = *state;
+    const struct streams_policy two = {.keep_snapshots = 2}, aged = {.max_age_us = 5}, beyond = {.max_bytes = 7, .beyond_snapshots = true};
+    assert_refused(set_retention(f, two), ERROR_NOT_FOUND, f);
+    open_producer(f, "p", false);
+    append(f, 1, 1, 20);
+    assert_int_equal(bound(f), UINT64_MAX); /* without a policy nothing goes */
+    assert_refused(retain(f, 3, (struct streams_policy){0}), ERROR_CONFLICT, f);
+    assert_int_equal(set_retention(f, two)->code, ERROR_NONE);
+    assert_int_equal(puts_in(f, STREAMS_TABLE_STREAM, false), 1);
+    assert_int_equal(info(f).policy.keep_snapshots, 2);
+    record(f, "s1", 2, 8);
+    assert_int_equal(bound(f), UINT64_MAX); /* there are not two yet */
+    record(f, "s2", 2, 12);
+    record(f, "s3", 2, 10);
+    record(f, "s4", 1, 15); /* not valid yet */
+    assert_int_equal(bound(f), 10);
+    assert_refused(retain(f, 11, two), ERROR_CONFLICT, f); /* s3 needs event 11 */
+    assert_int_equal(f->update.outcomes[0].expected, 10);
+    assert_refused(retain(f, 9, aged), ERROR_CONFLICT, f); /* decided by another policy */
+    assert_int_equal(retain(f, 10, two)->offset, 11); /* beyond what s1 needs: the policy keeps two */
+    assert_int_equal(info(f).first_offset, 11);
+    assert_int_equal(info(f).snapshots_valid, 2); /* s1 is of no use any more */
+    assert_int_equal(retain(f, 9, two)->offset, 11); /* never back */
+    assert_int_equal(trim(f, 10, false)->offset, 11); /* s1 holds nothing back */
+    record(f, "s2", 3, 12);
+    assert_refused(retain(f, 11, two), ERROR_CONFLICT, f); /* one is left, which is less than two */
+    assert_int_equal(set_retention(f, aged)->code, ERROR_NONE);
+    assert_int_equal(bound(f), 10); /* the newest valid one */
+    record(f, "s3", 3, 10);
+    struct streams_snapshot latest;
+    assert_int_equal(streams_latest_snapshot(f->streams, 1, "", &latest), -ERROR_NOT_FOUND); /* s1 is valid, what follows it is gone */
+    assert_int_equal(bound(f), UINT64_MAX);
+    assert_int_equal(set_retention(f, beyond)->code, ERROR_NONE);
+    assert_int_equal(bound(f), 20);
+    assert_int_equal(retain(f, 20, beyond)->offset, 21);
+    assert_int_equal(append(f, 1, 21, 1)->offset, 21);
+    assert_int_equal(set_retention(f, (struct streams_policy){0})->code, ERROR_NONE);
+    assert_int_equal(bound(f), UINT64_MAX);
+}
+
+static void test_retention_invalid(void **state)
+{
+    struct fixture *f = *state;
+    open_producer(f, "p", false);
+    testing_set_retention(&f->frames, name, &(struct streams_policy){.keep_snapshots = STREAMS_SNAPSHOTS_MAX + 1});
+    assert_invalid(f, ERROR_INVALID);
+    testing_set_retention(&f->frames, name, &(struct streams_policy){.beyond_snapshots = true});
+    assert_invalid(f, ERROR_INVALID);
+    testing_set_retention(&f->frames, name, &(struct streams_policy){.keep_snapshots = 1, .max_bytes = 9, .beyond_snapshots = true});
+    assert_invalid(f, ERROR_INVALID);
+    testing_set_retention(&f->frames, name, &(struct streams_policy){.max_age_us = UINT64_MAX});
     assert_invalid(f, ERROR_INVALID);
 }
 
@@ -616,7 +737,7 @@ static void test_event_record(void **state)
 {
     (void)state;
     uint8_t key[STREAMS_EVENT_KEY], next[STREAMS_EVENT_KEY], value[RECORDS_EVENT_VALUE + RECORDS_SEAL];
-    struct streams_run run = {256, 7, 99, {3, 4}, 5, 6, 8}, back;
+    struct streams_run run = {256, 7, 99, 1234, {3, 4}, 5, 6, 8}, back;
     uint64_t id;
     streams_event_key(1, 255, key);
     streams_event_key(1, 256, next);
@@ -636,6 +757,10 @@ static void test_event_record(void **state)
     assert_int_equal(streams_event_decode(key, sizeof key, value, sizeof value, &id, &back), -ERROR_CORRUPT); /* not its key */
     assert_int_equal(streams_event_decode(next, 15, value, sizeof value, &id, &back), -ERROR_CORRUPT);
     assert_int_equal(streams_event_decode(next, sizeof next, value, sizeof value - 1, &id, &back), -ERROR_CORRUPT);
+    records_seal(next, sizeof next, value, RECORDS_EVENT_VALUE_EARLY, value + RECORDS_EVENT_VALUE_EARLY); /* as version 0.1.0 wrote it at first */
+    assert_int_equal(streams_event_decode(next, sizeof next, value, RECORDS_EVENT_VALUE_EARLY + RECORDS_SEAL, &id, &back), 0);
+    run.before = 0;
+    assert_memory_equal(&run, &back, sizeof run);
 }
 
 #define unit(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
@@ -644,7 +769,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         unit(test_open), unit(test_open_shared), unit(test_append), unit(test_if_last), unit(test_references),
-        unit(test_append_invalid), unit(test_names), unit(test_malformed), unit(test_fence), unit(test_snapshots),
+        unit(test_append_invalid), unit(test_names), unit(test_malformed), unit(test_fence), unit(test_trim), unit(test_retention), unit(test_retention_invalid), unit(test_snapshots),
         unit(test_snapshot_moves), unit(test_snapshot_invalid), unit(test_snapshots_bounded),
         unit(test_sessions_bounded), unit(test_idle_session), unit(test_dedup_bounds), unit(test_runs_bounded), unit(test_one_entry),
         unit(test_not_an_entry), unit(test_find_and_read), unit(test_event_record),

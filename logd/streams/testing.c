@@ -47,6 +47,44 @@ void testing_fence(struct buf *out, const char *stream, uint64_t epoch)
     add_message(out, FRAME_FENCE, &m.base, NULL);
 }
 
+void testing_trim(struct buf *out, const char *stream, uint64_t offset, bool force)
+{
+    Crsc__TrimRequest m = CRSC__TRIM_REQUEST__INIT;
+    m.stream = (char *)stream;
+    m.offset = offset;
+    m.force = force;
+    add_message(out, FRAME_TRIM, &m.base, NULL);
+}
+
+static Crsc__Retention retention(const struct streams_policy *p)
+{
+    Crsc__Retention m = CRSC__RETENTION__INIT;
+    m.keep_snapshots = p->keep_snapshots;
+    m.max_age_us = p->max_age_us;
+    m.max_bytes = p->max_bytes;
+    m.beyond_snapshots = p->beyond_snapshots;
+    return m;
+}
+
+void testing_set_retention(struct buf *out, const char *stream, const struct streams_policy *policy)
+{
+    Crsc__SetRetentionRequest m = CRSC__SET_RETENTION_REQUEST__INIT;
+    Crsc__Retention r = retention(policy);
+    m.stream = (char *)stream;
+    m.retention = &r;
+    add_message(out, FRAME_SET_RETENTION, &m.base, NULL);
+}
+
+void testing_retain(struct buf *out, const char *stream, uint64_t offset, const struct streams_policy *policy)
+{
+    Crsc__RetainRequest m = CRSC__RETAIN_REQUEST__INIT;
+    Crsc__Retention r = retention(policy);
+    m.stream = (char *)stream;
+    m.offset = offset;
+    m.retention = &r;
+    add_message(out, FRAME_RETAIN, &m.base, NULL);
+}
+
 uint8_t testing_payload(const char *stream, uint64_t epoch, uint64_t sequence, uint32_t at)
 {
     uint64_t sum = 0;

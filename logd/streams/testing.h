@@ -8,10 +8,14 @@
 
 #include "common/buf.h"
 #include "common/frame.h"
+#include "logd/streams/streams.h"
 
 /* Each appends one frame to `out`. */
 void testing_open(struct buf *out, const char *stream, const char *producer, bool shared);
 void testing_fence(struct buf *out, const char *stream, uint64_t epoch);
+void testing_trim(struct buf *out, const char *stream, uint64_t offset, bool force);
+void testing_set_retention(struct buf *out, const char *stream, const struct streams_policy *policy);
+void testing_retain(struct buf *out, const char *stream, uint64_t offset, const struct streams_policy *policy);
 
 struct testing_event {
     uint32_t kind, size; /* payload: testing_payload() */

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 static int result(int rv)
@@ -42,6 +43,12 @@ static ssize_t system_pwritev(const struct disk *d, int fd, const struct iovec *
     return written < 0 ? -errno : written;
 }
 
+static int system_allocate(const struct disk *d, int fd, uint64_t bytes)
+{
+    int rv = posix_fallocate(fd, 0, (off_t)bytes);
+    return rv == EOPNOTSUPP || rv == EINVAL ? disk_write_zeros(d, fd, 0, bytes) : -rv;
+}
+
 static int system_datasync(const struct disk *d, int fd)
 {
     (void)d;
@@ -71,19 +78,35 @@ static int64_t system_size(const struct disk *d, int fd)
     return fstat(fd, &s) < 0 ? -errno : s.st_size;
 }
 
-static int64_t system_highest(const struct disk *d, const char *dir)
+static int system_unlink(const struct disk *d, const char *path)
+{
+    (void)d;
+    return result(unlink(path));
+}
+
+static int64_t system_list(const struct disk *d, const char *dir, uint64_t **ret_ids)
 {
     (void)d;
     DIR *listing = opendir(dir);
     if (listing == NULL) return -errno;
-    int64_t highest = 0;
-    for (struct dirent *entry; (entry = readdir(listing)) != NULL;) {
+    uint64_t *ids = NULL;
+    int64_t n = 0, cap = 0;
+    for (struct dirent *entry; n >= 0 && (entry = readdir(listing)) != NULL;) {
         char *end;
-        long long id = strtoll(entry->d_name, &end, 10);
-        if (end != entry->d_name && strcmp(end, ".seg") == 0 && id > highest) highest = id;
+        unsigned long long id = strtoull(entry->d_name, &end, 10);
+        if (end == entry->d_name || strcmp(end, ".seg") != 0 || id == 0) continue;
+        if (n == cap) {
+            cap = cap == 0 ? 64 : 2 * cap;
+            uint64_t *grown = realloc(ids, (size_t)cap * sizeof *ids);
+            if (grown == NULL) n = -ENOMEM;
+            else ids = grown;
+        }
+        if (n >= 0) ids[n++] = id;
     }
     closedir(listing);
-    return highest;
+    if (n < 0) free(ids);
+    else *ret_ids = ids;
+    return n;
 }
 
 static int system_mkdir(const struct disk *d, const char *path)
@@ -103,6 +126,25 @@ static int system_lock(const struct disk *d, const char *path)
     return rv;
 }
 
+/* Where the kernel cannot say what it wants, a block of 4096 is enough for everything there is. */
+static int system_direct(const struct disk *d, int fd)
+{
+    struct statx s = {0};
+    int flags = fcntl(fd, F_GETFL), align = 4096;
+    (void)d;
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &s) == 0 && (s.stx_mask & STATX_DIOALIGN) != 0) align = (int)s.stx_dio_offset_align;
+    if (align == 0 || align > 4096 || s.stx_dio_mem_align > 4096) return 0;
+    return flags >= 0 && fcntl(fd, F_SETFL, flags | O_DIRECT) == 0 ? align : 0;
+}
+
+static int64_t system_space(const struct disk *d, const char *path)
+{
+    struct statvfs fs;
+    (void)d;
+    if (statvfs(path, &fs) != 0) return -errno;
+    return fs.f_blocks == 0 ? INT64_MAX : (int64_t)(fs.f_bavail * fs.f_frsize);
+}
+
 const struct disk *disk_system(void)
 {
     static const struct disk table = {
@@ -110,13 +152,17 @@ const struct disk *disk_system(void)
         .close = system_close,
         .pread = system_pread,
         .pwritev = system_pwritev,
+        .allocate = system_allocate,
         .datasync = system_datasync,
         .rename = system_rename,
         .syncdir = system_syncdir,
         .size = system_size,
-        .highest = system_highest,
+        .unlink = system_unlink,
+        .list = system_list,
         .mkdir = system_mkdir,
         .lock = system_lock,
+        .direct = system_direct,
+        .space = system_space,
     };
     return &table;
 }
@@ -172,7 +218,7 @@ int disk_write_all(const struct disk *d, int fd, const void *bytes, size_t len, 
 int disk_write_zeros(const struct disk *d, int fd, uint64_t from, uint64_t to)
 {
     enum { STEP = 1 << 20 };
-    static const uint8_t zeros[STEP];
+    static const _Alignas(4096) uint8_t zeros[STEP]; /* also for direct writes */
     int rv = 0;
     for (uint64_t part; from < to && rv == 0; from += part) {
         part = to - from < STEP ? to - from : STEP;

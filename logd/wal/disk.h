@@ -17,13 +17,19 @@ struct disk {
     int (*close)(const struct disk *d, int fd);
     ssize_t (*pread)(const struct disk *d, int fd, void *bytes, size_t len, uint64_t at);
     ssize_t (*pwritev)(const struct disk *d, int fd, const struct iovec *parts, int n, uint64_t at);
+    int (*allocate)(const struct disk *d, int fd, uint64_t bytes); /* of a new file: zeros, which need not be written */
     int (*datasync)(const struct disk *d, int fd);
     int (*rename)(const struct disk *d, const char *from, const char *to);
     int (*syncdir)(const struct disk *d, const char *path);
     int64_t (*size)(const struct disk *d, int fd);
-    int64_t (*highest)(const struct disk *d, const char *dir); /* highest N of its files "N.seg"; 0: none */
+    int (*unlink)(const struct disk *d, const char *path);
+    int64_t (*list)(const struct disk *d, const char *dir, uint64_t **ret_ids); /* how many N of its files "N.seg", in any
+                                                                                   order; the caller frees them */
     int (*mkdir)(const struct disk *d, const char *path);      /* 0 also when it is there */
     int (*lock)(const struct disk *d, const char *path);       /* a descriptor holding it; -EWOULDBLOCK: another does */
+    int (*direct)(const struct disk *d, int fd);               /* from now on writes of `fd` pass the page cache by: place, length and memory
+                                                                  must be multiples of what it answers; 0: that cannot be had here */
+    int64_t (*space)(const struct disk *d, const char *path);  /* bytes free for us on its filesystem; INT64_MAX: it does not say */
     void *user;                                                /* the implementation's */
 };
 

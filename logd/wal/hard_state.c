@@ -8,6 +8,7 @@
 
 #include "common/buf.h"
 #include "common/crc32c.h"
+#include "common/mutant.h"
 
 static const uint64_t magic = 0x3145544154534148; /* "HASTATE1" */
 enum { COPY = 4096, USED = 32 };
@@ -34,7 +35,7 @@ static int write_copy(struct hard_state *h, unsigned which, struct error *e)
     uint8_t copy[COPY];
     encode(h, copy);
     int rv = disk_write_all(h->disk, h->fd, copy, COPY, which * (uint64_t)COPY);
-    if (rv == 0) rv = h->disk->datasync(h->disk, h->fd); /* <- here a term or a vote becomes a promise */
+    if (rv == 0 && !MUTANT(skip_vote_sync)) rv = h->disk->datasync(h->disk, h->fd); /* <- here a term or a vote becomes a promise */
     return rv == 0 ? 0 : error_errno(e, disk_error_code(rv), -rv, "cannot store term and vote");
 }
 
@@ -72,8 +73,8 @@ static int load(struct hard_state *h, const char *dir, const char *path, struct 
     unsigned newest = first >= second ? 0 : 1;
     const uint8_t *copy = copies + newest * COPY;
     h->seq = get_u64(copy + 8);
-    h->term = get_u64(copy + 16);
-    h->vote = get_u64(copy + 24);
+    h->term = get_u64(copy + 16) - MUTANT(forget_term);
+    h->vote = MUTANT(forget_vote) ? 0 : get_u64(copy + 24);
     rv = write_copy(h, 1 - newest, e); /* the other first: at no moment is there less than there was */
     if (rv == 0) rv = write_copy(h, newest, e);
     if (rv != 0) return rv;

@@ -41,6 +41,7 @@ struct memory_disk {
     struct change changes[CHANGES];
     unsigned n_changes;
     struct file *fds[FDS]; /* NULL: free */
+    bool direct[FDS], no_direct;
     struct file lock_file;
     bool locked;
     unsigned fail_ops;
@@ -166,6 +167,7 @@ static int give_fd(struct memory_disk *m, struct file *f)
     for (int fd = 0; fd < FDS; fd++) {
         if (m->fds[fd] != NULL) continue;
         m->fds[fd] = f;
+        m->direct[fd] = false;
         return fd;
     }
     return -EMFILE;
@@ -245,7 +247,11 @@ static ssize_t memory_pwritev(const struct disk *d, int fd, const struct iovec *
     struct memory_disk *m = enter(d);
     bool last;
     size_t total = 0, left;
-    for (int i = 0; i < n; i++) total += parts[i].iov_len;
+    for (int i = 0; i < n; i++) {
+        total += parts[i].iov_len;
+        assert(!m->direct[fd] || (parts[i].iov_len % SECTOR == 0 && (uintptr_t)parts[i].iov_base % SECTOR == 0));
+    }
+    assert(!m->direct[fd] || at % SECTOR == 0);
     while (m->hold != 0 && total >= m->hold) pthread_cond_wait(&m->released, &m->lock);
     int rv = fault(m, MEMORY_DISK_WRITE, m->fds[fd], &last);
     struct file *f = m->fds[fd];
@@ -262,6 +268,11 @@ static ssize_t memory_pwritev(const struct disk *d, int fd, const struct iovec *
     }
     pthread_mutex_unlock(&m->lock);
     return rv != 0 ? rv : (ssize_t)total;
+}
+
+static int memory_allocate(const struct disk *d, int fd, uint64_t bytes)
+{
+    return disk_write_zeros(d, fd, 0, bytes);
 }
 
 static int memory_datasync(const struct disk *d, int fd)
@@ -319,19 +330,34 @@ static int64_t memory_size(const struct disk *d, int fd)
     return size;
 }
 
-static int64_t memory_highest(const struct disk *d, const char *dir)
+/* Durable at once: only what nobody needs is ever unlinked, so that it does not matter when. */
+static int memory_unlink(const struct disk *d, const char *path)
+{
+    struct memory_disk *m = enter(d);
+    struct name *n = find(m->names, path), *durable = find(m->durable_names, path);
+    if (m->dead) return leave(m, -EIO);
+    if (n == NULL) return leave(m, -ENOENT);
+    n->file = NULL;
+    if (durable != NULL) durable->file = NULL;
+    return leave(m, 0);
+}
+
+static int64_t memory_list(const struct disk *d, const char *dir, uint64_t **ret_ids)
 {
     (void)dir;
     struct memory_disk *m = enter(d);
-    int64_t highest = 0;
+    int64_t n = 0;
+    uint64_t *ids = calloc(FILES, sizeof *ids);
+    assert(ids != NULL);
     for (unsigned i = 0; i < FILES; i++) {
         if (m->names[i].file == NULL) continue;
         char *end, *base = strrchr(m->names[i].path, '/') + 1;
-        long long id = strtoll(base, &end, 10);
-        if (end != base && strcmp(end, ".seg") == 0 && id > highest) highest = id;
+        unsigned long long id = strtoull(base, &end, 10);
+        if (end != base && strcmp(end, ".seg") == 0) ids[n++] = id;
     }
     pthread_mutex_unlock(&m->lock);
-    return highest;
+    *ret_ids = ids;
+    return n;
 }
 
 static int memory_mkdir(const struct disk *d, const char *path)
@@ -350,6 +376,22 @@ static int memory_lock(const struct disk *d, const char *path)
     return leave(m, give_fd(m, &m->lock_file));
 }
 
+static int64_t memory_space(const struct disk *d, const char *path)
+{
+    struct memory_disk *m = enter(d);
+    uint64_t there = used(m), room = m->space > there ? m->space - there : 0;
+    (void)path;
+    pthread_mutex_unlock(&m->lock);
+    return room > INT64_MAX ? INT64_MAX : (int64_t)room;
+}
+
+static int memory_direct(const struct disk *d, int fd)
+{
+    struct memory_disk *m = enter(d);
+    m->direct[fd] = !m->no_direct;
+    return leave(m, m->no_direct ? 0 : SECTOR);
+}
+
 struct memory_disk *memory_disk_new(void)
 {
     struct memory_disk *m = calloc(1, sizeof *m);
@@ -359,8 +401,8 @@ struct memory_disk *memory_disk_new(void)
     m->fail_after = m->die_after = NEVER;
     m->space = UINT64_MAX;
     m->table =
-        (struct disk){memory_open,    memory_close, memory_pread,   memory_pwritev, memory_datasync, memory_rename,
-                      memory_syncdir, memory_size,  memory_highest, memory_mkdir,   memory_lock,     m};
+        (struct disk){memory_open,    memory_close, memory_pread,   memory_pwritev, memory_allocate, memory_datasync, memory_rename,
+                      memory_syncdir, memory_size,  memory_unlink, memory_list, memory_mkdir, memory_lock, memory_direct, memory_space, m};
     return m;
 }
 
@@ -420,6 +462,11 @@ void memory_disk_space(struct memory_disk *m, uint64_t bytes)
     leave(m, 0);
 }
 
+void memory_disk_no_direct(struct memory_disk *m)
+{
+    m->no_direct = true;
+}
+
 void memory_disk_hold(struct memory_disk *m, size_t len)
 {
     enter(&m->table);
@@ -454,10 +501,15 @@ void memory_disk_power_cut(struct memory_disk *m, uint32_t *seed)
 
 uint8_t *memory_disk_bytes(struct memory_disk *m, const char *path, size_t *ret_len)
 {
+    uint8_t *bytes = NULL;
+    pthread_mutex_lock(&m->lock);
     struct name *n = find(m->names, path);
-    if (n == NULL) return NULL;
-    *ret_len = n->file->live.len;
-    return n->file->live.bytes;
+    if (n != NULL) {
+        *ret_len = n->file->live.len;
+        bytes = n->file->live.bytes;
+    }
+    pthread_mutex_unlock(&m->lock);
+    return bytes;
 }
 
 void memory_disk_cut(struct memory_disk *m, const char *path, size_t len)

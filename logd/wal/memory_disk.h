@@ -30,6 +30,9 @@ bool memory_disk_died(struct memory_disk *m);
 /* A file may not grow when all of them would have more than this many bytes: -ENOSPC. */
 void memory_disk_space(struct memory_disk *m, uint64_t bytes);
 
+/* disk.direct() is refused, as some file systems do. */
+void memory_disk_no_direct(struct memory_disk *m);
+
 /* Writes of at least `len` bytes wait until this is called with 0. */
 void memory_disk_hold(struct memory_disk *m, size_t len);
 

@@ -8,6 +8,8 @@
 #include <string.h>
 
 #include "common/crc32c.h"
+#include "common/mutant.h"
+#include "logd/wal/moved.h"
 #include "logd/wal/segment.h"
 
 struct file {
@@ -57,24 +59,31 @@ static int file_read(const struct disk *disk, const char *dir, uint64_t id, uint
     return 0;
 }
 
+static void truncate_from(struct recovered *out, uint64_t index)
+{
+    out->n = index - 1 + MUTANT(truncate_too_few);
+    for (size_t i = 0; i < out->n_segments; i++)
+        if (out->segments[i].end >= index) out->segments[i].end = 0;
+}
+
 static int take_record(struct recovered *out, const struct file *f, const struct record *r, size_t at, struct error *e)
 {
-    if (r->index == 0 || r->index > out->n + (r->kind == RECORD_ENTRY))
+    if (r->index <= out->base.index || r->index > out->n + (r->kind == RECORD_ENTRY))
         return corrupt(f->path, at, r->index, e, "a record's Raft index does not follow the one before");
     if (r->kind == RECORD_TRUNCATE) {
-        out->n = r->index - 1;
+        truncate_from(out, r->index);
         return 0;
     }
     if (r->index != out->n + 1)
         return corrupt(f->path, at, r->index, e, "a record's Raft index does not follow the one before");
-    if (out->n == out->cap) {
+    if (out->n - out->base.index == out->cap) {
         uint64_t cap = out->cap == 0 ? 1024 : 2 * out->cap;
         void *grown = realloc(out->entries, cap * sizeof *out->entries);
         if (grown == NULL) return error_set(e, ERROR_NOMEM, "no memory for the log's table");
         out->entries = grown;
         out->cap = cap;
     }
-    out->entries[out->n++] = (struct recovered_entry){
+    out->entries[out->n++ - out->base.index] = (struct recovered_entry){
         .term = r->term,
         .where = {f->header.id, at + RECORD_HEADER},
         .length = r->length,
@@ -149,7 +158,9 @@ static int seal(const struct disk *disk, const struct stop *stop, uint64_t next,
 {
     int fd = disk->open(disk, stop->path, O_RDWR);
     if (fd < 0) return error_errno(e, ERROR_IO, -fd, "cannot open %s", stop->path);
-    int rv = writer_mark(disk, fd, stop->scan.at, stop->scan.salt, stop->scan.seq, stop->scan.chain, next);
+    uint8_t mark[RECORD_HEADER];
+    writer_mark(stop->scan.salt, stop->scan.seq, stop->scan.chain, next, mark);
+    int rv = disk_write_all(disk, fd, mark, sizeof mark, stop->scan.at);
     if (rv == 0) rv = disk->datasync(disk, fd);
     disk->close(disk, fd);
     return rv == 0 ? 0 : error_errno(e, disk_error_code(rv), -rv, "cannot seal %s", stop->path);
@@ -162,8 +173,16 @@ static int read_records(struct recovered *out, const struct file *f, struct segm
     int rv = 0;
     segment_scan_begin(scan, &f->header, f->bytes, f->len);
     while (rv == 0 && segment_scan_next(scan, &r, &at)) rv = take_record(out, f, &r, at, e);
-    out->bytes += f->header.bytes;
     return rv;
+}
+
+/* Says of the segment that was just read what the table of segments is to know. */
+static void enter_segment(struct recovered *out, const struct file *f, bool last)
+{
+    for (size_t i = 0; i < out->n_segments; i++)
+        if (out->segments[i].id == f->header.id)
+            out->segments[i] = (struct recovered_segment){.id = f->header.id, .bytes = f->header.bytes, .first_seq = f->header.first_seq,
+                                                          .salt = f->header.salt, .end = last ? 0 : out->n};
 }
 
 /* A segment must begin just where the one before stopped, or records were lost there that had been on the disk before
@@ -171,16 +190,19 @@ static int read_records(struct recovered *out, const struct file *f, struct segm
 static int read_segments(const struct disk *disk, const char *dir, uint64_t highest, struct recovered *out,
                          struct file *f, struct error *e)
 {
-    struct stop before = {.scan = {.seq = 1}};
+    uint64_t first = out->base.segment;
+    struct stop before = {.scan = {.seq = out->base.seq}};
     struct segment_scan scan;
-    for (uint64_t id = 1;; id++) {
+    for (uint64_t id = first;; id++) {
         int rv = file_read(disk, dir, id, out->n + 1, f, e);
         if (rv != 0) return rv;
+        if (id == first && first > 1) before.scan.chain = f->header.chain; /* what came before it is not read again */
         if (f->header.first_seq != before.scan.seq || f->header.chain != before.scan.chain)
-            return corrupt(id == 1 ? f->path : before.path, before.scan.at, out->n + 1, e,
+            return corrupt(id == first ? f->path : before.path, before.scan.at, out->n + 1, e,
                            "records that were on the disk before the next segment was begun are damaged");
         rv = read_records(out, f, &scan, e);
         if (rv != 0) return rv;
+        enter_segment(out, f, id == highest);
         if (id == highest) break;
         remember_stop(&before, &scan, f);
         file_fini(disk, f);
@@ -188,22 +210,86 @@ static int read_segments(const struct disk *disk, const char *dir, uint64_t high
     int rv = disk->syncdir(disk, dir); /* the process that began the newest one may have died before this */
     if (rv != 0) return error_errno(e, disk_error_code(rv), -rv, "cannot sync %s", dir);
     rv = take_tail(disk, out, f, &scan, e);
-    return rv == 0 && highest > 1 && !before.sealed ? seal(disk, &before, highest, e) : rv;
+    return rv == 0 && highest > first && !before.sealed ? seal(disk, &before, highest, e) : rv;
+}
+
+static int by_id(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static int file_bytes(const struct disk *disk, const char *dir, uint64_t id, uint64_t *ret_bytes, struct error *e)
+{
+    char path[PATH_MAX];
+    if (writer_segment_path(path, sizeof path, dir, id) != 0) return error_set(e, ERROR_INVALID, "the log's path is too long");
+    int fd = disk->open(disk, path, O_RDONLY);
+    if (fd < 0) return error_errno(e, ERROR_IO, -fd, "cannot open %s", path);
+    int64_t size = disk->size(disk, fd);
+    disk->close(disk, fd);
+    if (size < 0) return error_errno(e, ERROR_IO, (int)-size, "cannot look at %s", path);
+    *ret_bytes = (uint64_t)size;
+    return 0;
+}
+
+/* The table of segments, and the sizes of those that are not read: of the others the header will say. */
+static int list_segments(const struct disk *disk, const char *dir, struct recovered *out, struct error *e)
+{
+    uint64_t *ids = NULL;
+    int64_t n = disk->list(disk, dir, &ids);
+    int rv = 0;
+    if (n < 0) return error_errno(e, ERROR_IO, (int)-n, "cannot list %s", dir);
+    out->segments = calloc((size_t)n + 1, sizeof *out->segments);
+    out->moved = calloc((size_t)n + 1, sizeof *out->moved);
+    if (out->segments == NULL || out->moved == NULL) rv = error_set(e, ERROR_NOMEM, "no memory for the log's table");
+    if (n > 0) qsort(ids, (size_t)n, sizeof *ids, by_id);
+    for (int64_t i = 0; rv == 0 && i < n; i++) {
+        bool moved = moved_is(ids[i]);
+        struct recovered_segment *s = moved ? &out->moved[out->n_moved++] : &out->segments[out->n_segments++];
+        s->id = ids[i];
+        if (moved || s->id < out->base.segment) rv = file_bytes(disk, dir, s->id, &s->bytes, e);
+    }
+    free(ids);
+    return rv;
+}
+
+void recovered_free(struct recovered *r)
+{
+    free(r->entries);
+    free(r->segments);
+    free(r->moved);
+    r->entries = NULL;
+    r->segments = r->moved = NULL;
+}
+
+static void begin_empty(struct recovered *out)
+{
+    out->next_seq = out->base.seq;
+    out->last_segment = out->base.segment - 1;
+    out->tail = (struct writer_tail){.fd = -1, .synced = out->base.seq - 1};
 }
 
 int recovery_run(const struct disk *disk, const char *dir, struct recovered *ret_recovered, struct error *e)
 {
-    struct recovered out = {.tail = {.fd = -1}, .next_seq = 1};
+    struct recovered out = {.tail = {.fd = -1}};
     struct file f = {.fd = -1};
-    int64_t highest = disk->highest(disk, dir);
-    if (highest < 0) return error_errno(e, ERROR_IO, (int)-highest, "cannot list %s", dir);
-    int rv = highest == 0 ? 0 : read_segments(disk, dir, (uint64_t)highest, &out, &f, e);
+    int rv = base_read(disk, dir, &out.base, e);
+    if (rv == 0) rv = list_segments(disk, dir, &out, e);
+    uint64_t highest = rv == 0 && out.n_segments > 0 ? out.segments[out.n_segments - 1].id : 0;
+    out.n = out.base.index;
+    begin_empty(&out);
+    if (rv == 0 && highest < out.base.segment && out.base.index > 0 && !out.base.empty)
+        rv = error_set(e, ERROR_CORRUPT, "%s: segment %llu, where the log begins, is missing. Nothing was changed. If the other servers are "
+                       "healthy, empty this one's data directory and let it rejoin", dir, (unsigned long long)out.base.segment);
+    if (rv == 0 && highest >= out.base.segment) rv = read_segments(disk, dir, highest, &out, &f, e);
     file_fini(disk, &f);
+    for (size_t i = 0; i < out.n_segments; i++) out.bytes += out.segments[i].bytes;
+    for (size_t i = 0; i < out.n_moved; i++) out.bytes += out.moved[i].bytes;
     if (rv == 0) {
         *ret_recovered = out;
         return 0;
     }
     if (out.tail.fd >= 0) disk->close(disk, out.tail.fd);
-    free(out.entries);
+    recovered_free(&out);
     return rv;
 }

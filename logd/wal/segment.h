@@ -1,7 +1,7 @@
 /* The format of a segment file, and what its bytes prove after a crash. Pure: bytes in, decisions out; any thread.
  *
  * A segment is a header block of SEGMENT_HEADER bytes and then records, each on an 8-byte border, into zero-filled
- * space:
+ * space, or, in a recycled segment, over what it held before:
  *
  *      0  u32  magic    "REC1"
  *      4  u32  crc      CRC32C over bytes 8..51 and the payload, begun with the segment's salt
@@ -14,7 +14,9 @@
  * record before: records that stood here in an earlier life do not follow 52  u32  head     CRC32C over bytes 0..51,
  * begun with the salt: a header can be believed without its payload 56  payload, zeros to the next border
  *
- * The salt is random per segment, so that no payload can contain something that passes for a record.
+ * The salt is random per segment, so that no payload can contain something that passes for a record. It also tells the records of
+ * this life of a file from those of an earlier one, in a segment that was recycled: the same bytes never have the same checksum under
+ * two salts. And were two salts equal, the old ones would still prove nothing and follow nothing, as seq and synced only grow.
  *
  * What recovery may cut (W2). Reading stops at the first place P that holds no record with the expected seq and chain.
  * If anything behind P proves that the record at P had been on the disk (a record or mark with synced >= that seq, or a
@@ -39,6 +41,7 @@ struct segment_header {
     uint64_t first_seq; /* of its first record */
     uint32_t chain;     /* crc of the last record of the segment before; 0 in the first */
     uint32_t salt;
+    bool recycled; /* the space behind the records is not zeros: it holds what stood there in an earlier life of the file */
 };
 
 enum record_kind {
@@ -72,6 +75,10 @@ void record_encode(struct record *r, uint32_t salt, const void *payload, uint8_t
 /* A record's header at the start of the bytes, of a record that ends within `len`? Says nothing of the payload. */
 bool record_decode_header(const uint8_t *bytes, size_t len, uint32_t salt, struct record *ret_record);
 
+/* What the checksum of the record with this header begins with: crc32c() goes on over its payload, and must come to the record's crc. For who
+ * has not all of it in one place. */
+uint32_t record_checksum_begin(const uint8_t header[static RECORD_HEADER], uint32_t salt);
+
 /* The same, with its payload whole. */
 bool record_decode(const uint8_t *bytes, size_t len, uint32_t salt, struct record *ret_record);
 
@@ -83,6 +90,7 @@ struct segment_scan {
     uint64_t seq;   /* expected there */
     uint32_t chain; /* expected there */
     uint32_t salt;
+    bool recycled;
     uint64_t proven; /* highest `synced` that a record so far stated; at least what came before the segment */
 };
 void segment_scan_begin(struct segment_scan *s, const struct segment_header *h, const uint8_t *bytes, size_t len);
@@ -93,13 +101,14 @@ bool segment_scan_next(struct segment_scan *s, struct record *ret_record, size_t
 /* What the bytes from the stop on say, in a segment that no other follows. */
 struct segment_end {
     enum segment_verdict {
-        SEGMENT_CLEAN,   /* zeros, after the right mark or without one */
+        SEGMENT_CLEAN,   /* nothing of this life of the file, after the right mark or without one */
         SEGMENT_TORN,    /* a write that was not finished: cut it at the stop */
         SEGMENT_CORRUPT, /* what stood at the stop had been on the disk */
         SEGMENT_SEALED,  /* clean, but another segment did follow: that file is lost */
     } verdict;
     uint64_t proven; /* records up to this seq are known to have been on the disk; < first_seq: none of this segment */
-    size_t dirty;    /* bytes from the stop to the last one that is not zero, the mark included */
+    size_t dirty;    /* bytes from the stop to the last one that is not zero; in a recycled segment, to the end of the last
+                        thing that has this one's salt. The mark is included */
 };
 void segment_scan_end(const struct segment_scan *s, struct segment_end *ret_end);
 

@@ -21,11 +21,45 @@ static size_t length_of(uint64_t index)
     return 20 + index * 17 % 90;
 }
 
+static bool recycled; /* every test is run with new segments, and with ones that were segments before */
+
+/* Leaves spares in the directory, full of records of an earlier life whose place and length are those of a later one's. */
+static void leave_spares(const struct disk *disk, const char *dir)
+{
+    static uint8_t old[SEGMENT];
+    struct segment_header h = {1, SEGMENT, 1, 0, 12345, false};
+    uint32_t chain = 0;
+    size_t at = SEGMENT_HEADER;
+    if (!recycled) return;
+    segment_header_encode(&h, old);
+    for (uint64_t i = 1; at + record_size(length_of(i)) + RECORD_HEADER <= SEGMENT; i++) {
+        struct record r = {RECORD_ENTRY, (uint16_t)(1 + i % 3), (uint32_t)length_of(i), i, 1, i, i - 1, chain, 0};
+        struct blob *b = log_payload(i, 9, length_of(i));
+        record_encode(&r, h.salt, b->data, old + at);
+        memcpy(old + at + RECORD_HEADER, b->data, b->len);
+        blob_unref(b);
+        at += record_size(r.length);
+        chain = r.crc;
+    }
+    if (disk == NULL) disk = disk_system();
+    assert_int_equal(disk->mkdir(disk, dir), 0);
+    for (unsigned i = 0; i < 4; i++) {
+        char path[96];
+        snprintf(path, sizeof path, "%s/spare-%02u.tmp", dir, i);
+        int fd = disk->open(disk, path, O_RDWR | O_CREAT);
+        assert_true(fd >= 0);
+        assert_int_equal(disk_write_all(disk, fd, old, sizeof old, 0), 0);
+        assert_int_equal(disk->datasync(disk, fd), 0);
+        disk->close(disk, fd);
+    }
+}
+
 /* EARLY entries, each synced alone, then BATCH of them in one group. Returns where the batch begins and ends. */
 static void write_log(const struct disk *disk, const char *dir, size_t *ret_begin, size_t *ret_end)
 {
     struct log l;
     struct wal_location where;
+    leave_spares(disk, dir);
     assert_int_equal(log_open(&l, disk, dir, SEGMENT, 0), 0);
     for (uint64_t i = 1; i <= EARLY; i++) {
         assert_int_equal(log_append(&l, i, 1, length_of(i)), 0);
@@ -115,7 +149,7 @@ static void test_torn_in_every_way_at_every_byte_of_the_last_batch(void **state)
     struct memory_disk *written = memory_disk_new();
     size_t begin, end, len;
     write_log(memory_disk_table(written), "/log", &begin, &end);
-    memset(memory_disk_bytes(written, FIRST, &len) + end, 0, SEGMENT - end); /* the mark */
+    memset(memory_disk_bytes(written, FIRST, &len) + (end + 7) / 8 * 8, 0, RECORD_HEADER); /* the mark */
     for (unsigned how = 0; how < 3; how++) {
         for (size_t cut = begin; cut < end; cut++) {
             struct memory_disk *m = memory_disk_clone(written);
@@ -165,7 +199,7 @@ static void test_every_flipped_byte(void **state)
     write_log(memory_disk_table(written), "/log", &begin, &end);
     for (unsigned with_mark = 0; with_mark < 2; with_mark++) {
         struct memory_disk *m = memory_disk_clone(written);
-        if (!with_mark) memset(memory_disk_bytes(m, FIRST, &len) + end, 0, SEGMENT - end);
+        if (!with_mark) memset(memory_disk_bytes(m, FIRST, &len) + (end + 7) / 8 * 8, 0, RECORD_HEADER);
         for (size_t at = 0; at < end + 100; at++) {
             if (at == 64) at = SEGMENT_HEADER - 4; /* nothing is in there */
             for (unsigned i = 0; i < sizeof masks; i++, flips++)
@@ -183,12 +217,15 @@ static struct memory_disk *write_segments(uint64_t n)
 {
     struct memory_disk *m = memory_disk_new();
     struct log l;
+    leave_spares(memory_disk_table(m), "/log");
     assert_int_equal(log_open(&l, memory_disk_table(m), "/log", SEGMENT, 0), 0);
     for (uint64_t i = 1; i <= n; i++) {
         assert_int_equal(log_append(&l, i, 1, 3000 + i % 500), 0);
         log_wait(&l, i);
     }
     log_close(&l);
+    size_t len;
+    assert_int_equal(memory_disk_bytes(m, FIRST, &len)[7], recycled ? '2' : '1');
     return m;
 }
 
@@ -280,6 +317,7 @@ static void test_what_recovery_answers_is_durable(void **state)
         struct log l;
         struct recovered before, after;
         uint32_t seed = at + 1;
+        leave_spares(d, "/log");
         assert_int_equal(log_open(&l, d, "/log", SEGMENT, 0), 0);
         memory_disk_die(m, at);
         for (uint64_t i = 1; i <= 6 && l.failures == 0; i++) {
@@ -303,8 +341,8 @@ static void test_what_recovery_answers_is_durable(void **state)
             memory_disk_remove(m, path);
             assert_int_equal(recovery_run(d, "/log", &none, &l.error), -ERROR_CORRUPT);
         }
-        free(before.entries);
-        free(after.entries);
+        recovered_free(&before);
+        recovered_free(&after);
         memory_disk_free(m);
     }
 }
@@ -332,12 +370,21 @@ static void on_report(void *user, uint64_t index)
     if (step > model->told) model->told = step;
 }
 
+static unsigned compactions;
+
+static bool odd_is_needed(void *user, uint64_t segment)
+{
+    (void)user;
+    return segment % 2 == 1;
+}
+
 static void random_step(struct log *l, struct model *model, uint64_t term, uint32_t *seed)
 {
     unsigned k = model->steps + 1;
     uint64_t index = model->last[k - 1] + 1;
     if (index > ENTRIES) index = ENTRIES / 2;
     if (test_random(seed) % 6 == 0 && index > 4) index -= 1 + test_random(seed) % 4;
+    if (index < wal_first_index(l->wal)) index = wal_first_index(l->wal);
     size_t length = test_random(seed) % 8 == 0 ? test_random(seed) % 30000 : test_random(seed) % 700;
     if (log_append(l, index, term * 1000 + k, length) != 0) return; /* the log has failed: no step was made */
     memcpy(model->terms[k], model->terms[k - 1], sizeof model->terms[k]);
@@ -347,12 +394,15 @@ static void random_step(struct log *l, struct model *model, uint64_t term, uint3
     model->steps = k;
     if (test_random(seed) % 3 == 0) uv_run(&l->loop, UV_RUN_NOWAIT);
     if (test_random(seed) % 10 == 0) log_wait(l, index);
+    uint64_t limit = index > 8 ? index - 8 : 0; /* as if committed and applied: later steps replace nothing below */
+    if (test_random(seed) % 8 == 0 && wal_compact(l->wal, limit, "note", 4, NULL) == 0) compactions += wal_first_index(l->wal) > 1;
+    if (test_random(seed) % 8 == 0) wal_reclaim(l->wal, odd_is_needed, NULL, 2, NULL);
 }
 
 static bool same(const struct model *model, unsigned k, uint64_t last, struct wal *wal)
 {
     if (last != wal_last_index(wal)) return false;
-    for (uint64_t i = 1; i <= last; i++)
+    for (uint64_t i = wal_first_index(wal); i <= last; i++)
         if (wal_term_at(wal, i) != model->terms[k][i - 1]) return false;
     return true;
 }
@@ -371,7 +421,7 @@ static void check_model(struct log *l, struct model *model)
     if (k > model->steps)
         fail_msg("seed %u: steps %u to %u were possible, but the log has %lu entries of something else", current_seed,
                  model->told, model->steps, (unsigned long)wal_last_index(l->wal));
-    for (uint64_t i = 1; i <= model->last[k]; i++) log_check(l, i, model->terms[k][i - 1]);
+    for (uint64_t i = wal_first_index(l->wal); i <= model->last[k]; i++) log_check(l, i, model->terms[k][i - 1]);
     if (k != 0) memmove(model->terms[0], model->terms[k], sizeof model->terms[0]);
     model->last[0] = model->last[k];
     model->steps = model->told = 0;
@@ -384,6 +434,8 @@ static void one_life(uint32_t seed)
     static struct model model;
     uint64_t hard = 0;
     memset(&model, 0, sizeof model);
+    leave_spares(memory_disk_table(m), "/log");
+    if (seed % 4 == 0) memory_disk_no_direct(m);
     for (unsigned session = 1; session <= 6; session++) {
         struct log l;
         unsigned ending = test_random(&seed) % 4; /* a close, a killed process, twice as often the power */
@@ -415,16 +467,24 @@ static void one_life(uint32_t seed)
     memory_disk_free(m);
 }
 
+#ifdef __SANITIZE_THREAD__ /* threads are the same in each: fewer, as each takes ten times as long */
+enum { LIVES = 100 };
+#else
+enum { LIVES = 300 };
+#endif
+
 static void test_random_lives(void **state)
 {
     (void)state;
     const char *given = getenv("CRSC_TEST_SEED");
-    uint32_t from = given == NULL ? 1 : (uint32_t)strtoul(given, NULL, 10), lives = given == NULL ? 300 : 1;
+    uint32_t from = given == NULL ? 1 : (uint32_t)strtoul(given, NULL, 10), lives = given == NULL ? LIVES : 1;
     print_message("seeds %u to %u\n", from, from + lives - 1);
     for (uint32_t seed = from; seed < from + lives; seed++) {
         current_seed = seed;
         one_life(seed * 2654435761U);
     }
+    print_message("%u times with a moved beginning\n", compactions);
+    if (lives >= 100) assert_true(compactions > lives);
 }
 
 int main(void)
@@ -440,5 +500,7 @@ int main(void)
         cmocka_unit_test(test_what_recovery_answers_is_durable),
         cmocka_unit_test(test_random_lives),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests_name("new segments", tests, NULL, NULL);
+    recycled = true;
+    return failed + cmocka_run_group_tests_name("recycled segments", tests, NULL, NULL);
 }

@@ -9,6 +9,7 @@
 
 #include "logd/wal/hard_state.h"
 #include "logd/wal/memory_disk.h"
+#include "logd/wal/preparer.h"
 
 enum { SEGMENT = 64 << 10 };
 
@@ -58,6 +59,65 @@ static void test_entries_come_back(void **state)
     log_close(&l);
 }
 
+static bool needs_one(void *user, uint64_t segment)
+{
+    return segment == *(uint64_t *)user;
+}
+
+static void test_the_beginning_moves(void **state)
+{
+    (void)state;
+    struct log l;
+    struct wal_location early, late;
+    struct wal_entry entry;
+    struct error e;
+    uint8_t bytes[900];
+    size_t len;
+    assert_int_equal(log_open(&l, NULL, dir, SEGMENT, 1), 0);
+    for (uint64_t i = 1; i <= 500; i++) assert_int_equal(log_append(&l, i, 1 + i / 200, 900), 0);
+    log_wait(&l, 500);
+    assert_int_equal(wal_locate(l.wal, 3, &early), 0);
+    assert_int_equal(wal_locate(l.wal, 100, &late), 0);
+    assert_int_equal(wal_compact(l.wal, 10, "x", 1, &e), 0); /* not one whole segment */
+    assert_int_equal(wal_first_index(l.wal), 1);
+    assert_int_equal(wal_compact(l.wal, 400, "members", 7, &e), 0);
+    uint64_t first = wal_first_index(l.wal);
+    assert_true(first > 300 && first <= 401);
+    for (int again = 0; again < 2; again++) {
+        assert_int_equal(wal_first_index(l.wal), first);
+        assert_int_equal(wal_last_index(l.wal), 500);
+        assert_int_equal(wal_term_at(l.wal, first - 1), 1 + (first - 1) / 200);
+        assert_int_equal(wal_term_at(l.wal, first - 2), 0);
+        assert_memory_equal(wal_note(l.wal, &len), "members", 7);
+        assert_int_equal(len, 7);
+        for (uint64_t i = first; i <= 500; i++) log_check(&l, i, 1 + i / 200);
+        assert_int_equal(wal_read(l.wal, first - 1, &entry, NULL), -ERROR_NOT_FOUND);
+        struct blob *was = log_payload(3, 1, 900);
+        assert_int_equal(wal_read_at(l.wal, early, 900, bytes, &e), 0); /* events are read from there still */
+        assert_memory_equal(bytes, was->data, 900);
+        blob_unref(was);
+        if (again == 1) break;
+        log_close(&l);
+        assert_int_equal(log_open(&l, NULL, dir, SEGMENT, 1), 0);
+    }
+    uint64_t before = wal_bytes(l.wal);
+    assert_int_equal(wal_reclaim(l.wal, needs_one, &late.segment, 2, &e), 2);
+    while (wal_reclaim(l.wal, needs_one, &late.segment, 2, &e) > 0) {}
+    assert_true(wal_bytes(l.wal) < before);
+    assert_int_equal(wal_read_at(l.wal, late, 900, bytes, &e), 0);
+    assert_int_equal(wal_read_at(l.wal, early, 900, bytes, &e), -ERROR_IO);
+    assert_int_equal(log_append(&l, 501, 3, 900), 0);
+    log_wait(&l, 501);
+    before = wal_bytes(l.wal);
+    log_close(&l);
+    assert_int_equal(log_open(&l, NULL, dir, SEGMENT, 1), 0);
+    assert_int_equal(wal_bytes(l.wal), before);
+    assert_int_equal(wal_segment(l.wal, 0).id, late.segment);
+    assert_false(wal_segment(l.wal, 0).raft);
+    log_check(&l, 501, 3);
+    log_close(&l);
+}
+
 static void test_replaced_suffix(void **state)
 {
     (void)state;
@@ -96,14 +156,73 @@ static void test_large_entry_gets_a_large_segment(void **state)
     log_close(&l);
     assert_int_equal(log_open(&l, NULL, dir, SEGMENT, 1), 0);
     for (uint64_t i = 1; i <= 6; i++) log_check(&l, i, 1);
+    assert_int_equal(log_append(&l, 7, 1, 3333333), 0); /* more than is written at a time */
+    log_wait(&l, 7);
+    log_check(&l, 7, 1);
     struct blob *huge = blob_new((64 << 20) + 1);
     assert_non_null(huge);
     memset(huge->data, 0, huge->len);
-    struct wal_entry entry = {7, 1, 1, huge};
+    struct wal_entry entry = {8, 1, 1, huge};
     assert_int_equal(wal_append(l.wal, &entry, 1), -ERROR_TOO_LARGE);
     blob_unref(huge);
-    assert_int_equal(wal_last_index(l.wal), 6);
+    assert_int_equal(wal_last_index(l.wal), 7);
     log_close(&l);
+    assert_int_equal(log_open(&l, NULL, dir, SEGMENT, 1), 0);
+    log_check(&l, 7, 1);
+    log_close(&l);
+}
+
+static bool needs_none(void *user, uint64_t segment)
+{
+    (void)user, (void)segment;
+    return false;
+}
+
+static uint8_t magic_of(struct memory_disk *m, uint64_t segment)
+{
+    char path[64];
+    size_t len;
+    snprintf(path, sizeof path, "/log/%020llu.seg", (unsigned long long)segment);
+    const uint8_t *bytes = memory_disk_bytes(m, path, &len);
+    return bytes == NULL ? 0 : bytes[7];
+}
+
+/* What is reclaimed becomes a later segment, also in the next process; and no more of it is kept than a part of the log. */
+static void test_segments_are_recycled(void **state)
+{
+    (void)state;
+    struct memory_disk *m = memory_disk_new();
+    struct log l;
+    size_t len;
+    assert_int_equal(log_open(&l, memory_disk_table(m), "/log", SEGMENT, 1), 0);
+    for (uint64_t i = 1; i <= 60; i++) assert_int_equal(log_append(&l, i, 1, 20000), 0); /* twenty segments */
+    log_wait(&l, 60);
+    assert_int_equal(magic_of(m, 10), '1');
+    assert_int_equal(wal_compact(l.wal, 54, "", 0, NULL), 0);
+    assert_int_equal(wal_reclaim(l.wal, needs_none, NULL, 100, NULL), 18);
+    assert_int_equal(wal_segments(l.wal), 2);
+    assert_int_equal(magic_of(m, 18), 0);
+    unsigned spares = 0;
+    for (unsigned i = 0; i < SPARES_MAX; i++) {
+        char path[32];
+        snprintf(path, sizeof path, "/log/spare-%02u.tmp", i);
+        spares += memory_disk_bytes(m, path, &len) != NULL;
+    }
+    assert_in_range(spares, 1, 2); /* 1 + 20 / 16 of them are kept; the preparer may have had one already */
+    log_close(&l);
+    assert_int_equal(log_open(&l, memory_disk_table(m), "/log", SEGMENT, 1), 0);
+    for (uint64_t i = 61; i <= 90; i++) {
+        assert_int_equal(log_append(&l, i, 1, 20000), 0);
+        log_wait(&l, i);
+    }
+    unsigned recycled = 0;
+    for (uint64_t id = 21; id <= 30; id++) recycled += magic_of(m, id) == '2';
+    assert_in_range(recycled, 2, 3); /* the file that the first process had made and not used is one, too */
+    log_close(&l);
+    assert_int_equal(log_open(&l, memory_disk_table(m), "/log", SEGMENT, 1), 0);
+    for (uint64_t i = 55; i <= 90; i++) log_check(&l, i, 1);
+    log_close(&l);
+    memory_disk_free(m);
 }
 
 static void check_both(void *user, uint64_t index)
@@ -250,28 +369,40 @@ static void test_failed_sync_is_fatal(void **state)
     test_failed_disk(EIO, MEMORY_DISK_SYNC, ERROR_IO);
 }
 
-static void test_full_disk_is_told(void **state)
+/* For the next segment it waits, as nothing is half written then; a write of the log that finds no room is as fatal as any. */
+static void test_full_disk_is_waited_for(void **state)
 {
     (void)state;
     test_failed_disk(ENOSPC, MEMORY_DISK_WRITE, ERROR_NOSPACE);
-    struct memory_disk *m = memory_disk_new();
-    struct log l;
-    assert_int_equal(log_open(&l, memory_disk_table(m), "/log", SEGMENT, 0), 0);
-    memory_disk_space(m, 3 * SEGMENT);
-    for (uint64_t i = 1; l.failures == 0; i++) {
-        assert_true(i < 200);
-        assert_int_equal(log_append(&l, i, 1, 2000), 0);
-        log_wait(&l, i);
+    for (int closed = 0; closed < 2; closed++) {
+        struct memory_disk *m = memory_disk_new();
+        struct log l;
+        uint64_t last = 0;
+        assert_int_equal(log_open(&l, memory_disk_table(m), "/log", SEGMENT, 0), 0);
+        memory_disk_space(m, 3 * SEGMENT);
+        while (!wal_no_room(l.wal)) {
+            assert_int_equal(log_append(&l, ++last, 1, 2000), 0);
+            while (wal_persisted_index(l.wal) < last && !wal_no_room(l.wal)) uv_run(&l.loop, UV_RUN_NOWAIT);
+            assert_int_equal(l.failures, 0);
+        }
+        assert_int_equal(log_append(&l, ++last, 1, 2000), 0);
+        uint64_t persisted = wal_persisted_index(l.wal);
+        assert_true(persisted > 50 && persisted < 200); /* two segments and a bit */
+        if (closed == 0) {
+            memory_disk_space(m, UINT64_MAX);
+            log_wait(&l, last);
+            assert_false(wal_no_room(l.wal));
+        }
+        log_close(&l);
+        assert_int_equal(l.failures, 0);
+        memory_disk_restart(m);
+        assert_int_equal(log_open(&l, memory_disk_table(m), "/log", SEGMENT, 0), 0);
+        if (closed == 0) assert_int_equal(wal_last_index(l.wal), last);
+        else assert_true(wal_last_index(l.wal) >= persisted && wal_last_index(l.wal) < last);
+        for (uint64_t i = 1; i <= wal_last_index(l.wal); i++) log_check(&l, i, 1);
+        log_close(&l);
+        memory_disk_free(m);
     }
-    assert_int_equal(l.error.code, ERROR_NOSPACE);
-    uint64_t persisted = l.persisted;
-    assert_true(persisted > 50); /* two segments and a bit */
-    log_close(&l);
-    memory_disk_restart(m);
-    assert_int_equal(log_open(&l, memory_disk_table(m), "/log", SEGMENT, 0), 0);
-    assert_int_equal(wal_last_index(l.wal), persisted);
-    log_close(&l);
-    memory_disk_free(m);
 }
 
 /* The process dies at each operation of a set, then the power goes: term and vote are the old ones or the new ones, and
@@ -367,16 +498,18 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_entries_come_back, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_the_beginning_moves, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_replaced_suffix, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_large_entry_gets_a_large_segment, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_many_segments_are_read_with_few_descriptors, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_one_process_at_a_time, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_options_are_checked, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_hard_state_comes_back, make_dir, remove_dir),
+        cmocka_unit_test(test_segments_are_recycled),
         cmocka_unit_test(test_unwritten_entries_stay_in_memory),
         cmocka_unit_test(test_failed_write_is_fatal),
         cmocka_unit_test(test_failed_sync_is_fatal),
-        cmocka_unit_test(test_full_disk_is_told),
+        cmocka_unit_test(test_full_disk_is_waited_for),
         cmocka_unit_test(test_hard_state_at_each_crash_point),
         cmocka_unit_test(test_damaged_hard_state_is_refused),
         cmocka_unit_test(test_failed_hard_state_stays_failed),

@@ -11,12 +11,14 @@
 #include <sys/random.h>
 
 #include "common/crc32c.h"
+#include "common/mutant.h"
 #include "logd/wal/hard_state.h"
+#include "logd/wal/moved.h"
 #include "logd/wal/recovery.h"
 #include "logd/wal/segment.h"
 #include "logd/wal/writer.h"
 
-enum { SEGMENT_MIN = 64 << 10, CACHE_DEFAULT = 32 << 20, READERS = 16 };
+enum { SEGMENT_MIN = 64 << 10, CACHE_DEFAULT = 32 << 20, READERS = 16, SEGMENTS_PER_SPARE = 16 };
 
 /* One present entry. `payload` is kept until it is written, and after that while it is among the newest cache_bytes. */
 struct slot {
@@ -33,8 +35,13 @@ struct wal {
     int lock_fd;
     struct hard_state hard;
     struct writer *writer;
-    struct slot *slots; /* slots[i] is index i + 1 */
-    uint64_t n, cap;
+    struct base base;   /* entries up to base.index are not here */
+    struct slot *slots; /* slots[i] is index base.index + i + 1 */
+    uint64_t n, cap;    /* n: the last index; cap: of slots */
+    struct recovered_segment *segments; /* that are there or queued, ascending */
+    size_t n_segments, cap_segments;
+    struct recovered_segment *moved; /* moved.h; ascending */
+    size_t n_moved;
     uint64_t persisted;    /* index */
     uint64_t cached_from;  /* slots below this index hold no written payload any more */
     uint64_t cached_bytes; /* of payloads held, written or not */
@@ -52,6 +59,17 @@ struct wal {
     void *closed_user;
 };
 
+/* Of a present index. */
+static struct slot *slot_at(const struct wal *w, uint64_t index)
+{
+    return &w->slots[index - w->base.index - 1];
+}
+
+static bool present(const struct wal *w, uint64_t index)
+{
+    return index > w->base.index && index <= w->n;
+}
+
 /* ---- the cache ------------------------------------------------------------------------------------------------ */
 
 static void drop_payload(struct wal *w, struct slot *s)
@@ -65,7 +83,7 @@ static void drop_payload(struct wal *w, struct slot *s)
 static void trim_cache(struct wal *w)
 {
     while (w->cached_bytes > w->options.cache_bytes && w->cached_from <= w->n) {
-        struct slot *s = &w->slots[w->cached_from - 1];
+        struct slot *s = slot_at(w, w->cached_from);
         if (!s->written) return;
         drop_payload(w, s);
         w->cached_from++;
@@ -83,7 +101,7 @@ static void on_done(void *user, struct writer_op *done)
         done = op->next;
         if (op->kind == WRITER_RECORD && op->record.kind == RECORD_ENTRY) {
             w->queued_bytes -= op->record.length;
-            struct slot *s = op->record.index <= w->n ? &w->slots[op->record.index - 1] : NULL;
+            struct slot *s = present(w, op->record.index) ? slot_at(w, op->record.index) : NULL;
             if (s != NULL && s->seq == op->record.seq) {
                 s->written = true;
                 persisted = op->record.index;
@@ -109,10 +127,12 @@ static void on_failed(void *user, const struct error *e)
 
 static void wal_free(struct wal *w)
 {
-    for (uint64_t i = 0; i < w->n; i++) blob_unref(w->slots[i].payload);
+    for (uint64_t i = w->base.index + 1; w->slots != NULL && i <= w->n; i++) blob_unref(slot_at(w, i)->payload);
     for (unsigned i = 0; i < READERS; i++)
         if (w->readers[i].segment != 0) w->disk->close(w->disk, w->readers[i].fd);
     free(w->slots);
+    free(w->segments);
+    free(w->moved);
     hard_state_close(&w->hard);
     if (w->lock_fd >= 0) w->disk->close(w->disk, w->lock_fd);
     free(w);
@@ -144,14 +164,21 @@ static int enter_dir(struct wal *w, struct error *e)
 
 static int adopt(struct wal *w, struct recovered *r, struct error *e)
 {
-    w->slots = calloc(r->n + 1024, sizeof *w->slots);
+    uint64_t here = r->n - r->base.index;
+    w->slots = calloc(here + 1024, sizeof *w->slots);
     if (w->slots == NULL) {
-        free(r->entries);
+        recovered_free(r);
         return error_set(e, ERROR_NOMEM, "no memory for the log's table");
     }
-    w->cap = r->n + 1024;
+    w->base = r->base;
+    w->cap = here + 1024;
     w->n = w->persisted = r->n;
-    for (uint64_t i = 0; i < r->n; i++) w->slots[i] = (struct slot){.at = r->entries[i], .written = true};
+    for (uint64_t i = 0; i < here; i++) w->slots[i] = (struct slot){.at = r->entries[i], .written = true};
+    w->segments = r->segments;
+    w->n_segments = w->cap_segments = r->n_segments;
+    w->moved = r->moved;
+    w->n_moved = r->n_moved;
+    r->segments = r->moved = NULL;
     w->cached_from = r->n + 1;
     w->bytes = r->bytes;
     w->cut_bytes = r->cut_bytes;
@@ -159,7 +186,7 @@ static int adopt(struct wal *w, struct recovered *r, struct error *e)
     w->segment = r->last_segment;
     w->position = r->tail.position;
     w->segment_bytes = r->tail.segment_bytes;
-    free(r->entries);
+    recovered_free(r);
     return 0;
 }
 
@@ -181,7 +208,7 @@ int wal_open(uv_loop_t *loop, const struct wal_options *options, struct wal **re
     if (rv == 0) rv = recovery_run(w->disk, w->dir, &r, e);
     if (rv != 0) goto err;
     rv = adopt(w, &r, e);
-    if (rv == 0) rv = hard_state_open(&w->hard, w->disk, w->dir, r.last_segment == 0, e);
+    if (rv == 0) rv = hard_state_open(&w->hard, w->disk, w->dir, r.last_segment == 0 && r.base.index == 0, e);
     if (rv == 0)
         rv = writer_start(loop, w->disk, w->dir, w->options.segment_bytes, &r.tail, &handlers, w, &w->writer, e);
     if (rv != 0) {
@@ -237,6 +264,22 @@ static uint32_t new_salt(const struct wal *w)
     return crc32c(0x5eed, mix, sizeof mix);
 }
 
+/* Enters the segment that is begun now, and where the one before ended. */
+static int enter_segment(struct wal *w, uint64_t id, uint64_t bytes, uint32_t salt)
+{
+    if (w->n_segments == w->cap_segments) {
+        size_t cap = w->cap_segments < 64 ? 64 : 2 * w->cap_segments;
+        struct recovered_segment *grown = realloc(w->segments, cap * sizeof *grown);
+        if (grown == NULL) return -ERROR_NOMEM;
+        w->segments = grown;
+        w->cap_segments = cap;
+    }
+    if (w->n_segments > 0 && w->segments[w->n_segments - 1].id >= w->base.segment) w->segments[w->n_segments - 1].end = w->n;
+    w->segments[w->n_segments++] = (struct recovered_segment){.id = id, .bytes = bytes, .first_seq = w->next_seq, .salt = salt};
+    w->bytes += bytes;
+    return 0;
+}
+
 /* Gives the record its place, with a new segment before it when it does not fit into this one. Behind the last record
  * of a segment there is always room for a mark. */
 static struct writer_op *place(struct wal *w, uint32_t length, struct writer_op ***end)
@@ -247,12 +290,13 @@ static struct writer_op *place(struct wal *w, uint32_t length, struct writer_op 
         if (begin == NULL) return NULL;
         uint64_t needed =
             (SEGMENT_HEADER + size + RECORD_HEADER + SEGMENT_HEADER - 1) / SEGMENT_HEADER * SEGMENT_HEADER;
-        w->segment++;
         w->segment_bytes = needed > w->options.segment_bytes ? needed : w->options.segment_bytes;
+        uint32_t salt = new_salt(w);
+        if (enter_segment(w, w->segment + 1, w->segment_bytes, salt) != 0) return NULL;
+        w->segment++;
         w->position = SEGMENT_HEADER;
-        w->bytes += w->segment_bytes;
         begin->kind = WRITER_SEGMENT;
-        begin->segment = (struct segment_header){w->segment, w->segment_bytes, w->next_seq, 0, new_salt(w)};
+        begin->segment = (struct segment_header){w->segment, w->segment_bytes, w->next_seq, 0, salt, false};
     }
     struct writer_op *op = new_op(end);
     if (op == NULL) return NULL;
@@ -269,9 +313,11 @@ static int truncate_from(struct wal *w, uint64_t index, struct writer_op ***end)
     struct writer_op *op = place(w, 0, end);
     if (op == NULL) return -ERROR_NOMEM;
     op->record.kind = RECORD_TRUNCATE;
-    op->record.index = index;
-    for (uint64_t i = index; i <= w->n; i++) drop_payload(w, &w->slots[i - 1]);
+    op->record.index = MUTANT(truncate_last_only) ? w->n : index;
+    for (uint64_t i = index; i <= w->n; i++) drop_payload(w, slot_at(w, i));
     w->n = index - 1;
+    for (size_t i = 0; i < w->n_segments; i++) /* they end with entries that are replaced now: no place to begin the log at */
+        if (w->segments[i].end >= index) w->segments[i].end = 0;
     if (w->persisted > w->n) w->persisted = w->n;
     if (w->cached_from > index) w->cached_from = index;
     return 0;
@@ -279,7 +325,7 @@ static int truncate_from(struct wal *w, uint64_t index, struct writer_op ***end)
 
 static int add_entry(struct wal *w, const struct wal_entry *entry, struct writer_op ***end)
 {
-    if (w->n == w->cap) {
+    if (w->n - w->base.index == w->cap) {
         struct slot *grown = realloc(w->slots, 2 * w->cap * sizeof *grown);
         if (grown == NULL) return -ERROR_NOMEM;
         w->slots = grown;
@@ -293,7 +339,7 @@ static int add_entry(struct wal *w, const struct wal_entry *entry, struct writer
     op->record.index = entry->index;
     op->record.term = entry->term;
     op->payload = blob_ref(entry->payload);
-    w->slots[w->n++] = (struct slot){
+    *slot_at(w, ++w->n) = (struct slot){
         .at = {.term = entry->term,
                .where = {w->segment, op->position + RECORD_HEADER},
                .length = length,
@@ -312,7 +358,7 @@ int wal_append(struct wal *w, const struct wal_entry *entries, unsigned n)
     struct writer_op *ops = NULL, **end = &ops;
     if (w->failed) return -ERROR_INTERNAL;
     if (n == 0) return 0;
-    assert(entries[0].index >= 1 && entries[0].index <= w->n + 1);
+    assert(entries[0].index > w->base.index && entries[0].index <= w->n + 1);
     for (unsigned i = 0; i < n; i++) {
         assert(entries[i].index == entries[0].index + i && entries[i].type <= UINT16_MAX);
         if (entries[i].payload->len > RECORD_PAYLOAD_MAX) return -ERROR_TOO_LARGE;
@@ -341,6 +387,19 @@ static int reading_fd(struct wal *w, uint64_t segment, int *ret_fd, struct error
     return 0;
 }
 
+static void close_reader(struct wal *w, uint64_t segment)
+{
+    struct reader *r = &w->readers[segment % READERS];
+    if (r->segment != segment) return;
+    w->disk->close(w->disk, r->fd);
+    *r = (struct reader){0};
+}
+
+void wal_replaced(struct wal *w, uint64_t segment)
+{
+    close_reader(w, segment);
+}
+
 static int read_disk(struct wal *w, struct wal_location at, size_t len, void *bytes, struct error *e)
 {
     int fd, rv = reading_fd(w, at.segment, &fd, e);
@@ -355,9 +414,9 @@ static int read_disk(struct wal *w, struct wal_location at, size_t len, void *by
 
 int wal_read(struct wal *w, uint64_t index, struct wal_entry *ret_entry, struct error *e)
 {
-    if (index == 0 || index > w->n)
+    if (!present(w, index))
         return error_set(e, ERROR_NOT_FOUND, "the log has no entry %llu", (unsigned long long)index);
-    struct slot *s = &w->slots[index - 1];
+    struct slot *s = slot_at(w, index);
     struct blob *payload = s->payload == NULL ? blob_new(s->at.length) : blob_ref(s->payload);
     if (payload == NULL) return error_set(e, ERROR_NOMEM, "no memory for an entry");
     if (s->payload == NULL) {
@@ -376,15 +435,15 @@ int wal_read(struct wal *w, uint64_t index, struct wal_entry *ret_entry, struct 
 
 int wal_locate(const struct wal *w, uint64_t index, struct wal_location *ret_location)
 {
-    if (index == 0 || index > w->n) return -ERROR_NOT_FOUND;
-    *ret_location = w->slots[index - 1].at.where;
+    if (!present(w, index)) return -ERROR_NOT_FOUND;
+    *ret_location = slot_at(w, index)->at.where;
     return 0;
 }
 
 /* The slot holding the place, if its payload is in memory: places grow with the index. */
 static const struct slot *cached_slot(const struct wal *w, struct wal_location at)
 {
-    uint64_t low = w->cached_from - 1, high = w->n;
+    uint64_t low = w->cached_from - 1 - w->base.index, high = w->n - w->base.index, n = high;
     while (low < high) {
         uint64_t middle = low + (high - low) / 2;
         const struct wal_location *p = &w->slots[middle].at.where;
@@ -394,7 +453,7 @@ static const struct slot *cached_slot(const struct wal *w, struct wal_location a
         else
             high = middle;
     }
-    return low < w->n && w->slots[low].at.where.segment == at.segment && w->slots[low].at.where.position <= at.position
+    return low < n && w->slots[low].at.where.segment == at.segment && w->slots[low].at.where.position <= at.position
                ? &w->slots[low]
                : NULL;
 }
@@ -409,12 +468,165 @@ int wal_read_at(struct wal *w, struct wal_location at, size_t len, void *bytes, 
     return read_disk(w, at, len, bytes, e);
 }
 
+/* ---- moving the beginning ------------------------------------------------------------------------------------- */
+
+/* The last segment that can go from Raft's sight: all in it is applied, and the next one is surely on the disk. */
+static const struct recovered_segment *last_to_go(const struct wal *w, uint64_t limit)
+{
+    const struct recovered_segment *found = NULL;
+    if (limit >= w->persisted) limit = w->persisted == 0 ? 0 : w->persisted - 1;
+    for (size_t i = 0; i + 1 < w->n_segments; i++)
+        if (w->segments[i].end > w->base.index && w->segments[i].end <= limit) found = &w->segments[i];
+    return found;
+}
+
+int wal_compact(struct wal *w, uint64_t limit, const void *note, size_t note_len, struct error *e)
+{
+    const struct recovered_segment *last = last_to_go(w, limit);
+    assert(note_len <= BASE_NOTE_MAX);
+    if (w->failed || last == NULL) return 0;
+    struct base base = {
+        .index = last->end, .term = wal_term_at(w, last->end), .segment = last[1].id, .seq = last[1].first_seq, .note_len = note_len};
+    memcpy(base.note, note, note_len);
+    int rv = base_write(w->disk, w->dir, &base, e);
+    if (rv != 0) return rv;
+    for (uint64_t i = w->base.index + 1; i <= base.index; i++) drop_payload(w, slot_at(w, i));
+    memmove(w->slots, slot_at(w, base.index + 1), (w->n - base.index) * sizeof *w->slots);
+    if (w->cached_from <= base.index) w->cached_from = base.index + 1;
+    w->base = base;
+    return 0;
+}
+
+static int remove_segment(struct wal *w, const struct recovered_segment *s, struct error *e)
+{
+    char path[PATH_MAX];
+    int rv = 0;
+    close_reader(w, s->id);
+    writer_segment_path(path, sizeof path, w->dir, s->id);
+    if (!writer_recycle(w->writer, path, s->bytes, 1 + (unsigned)(w->n_segments / SEGMENTS_PER_SPARE))) rv = w->disk->unlink(w->disk, path);
+    if (rv != 0 && rv != -ENOENT) return error_errno(e, ERROR_IO, -rv, "cannot remove %s", path);
+    w->bytes -= s->bytes;
+    return 0;
+}
+
+/* Of one list, whose ids are below `below` where they may go. *removed counts. */
+static int reclaim(struct wal *w, struct recovered_segment *list, size_t *n, uint64_t below, wal_needed_cb *needed, void *user, unsigned most,
+                   int *removed, struct error *e)
+{
+    size_t kept = 0;
+    int rv = 0;
+    for (size_t i = 0; i < *n; i++) {
+        struct recovered_segment s = list[i];
+        bool goes = rv == 0 && (unsigned)*removed < most && s.id < below && !needed(user, s.id);
+        if (goes) rv = remove_segment(w, &s, e);
+        if (goes && rv == 0) ++*removed;
+        else list[kept++] = s;
+    }
+    *n = kept;
+    return rv;
+}
+
+int wal_reclaim(struct wal *w, wal_needed_cb *needed, void *user, unsigned most, struct error *e)
+{
+    int removed = 0;
+    int rv = reclaim(w, w->segments, &w->n_segments, w->base.segment, needed, user, most, &removed, e);
+    if (rv == 0) rv = reclaim(w, w->moved, &w->n_moved, UINT64_MAX, needed, user, most, &removed, e);
+    return rv == 0 ? removed : rv;
+}
+
+int wal_adopt(struct wal *w, uint64_t id, uint64_t bytes)
+{
+    assert(id >= wal_next_moved(w));
+    struct recovered_segment *grown = realloc(w->moved, (w->n_moved + 1) * sizeof *grown);
+    if (grown == NULL) return -ERROR_NOMEM;
+    w->moved = grown;
+    w->moved[w->n_moved++] = (struct recovered_segment){.id = id, .bytes = bytes};
+    w->bytes += bytes;
+    return 0;
+}
+
+uint64_t wal_next_moved(const struct wal *w)
+{
+    return w->n_moved == 0 ? MOVED_FIRST : w->moved[w->n_moved - 1].id + 1;
+}
+
+uint64_t wal_index_before(const struct wal *w, uint64_t keep_bytes)
+{
+    uint64_t bytes = 0;
+    for (size_t i = w->n_segments; i-- > 0 && w->segments[i].id >= w->base.segment;) {
+        if (bytes >= keep_bytes && w->segments[i].end != 0) return w->segments[i].end;
+        bytes += w->segments[i].bytes;
+    }
+    return 0;
+}
+
+size_t wal_segments(const struct wal *w)
+{
+    return w->n_segments + w->n_moved;
+}
+
+/* That a record of a later segment is on the disk says that this one had been, with its mark. */
+static bool is_sealed(const struct wal *w, uint64_t id)
+{
+    if (moved_is(id) || id < w->base.segment) return true;
+    return present(w, w->persisted) && slot_at(w, w->persisted)->at.where.segment > id;
+}
+
+struct wal_segment wal_segment(const struct wal *w, size_t i)
+{
+    const struct recovered_segment *s = i < w->n_segments ? &w->segments[i] : &w->moved[i - w->n_segments];
+    bool followed = i + 1 < w->n_segments && s[1].id == s->id + 1 && s[1].first_seq != 0;
+    return (struct wal_segment){.id = s->id, .bytes = s->bytes, .raft = s->id >= w->base.segment && !moved_is(s->id), .sealed = is_sealed(w, s->id),
+                                .first_seq = s->first_seq, .last_seq = followed ? s[1].first_seq - 1 : 0, .salt = s->salt};
+}
+
+bool wal_settled(const struct wal *w, struct wal_segment *ret_segment, uint64_t *ret_until)
+{
+    if (w->n_segments == 0 || !present(w, w->persisted)) return false;
+    const struct recovered_entry *last = &slot_at(w, w->persisted)->at;
+    uint64_t end = last->where.position + last->length, settled = end - end % SEGMENT_HEADER;
+    struct wal_segment s = wal_segment(w, w->n_segments - 1);
+    if (s.id != last->where.segment || s.sealed) return false;
+    for (uint64_t i = w->persisted; i > w->base.index; i--) {
+        const struct recovered_entry *at = &slot_at(w, i)->at;
+        if (at->where.segment != s.id) return false;
+        if (at->where.position - RECORD_HEADER > settled) continue;
+        *ret_segment = s;
+        *ret_until = at->where.position - RECORD_HEADER;
+        return *ret_until > SEGMENT_HEADER;
+    }
+    return false;
+}
+
+size_t wal_entries_in(const struct wal *w, uint64_t segment, uint64_t from, uint64_t to, struct wal_place *places, size_t most)
+{
+    size_t n = 0;
+    for (uint64_t i = w->base.index + 1; i <= w->n && n < most; i++) {
+        const struct recovered_entry *at = &slot_at(w, i)->at;
+        uint64_t position = at->where.position - RECORD_HEADER;
+        if (at->where.segment > segment) break; /* places grow with the index */
+        if (at->where.segment != segment || position < from || position >= to) continue;
+        places[n++] = (struct wal_place){.index = i, .term = at->term, .position = position, .length = at->length, .crc = at->crc, .type = at->type};
+    }
+    return n;
+}
+
+void wal_roll(struct wal *w)
+{
+    if (w->segment != 0) w->position = w->segment_bytes; /* the mark goes where the last record ended: the writer knows */
+}
+
+const void *wal_note(const struct wal *w, size_t *ret_len)
+{
+    *ret_len = w->base.note_len;
+    return w->base.note;
+}
+
 /* ---- small things --------------------------------------------------------------------------------------------- */
 
 uint64_t wal_first_index(const struct wal *w)
 {
-    (void)w;
-    return 1; /* nothing is recycled yet: Raft snapshots will move it */
+    return w->base.index + 1;
 }
 
 uint64_t wal_last_index(const struct wal *w)
@@ -437,6 +649,21 @@ uint64_t wal_cut_bytes(const struct wal *w)
     return w->cut_bytes;
 }
 
+uint64_t wal_sync_under_way_us(const struct wal *w)
+{
+    return writer_busy_us(w->writer);
+}
+
+bool wal_no_room(struct wal *w)
+{
+    return writer_no_room(w->writer);
+}
+
+const struct prom_histogram *wal_sync_times(const struct wal *w)
+{
+    return writer_sync_times(w->writer);
+}
+
 uint64_t wal_queued_bytes(const struct wal *w)
 {
     return w->queued_bytes;
@@ -444,7 +671,8 @@ uint64_t wal_queued_bytes(const struct wal *w)
 
 uint64_t wal_term_at(const struct wal *w, uint64_t index)
 {
-    return index >= 1 && index <= w->n ? w->slots[index - 1].at.term : 0;
+    if (index == w->base.index) return w->base.term;
+    return present(w, index) ? slot_at(w, index)->at.term : 0;
 }
 
 uint64_t wal_term(const struct wal *w)

@@ -2,14 +2,21 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/mutant.h"
+#include "common/prom.h"
+#include "logd/wal/appender.h"
 #include "logd/wal/preparer.h"
 
 enum { GROUP_MAX = 512, GROUP_BYTES = 4 << 20 };
+#define QUICK_NS (UINT64_C(4) * 1000 * 1000 * 1000) /* a segment half full before that: preparer.h */
+#define ROOM_NS (UINT64_C(100) * 1000 * 1000)       /* a full disk is looked at so often */
+#define IDLE_NS (UINT64_C(5) * 1000 * 1000)         /* nothing came for so long: the log is idle */
 
 struct ops {
     struct writer_op *first, **end;
@@ -28,10 +35,15 @@ struct writer {
     /* shared, under `lock` */
     struct ops queued, done;
     bool stopping, failed;
+    bool no_room; /* it waits for room for the next segment */
     struct error error;
     /* the writer's thread only */
     struct preparer *preparer;
+    struct appender *appender; /* of tail.fd */
     struct writer_tail tail;
+    uint64_t begun_ns; /* the segment */
+    struct prom_histogram sync_times; /* read by others */
+    _Atomic uint64_t busy_since_ns;   /* a group is being written and synced; 0: none is. Read by others */
     /* the loop's thread only */
     bool told_failure;
     void (*stopped)(void *user, struct writer_op *unwritten);
@@ -42,13 +54,10 @@ int writer_segment_path(char *path, size_t size, const char *dir, uint64_t id)
     return snprintf(path, size, "%s/%020llu.seg", dir, (unsigned long long)id) < (int)size ? 0 : -ERROR_INVALID;
 }
 
-int writer_mark(const struct disk *disk, int fd, uint64_t at, uint32_t salt, uint64_t seq, uint32_t chain,
-                uint64_t next)
+void writer_mark(uint32_t salt, uint64_t seq, uint32_t chain, uint64_t next, uint8_t header[static RECORD_HEADER])
 {
-    uint8_t header[RECORD_HEADER];
     struct record mark = {.kind = RECORD_MARK, .index = next, .seq = seq, .synced = seq - 1, .chain = chain};
     record_encode(&mark, salt, NULL, header);
-    return disk_write_all(disk, fd, header, sizeof header, at);
 }
 
 static void ops_init(struct ops *o)
@@ -65,31 +74,63 @@ static void ops_add(struct ops *o, struct writer_op *list)
 
 /* ---- the writer's thread -------------------------------------------------------------------------------------- */
 
+/* The mark behind the last record; not synced. */
+static int put_mark(struct writer *w, uint64_t next)
+{
+    uint8_t header[RECORD_HEADER];
+    writer_mark(w->tail.salt, w->tail.synced + 1, w->tail.chain, next, header);
+    return appender_aside(w->appender, header, sizeof header);
+}
+
 /* The file gets its header under the temporary name and is renamed when all of it, and all of the segment before, is on
  * the disk: that a segment exists proves everything before it (segment.h). Then the one before is sealed with its name.
  */
 static int install_segment(struct writer *w, struct writer_op *op, int fd)
 {
-    uint8_t header[SEGMENT_HEADER];
+    _Alignas(SEGMENT_HEADER) uint8_t header[SEGMENT_HEADER]; /* the descriptor may be a direct one already */
     char path[PATH_MAX];
     const struct writer_tail *t = &w->tail;
     if (writer_segment_path(path, sizeof path, w->dir, op->segment.id) != 0) return -ENAMETOOLONG;
     op->segment.chain = t->chain;
     segment_header_encode(&op->segment, header);
     int rv = disk_write_all(w->disk, fd, header, sizeof header, 0);
-    if (rv == 0) rv = w->disk->datasync(w->disk, fd);
+    if (rv == 0 && !MUTANT(skip_header_sync)) rv = w->disk->datasync(w->disk, fd);
     if (rv == 0) rv = w->disk->rename(w->disk, preparer_path(w->preparer), path);
-    if (rv == 0) rv = w->disk->syncdir(w->disk, w->dir);
+    if (rv == 0 && !MUTANT(skip_dir_sync)) rv = w->disk->syncdir(w->disk, w->dir);
     if (rv != 0 || t->fd < 0) return rv;
-    rv = writer_mark(w->disk, t->fd, t->position, t->salt, t->synced + 1, t->chain, op->segment.id);
+    rv = put_mark(w, op->segment.id);
     return rv == 0 ? w->disk->datasync(w->disk, t->fd) : rv;
+}
+
+/* False: the log is being closed. */
+static bool wait_for_room(struct writer *w)
+{
+    uv_mutex_lock(&w->lock);
+    w->no_room = true;
+    if (!w->stopping) uv_cond_timedwait(&w->wake_writer, &w->lock, ROOM_NS);
+    bool goes_on = !w->stopping;
+    uv_mutex_unlock(&w->lock);
+    return goes_on;
+}
+
+/* The one place where a full disk is waited for: no byte of the log has been touched. */
+static int take_file(struct writer *w, struct writer_op *op, int *ret_fd, struct error *e)
+{
+    int rv;
+    while ((rv = preparer_take(w->preparer, op->segment.bytes, ret_fd, &op->segment.recycled, e)) == -ERROR_NOSPACE)
+        if (!wait_for_room(w)) return rv;
+    uv_mutex_lock(&w->lock);
+    w->no_room = false;
+    uv_mutex_unlock(&w->lock);
+    return rv;
 }
 
 static int begin_segment(struct writer *w, struct writer_op *op, struct error *e)
 {
-    int fd = -1, rv = preparer_take(w->preparer, op->segment.bytes, &fd, e);
+    int fd = -1, rv = take_file(w, op, &fd, e);
     if (rv != 0) return rv;
     rv = install_segment(w, op, fd);
+    if (rv == 0) rv = appender_begin(w->appender, fd, SEGMENT_HEADER);
     if (rv != 0) {
         w->disk->close(w->disk, fd);
         return error_errno(e, disk_error_code(rv), -rv, "cannot begin segment %llu in %s",
@@ -100,6 +141,7 @@ static int begin_segment(struct writer *w, struct writer_op *op, struct error *e
     w->tail.position = SEGMENT_HEADER;
     w->tail.segment_bytes = op->segment.bytes;
     w->tail.salt = op->segment.salt;
+    w->begun_ns = uv_hrtime();
     return 0;
 }
 
@@ -107,27 +149,29 @@ static int begin_segment(struct writer *w, struct writer_op *op, struct error *e
 static int write_group(struct writer *w, struct writer_op *first, const struct writer_op *end, struct error *e)
 {
     static const uint8_t padding[8];
-    static _Thread_local uint8_t headers[GROUP_MAX][RECORD_HEADER];
-    static _Thread_local struct iovec parts[3 * GROUP_MAX];
-    unsigned n = 0, n_parts = 0;
-    uint64_t at = first->position, last_seq = 0;
-    for (struct writer_op *op = first; op != end; op = op->next, n++) {
+    uint8_t header[RECORD_HEADER];
+    uint64_t last_seq = 0, begun = uv_hrtime();
+    int rv = 0;
+    atomic_store_explicit(&w->busy_since_ns, begun, memory_order_relaxed);
+    for (struct writer_op *op = first; op != end && rv == 0; op = op->next) {
         op->record.synced = w->tail.synced;
         op->record.chain = w->tail.chain;
-        record_encode(&op->record, w->tail.salt, op->payload == NULL ? NULL : op->payload->data, headers[n]);
+        record_encode(&op->record, w->tail.salt, op->payload == NULL ? NULL : op->payload->data, header);
         w->tail.chain = op->record.crc;
         last_seq = op->record.seq;
         uint64_t size = record_size(op->record.length), pad = size - RECORD_HEADER - op->record.length;
-        parts[n_parts++] = (struct iovec){headers[n], RECORD_HEADER};
-        if (op->record.length > 0) parts[n_parts++] = (struct iovec){op->payload->data, op->record.length};
-        if (pad > 0) parts[n_parts++] = (struct iovec){(void *)(uintptr_t)padding, (size_t)pad};
+        rv = appender_put(w->appender, header, sizeof header);
+        if (rv == 0 && op->payload != NULL) rv = appender_put(w->appender, op->payload->data, op->record.length);
+        if (rv == 0) rv = appender_put(w->appender, padding, pad);
         w->tail.position = op->position + size;
     }
-    int rv = disk_writev_all(w->disk, w->tail.fd, parts, (int)n_parts, at);
+    if (rv == 0) rv = appender_flush(w->appender);
     if (rv != 0) return error_errno(e, disk_error_code(rv), -rv, "a write to the log in %s failed", w->dir);
-    rv = w->disk->datasync(w->disk, w->tail.fd); /* <- here an acknowledged append became durable */
+    if (!MUTANT(skip_sync)) rv = w->disk->datasync(w->disk, w->tail.fd); /* <- here an acknowledged append became durable */
     if (rv != 0) return error_errno(e, disk_error_code(rv), -rv, "a sync of the log in %s failed", w->dir);
     w->tail.synced = last_seq;
+    prom_observe(&w->sync_times, (uv_hrtime() - begun) / 1000);
+    atomic_store_explicit(&w->busy_since_ns, 0, memory_order_relaxed);
     return 0;
 }
 
@@ -135,9 +179,8 @@ static int write_group(struct writer *w, struct writer_op *first, const struct w
  * changes bytes of the last group. The next record is written over it. */
 static int write_mark(struct writer *w, struct error *e)
 {
-    const struct writer_tail *t = &w->tail;
-    if (t->fd < 0) return 0;
-    int rv = writer_mark(w->disk, t->fd, t->position, t->salt, t->synced + 1, t->chain, 0);
+    if (w->tail.fd < 0) return 0;
+    int rv = put_mark(w, 0);
     return rv == 0 ? 0 : error_errno(e, disk_error_code(rv), -rv, "a write to the log in %s failed", w->dir);
 }
 
@@ -190,7 +233,8 @@ static int work_off(struct writer *w, struct writer_op *ops, struct error *e)
             return rv;
         }
         report(w, ops, end);
-        if (w->tail.position > w->tail.segment_bytes / 2) preparer_ask(w->preparer, w->prepare_bytes);
+        if (w->tail.position > w->tail.segment_bytes / 2)
+            preparer_ask(w->preparer, w->prepare_bytes, uv_hrtime() - w->begun_ns > QUICK_NS);
         ops = end;
     }
     return 0;
@@ -202,10 +246,15 @@ static void run(void *argument)
     struct error e;
     bool marked = false; /* also what was recovered gets its mark */
     int rv = 0;
-    if (w->tail.fd < 0) preparer_ask(w->preparer, w->prepare_bytes);
+    w->begun_ns = uv_hrtime();
+    if (w->tail.fd < 0) preparer_ask(w->preparer, w->prepare_bytes, false);
     while (rv == 0) {
         uv_mutex_lock(&w->lock);
-        while (marked && w->queued.first == NULL && !w->stopping) uv_cond_wait(&w->wake_writer, &w->lock);
+        bool idle = false;
+        while (w->queued.first == NULL && !w->stopping && !idle) {
+            if (marked) uv_cond_wait(&w->wake_writer, &w->lock);
+            else idle = uv_cond_timedwait(&w->wake_writer, &w->lock, IDLE_NS) == UV_ETIMEDOUT;
+        }
         struct writer_op *ops = w->queued.first;
         bool stop = w->stopping && ops == NULL && marked;
         ops_init(&w->queued);
@@ -229,7 +278,7 @@ static void on_wake_loop(uv_async_t *async)
     struct writer *w = async->data;
     uv_mutex_lock(&w->lock);
     struct writer_op *done = w->done.first;
-    bool failed = w->failed;
+    bool failed = w->failed && !(w->stopping && w->no_room); /* closed while it waited for room: nothing failed */
     ops_init(&w->done);
     uv_mutex_unlock(&w->lock);
     if (done != NULL) w->handlers.on_done(w->user, done);
@@ -264,8 +313,14 @@ int writer_start(uv_loop_t *loop, const struct disk *disk, const char *dir, uint
         return error_uv(e, ERROR_IO, rv, "cannot make the log's wake-up");
     }
     w->wake_loop.data = w;
-    rv = preparer_new(disk, dir, &w->preparer, e);
+    w->appender = appender_new(disk);
+    rv = w->appender == NULL ? error_set(e, ERROR_NOMEM, "no memory for the log") : preparer_new(disk, dir, prepare_bytes, &w->preparer, e);
     if (rv != 0) goto err_async;
+    rv = tail->fd < 0 ? 0 : appender_begin(w->appender, tail->fd, tail->position);
+    if (rv != 0) {
+        rv = error_errno(e, disk_error_code(rv), -rv, "cannot go on writing the log in %s", dir);
+        goto err_preparer_only;
+    }
     uv_mutex_init(&w->lock);
     uv_cond_init(&w->wake_writer);
     rv = uv_thread_create(&w->thread, run, w);
@@ -279,10 +334,36 @@ int writer_start(uv_loop_t *loop, const struct disk *disk, const char *dir, uint
 err_preparer:
     uv_cond_destroy(&w->wake_writer);
     uv_mutex_destroy(&w->lock);
+err_preparer_only:
     preparer_free(w->preparer);
 err_async:
+    appender_free(w->appender);
     uv_close((uv_handle_t *)&w->wake_loop, on_start_failed);
     return rv;
+}
+
+bool writer_recycle(struct writer *w, const char *path, uint64_t bytes, unsigned most)
+{
+    return preparer_recycle(w->preparer, path, bytes, most);
+}
+
+const struct prom_histogram *writer_sync_times(const struct writer *w)
+{
+    return &w->sync_times;
+}
+
+bool writer_no_room(struct writer *w)
+{
+    uv_mutex_lock(&w->lock);
+    bool no_room = w->no_room;
+    uv_mutex_unlock(&w->lock);
+    return no_room;
+}
+
+uint64_t writer_busy_us(const struct writer *w)
+{
+    uint64_t since = atomic_load_explicit(&w->busy_since_ns, memory_order_relaxed), now = uv_hrtime();
+    return since == 0 || since > now ? 0 : (now - since) / 1000;
 }
 
 void writer_push(struct writer *w, struct writer_op *ops)
@@ -312,6 +393,7 @@ void writer_stop(struct writer *w, void (*stopped)(void *user, struct writer_op 
     uv_thread_join(&w->thread);
     on_wake_loop(&w->wake_loop);
     preparer_free(w->preparer);
+    appender_free(w->appender);
     if (w->tail.fd >= 0) w->disk->close(w->disk, w->tail.fd);
     uv_close((uv_handle_t *)&w->wake_loop, on_closed);
 }

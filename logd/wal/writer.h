@@ -7,6 +7,7 @@
 #ifndef CRSC_LOGD_WAL_WRITER_H
 #define CRSC_LOGD_WAL_WRITER_H
 
+#include <stdbool.h>
 #include <uv.h>
 
 #include "common/buf.h"
@@ -15,6 +16,7 @@
 #include "logd/wal/segment.h"
 
 struct writer;
+struct prom_histogram;
 
 struct writer_op {
     struct writer_op *next;
@@ -44,8 +46,20 @@ int writer_start(uv_loop_t *loop, const struct disk *disk, const char *dir, uint
                  const struct writer_tail *tail, const struct writer_handlers *handlers, void *user,
                  struct writer **ret_writer, struct error *e);
 
+/* How long writing and syncing took, group by group. Any thread. */
+const struct prom_histogram *writer_sync_times(const struct writer *w);
+
+/* It waits for room on the disk for the next segment, and goes on by itself. Any thread. */
+bool writer_no_room(struct writer *w);
+
+/* For how long the group that is being written and synced has been; 0: none is. Any thread. */
+uint64_t writer_busy_us(const struct writer *w);
+
 /* Queues ops (a list). Loop's thread. */
 void writer_push(struct writer *w, struct writer_op *ops);
+
+/* A segment nobody needs becomes a later one: preparer_recycle(). Loop's thread. */
+bool writer_recycle(struct writer *w, const char *path, uint64_t bytes, unsigned most);
 
 /* Writes what is queued (the handlers may still be called from here), ends the thread, and from the loop calls
  * `stopped` with the ops that were not written (after a failure). */
@@ -54,9 +68,7 @@ void writer_stop(struct writer *w, void (*stopped)(void *user, struct writer_op 
 /* "DIR/00000000000000000007.seg"; 0 or -ERROR_INVALID (too long). */
 int writer_segment_path(char *ret_path, size_t size, const char *dir, uint64_t id);
 
-/* Writes, without a sync, the mark that says: every record before `seq` is on the disk (`next`: and so is segment
- * `next`). 0 or a negated errno. */
-int writer_mark(const struct disk *disk, int fd, uint64_t at, uint32_t salt, uint64_t seq, uint32_t chain,
-                uint64_t next);
+/* The mark that says: every record before `seq` is on the disk (`next`: and so is segment `next`). */
+void writer_mark(uint32_t salt, uint64_t seq, uint32_t chain, uint64_t next, uint8_t ret_header[static RECORD_HEADER]);
 
 #endif

@@ -27,9 +27,12 @@ static const char script[] =
     "root=$2; log=$4; verb=$7; shift 7\n"
     "say() { echo \"{\\\"level\\\":\\\"error\\\",\\\"msg\\\":\\\"$1\\\"}\" >>$log; exit 1; }\n"
     "previous=; image=; for id in \"$@\"; do\n"
-    "  [ \"$previous\" = --pid-file ] && pid_file=$id; [ \"$previous\" = --image-path ] && image=$id; previous=$id; done\n"
+    "  [ \"$previous\" = --pid-file ] && pid_file=$id; [ \"$previous\" = --image-path ] && image=$id\n"
+    "  [ \"$previous\" = --work-path ] && work=$id; previous=$id; done\n"
     "echo \"$verb $id\" >>$here/calls\n"
     "[ -e $here/$verb-fails ] && { rm $here/$verb-fails; say 'told to fail'; }\n"
+    "[ -e $here/criu-fails-$verb ] && { rm $here/criu-fails-$verb; echo '(0.1) Error (x.c:1): Restoring FAILED.' >$work/$verb.log; say 'criu failed'; }\n"
+    "[ -e $here/criu-killed ] && [ $verb = checkpoint ] && { rm $here/criu-killed; echo '(0.1) Seized' >$work/dump.log; say 'criu: signal: killed'; }\n"
     "pid=$(cat $root/$id/pid 2>/dev/null)\n"
     "case $verb in\n"
     "  run|restore) [ -e $root/$id ] && say 'container with id already exists'; mkdir -p $root/$id\n"
@@ -92,17 +95,22 @@ static void on_closed(void *user)
     closed++;
 }
 
-static int make(struct driver **ret_driver, uint32_t timeout_ms, struct error *e)
+static int make_named(const char *name, const char *bundle, struct driver **ret_driver, uint32_t timeout_ms, struct error *e)
 {
-    const struct local_options options = {.name = "app",
+    const struct local_options options = {.name = name,
                                           .stream = "a/b/c/app",
-                                          .bundle = at("bundle"),
+                                          .bundle = at(bundle),
                                           .state_dir = at("state"),
                                           .runc_root = at("root"),
                                           .runc = at("runc"),
                                           .criu = at("criu"),
                                           .timeout_ms = timeout_ms};
     return local_new(&loop, &options, on_change, NULL, ret_driver, e);
+}
+
+static int make(struct driver **ret_driver, uint32_t timeout_ms, struct error *e)
+{
+    return make_named("app", "bundle", ret_driver, timeout_ms, e);
 }
 
 /* What is wanted of a call that was begun. */
@@ -258,13 +266,13 @@ static void a_restore_begins_where_the_dump_was(void **state)
     assert_false(there("state/app/dumps/c1"));
     done(driver->ops->pack(driver, "c1", 120, on_outcome, NULL, NULL), 0); /* once more: the same */
     assert_string_equal(last.digest, digest);
-    done(driver->ops->restore(driver, "c1", digest, 121, on_outcome, NULL, NULL), -ERROR_CORRUPT);
+    done(driver->ops->restore(driver, driver, "c1", digest, 121, on_outcome, NULL, NULL), -ERROR_CORRUPT);
     digest[20] = digest[20] == 'a' ? 'b' : 'a';
-    done(driver->ops->restore(driver, "c1", digest, 120, on_outcome, NULL, NULL), -ERROR_NOT_FOUND);
+    done(driver->ops->restore(driver, driver, "c1", digest, 120, on_outcome, NULL, NULL), -ERROR_NOT_FOUND);
     assert_int_equal(instance()->state, WORLD_APP_EXITED);
-    done(driver->ops->restore(driver, "c2", digest, 120, on_outcome, NULL, NULL), -ERROR_NOT_FOUND);
+    done(driver->ops->restore(driver, driver, "c2", digest, 120, on_outcome, NULL, NULL), -ERROR_NOT_FOUND);
     done(driver->ops->pack(driver, "c1", 120, on_outcome, NULL, NULL), 0);
-    done(driver->ops->restore(driver, "c1", last.digest, 120, on_outcome, NULL, NULL), 0);
+    done(driver->ops->restore(driver, driver, "c1", last.digest, 120, on_outcome, NULL, NULL), 0);
     assert_int_equal(instance()->state, WORLD_APP_RUNNING);
     assert_int_equal(instance()->offset, 120);
     assert_string_equal(instance()->snapshot, "c1");
@@ -287,10 +295,14 @@ static void a_failed_restore_is_not_the_snapshots_fault(void **state)
     write_text(at("restore-fails"), "", 0644);
     char digest[DRIVER_DIGEST_MAX];
     memcpy(digest, last.digest, sizeof digest);
-    done(driver->ops->restore(driver, "c1", digest, 5, on_outcome, NULL, NULL), -ERROR_IO);
+    done(driver->ops->restore(driver, driver, "c1", digest, 5, on_outcome, NULL, NULL), -ERROR_IO);
+    assert_false(last.tried); /* runc failed before CRIU saw the image */
+    write_text(at("criu-fails-restore"), "", 0644);
+    done(driver->ops->restore(driver, driver, "c1", digest, 5, on_outcome, NULL, NULL), -ERROR_IO);
+    assert_true(last.tried);
     look();
     assert_int_equal(instance()->state, WORLD_APP_EXITED);
-    done(driver->ops->restore(driver, "c1", digest, 5, on_outcome, NULL, NULL), 0);
+    done(driver->ops->restore(driver, driver, "c1", digest, 5, on_outcome, NULL, NULL), 0);
 }
 
 static void a_changed_specification_fits_no_more(void **state)
@@ -302,10 +314,42 @@ static void a_changed_specification_fits_no_more(void **state)
     snprintf(spec, sizeof spec, "%s", driver->spec);
     memcpy(digest, last.digest, sizeof digest);
     write_text(at("bundle/config.json"), "{\"the\":\"second\"}", 0644);
-    done(driver->ops->restore(driver, "c1", digest, 9, on_outcome, NULL, NULL), -ERROR_CONFLICT);
+    done(driver->ops->restore(driver, driver, "c1", digest, 9, on_outcome, NULL, NULL), -ERROR_CONFLICT);
     assert_string_not_equal(driver->spec, spec);
     start();
     assert_true(instance()->fits);
+}
+
+/* Two bundles that differ in nothing but where they run have one specification. */
+static void a_replica_is_restored_from_anothers_image(void **state)
+{
+    (void)state;
+    static const char here[] = "{\"a\":1,\"linux\":{\"cgroupsPath\":\"/x\",\"namespaces\":[{\"type\":\"pid\"},{\"type\":\"network\",\"path\":\"/n/x\"}]}}";
+    static const char there_too[] = "{\"a\":1,\"linux\":{\"namespaces\":[{\"type\":\"pid\"},{\"type\":\"network\",\"path\":\"/n/y\"}]}}";
+    static const char other[] = "{\"a\":2,\"linux\":{\"namespaces\":[{\"type\":\"pid\"},{\"type\":\"network\",\"path\":\"/n/y\"}]}}";
+    struct driver *first, *second;
+    struct error e = {0};
+    char digest[DRIVER_DIGEST_MAX];
+    write_text(at("bundle/config.json"), here, 0644);
+    mkdir(at("bundle2"), 0755);
+    write_text(at("bundle2/config.json"), there_too, 0644);
+    start();
+    snapshot("c1", 7);
+    memcpy(digest, last.digest, sizeof digest);
+    first = driver;
+    assert_int_equal(make_named("app2", "bundle2", &second, 10000, &e), 0);
+    driver = second;
+    look();
+    done(second->ops->restore(second, second, "c1", digest, 7, on_outcome, NULL, NULL), -ERROR_NOT_FOUND);
+    assert_string_equal(first->spec, second->spec);
+    done(second->ops->restore(second, first, "c1", digest, 7, on_outcome, NULL, NULL), 0);
+    assert_int_equal(instance()->offset, 7);
+    assert_true(instance()->fits && !second->ops->has(second, "c1") && first->ops->has(first, "c1"));
+    assert_true(there("state/app/images/c1") && there("root/app2-2"));
+    write_text(at("bundle2/config.json"), other, 0644);
+    done(second->ops->restore(second, first, "c1", digest, 7, on_outcome, NULL, NULL), -ERROR_CONFLICT);
+    close_driver(true);
+    driver = first;
 }
 
 static void a_failed_dump_leaves_the_app(void **state)
@@ -337,8 +381,12 @@ static void a_dump_cut_short_condemns_the_app(void **state)
     open_driver(10000);
     assert_int_equal(instance()->state, WORLD_APP_EXITED); /* the next driver knows, too */
     assert_true(there("root/app-1"));
+    assert_int_equal(unlink(at("checkpoint-hangs")), 0);
     start();
     assert_false(there("root/app-1"));
+    write_text(at("criu-killed"), "", 0644); /* out of memory, say: runc itself goes on and says that it failed */
+    done(driver->ops->dump(driver, instance()->generation, "c2", on_outcome, NULL, NULL), -ERROR_IO);
+    assert_true(last.lost);
 }
 
 static void a_container_of_somebody_elses_can_be_adopted(void **state)
@@ -379,6 +427,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_restore_begins_where_the_dump_was, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_failed_restore_is_not_the_snapshots_fault, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_changed_specification_fits_no_more, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_replica_is_restored_from_anothers_image, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_failed_dump_leaves_the_app, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_dump_cut_short_condemns_the_app, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_container_of_somebody_elses_can_be_adopted, set_up, tear_down),

@@ -44,7 +44,11 @@ int watch_start(uv_loop_t *loop, const struct process *p, void (*on_end)(void *u
         return error_uv(e, ERROR_IO, rv, "process %d cannot be watched", (int)p->pid);
     }
     w->poll.data = w;
-    uv_poll_start(&w->poll, UV_READABLE, on_readable);
+    rv = uv_poll_start(&w->poll, UV_READABLE, on_readable);
+    if (rv != 0) {
+        watch_stop(w);
+        return error_uv(e, ERROR_IO, rv, "process %d cannot be watched", (int)p->pid);
+    }
     *ret_watch = w;
     return 0;
 }

@@ -36,6 +36,8 @@ void bad_add(struct reconcile *r, const char *id, const char *reason);
 /* The checkpoint under way is given up; what there is of it will be recorded as failed. */
 void checkpoint_fail(struct reconcile *r, const struct world *w, const char *reason);
 
+extern const char spoilt_reason[];
+
 bool store_next(struct reconcile *r, const struct world *w, struct reconcile_action *a);
 void store_done(struct reconcile *r, enum reconcile_act act, const struct world *w,
                 const struct reconcile_result *result);

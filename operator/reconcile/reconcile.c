@@ -8,6 +8,8 @@
 
 #include "operator/reconcile/internal.h"
 
+const char spoilt_reason[] = "the replica that took it has diverged";
+
 /* --- small things */
 
 uint64_t pause_us(uint64_t first, uint64_t most, unsigned failures)
@@ -43,16 +45,9 @@ size_t snapshot_find(const struct world *w, const char *id)
     return i;
 }
 
-static bool bad_known(const struct reconcile *r, const char *id)
-{
-    for (unsigned i = 0; i < r->n_bad; i++)
-        if (strcmp(r->bad[i].id, id) == 0) return true;
-    return false;
-}
-
 void bad_add(struct reconcile *r, const char *id, const char *reason)
 {
-    if (bad_known(r, id)) return;
+    if (reconcile_knows_bad(r, id)) return;
     if (r->n_bad == RECONCILE_BAD_MAX) memmove(r->bad, r->bad + 1, --r->n_bad * sizeof *r->bad);
     struct reconcile_bad *bad = &r->bad[r->n_bad++];
     copy_text(bad->id, sizeof bad->id, id);
@@ -64,7 +59,7 @@ const struct world_snapshot *snapshot_newest(const struct reconcile *r, const st
     const struct world_snapshot *best = NULL;
     for (size_t i = 0; i < w->log.n_snapshots; i++) {
         const struct world_snapshot *s = &w->log.snapshots[i];
-        if (s->state != WORLD_VALID || !s->fits || bad_known(r, s->id)) continue;
+        if (s->state != WORLD_VALID || !s->fits || reconcile_knows_bad(r, s->id)) continue;
         if (s->offset + 1 < w->log.first_offset) continue; /* what follows it was trimmed */
         if (best == NULL || s->offset >= best->offset) best = s;
     }
@@ -125,6 +120,14 @@ static bool resume(struct reconcile *r, const struct world *w, const char *token
     return true;
 }
 
+static bool foreign_drain(const struct reconcile *r, const struct world *w)
+{
+    const char *token = w->interceptor.token;
+    if (token[0] == '\0' || strcmp(token, r->ended_token) == 0) return false;
+    bool ours = (r->stage == RECONCILE_DUMPED || r->stage == RECONCILE_RESUMED) && strcmp(token, r->checkpoint) == 0;
+    return !ours;
+}
+
 /* --- no app: bring one back */
 
 static bool fresh_possible(const struct world *w)
@@ -132,18 +135,24 @@ static bool fresh_possible(const struct world *w)
     return w->log.first_offset <= 1;
 }
 
-/* Did restores of this snapshot end in death too often, while there is another way? Then it is to blame. */
+/* Holds a snapshot for bad that was never shown to be: only while there is another way. */
+static bool give_up_snapshot(struct reconcile *r, const struct world *w, const char *id, const char *reason)
+{
+    bool known = reconcile_knows_bad(r, id);
+    bad_add(r, id, reason);
+    if (known || snapshot_newest(r, w) != NULL || fresh_possible(w)) return true;
+    r->n_bad--; /* there is nothing else: keep it */
+    return false;
+}
+
+/* Did restores of this snapshot end in death too often? Then it is to blame. */
 static void judge_snapshot(struct reconcile *r, const struct world *w)
 {
     const char *id = w->instance.snapshot;
     if (r->killing || r->active_since_us != 0 || id[0] == '\0') return;
     if (strcmp(r->early_snapshot, id) != 0) r->early_deaths = 0;
     copy_text(r->early_snapshot, sizeof r->early_snapshot, id);
-    if (++r->early_deaths < EARLY_DEATHS) return;
-    bool known = bad_known(r, id);
-    bad_add(r, id, "the app dies again and again after it is restored from it");
-    if (known || snapshot_newest(r, w) != NULL || fresh_possible(w)) return;
-    r->n_bad--; /* there is nothing else: keep it */
+    if (++r->early_deaths >= EARLY_DEATHS) give_up_snapshot(r, w, id, "the app dies again and again after it is restored from it");
 }
 
 /* Once for each time the app is found gone. */
@@ -166,11 +175,16 @@ static bool revive(struct reconcile *r, const struct world *w, struct reconcile_
 {
     if (r->stage == RECONCILE_DRAINED || r->stage == RECONCILE_DUMPED) checkpoint_fail(r, w, "the app ended meanwhile");
     if (!r->counted) count_death(r, w);
-    if (r->deaths > 1)
+    if (r->start_failures > 0)
+        say(r, "%u attempts to start the app failed in a row; the pause before the next: %" PRIu64 " ms", r->start_failures,
+            r->delay_us / 1000);
+    else if (r->deaths > 1)
         say(r, "the app ended %u times in a row; the last pause before a start: %" PRIu64 " ms", r->deaths,
             r->delay_us / 1000);
     else
         say(r, w->instance.state == WORLD_APP_EXITED ? "the app has ended" : "there is no app");
+    /* First: should it go on while another process is at the same address already, that one might be taken for the old one. */
+    if (w->interceptor.state != WORLD_UNREACHABLE && foreign_drain(r, w) && !calls_pause(r, w)) return resume(r, w, w->interceptor.token, a);
     if (w->now_us < r->next_start_us) {
         wake_at(r, r->next_start_us);
         return false;
@@ -194,39 +208,57 @@ static bool revive(struct reconcile *r, const struct world *w, struct reconcile_
     return true;
 }
 
+/* A restore failed. Is its snapshot given up, and the next older one's turn? What failed before CRIU had a look at the image (a full
+ * disk, no memory, no runc) says nothing about the snapshot, and would condemn one after the other. */
+static bool restore_hopeless(struct reconcile *r, const struct world *w, const struct reconcile_result *result)
+{
+    if (result->outcome == RECONCILE_CORRUPT) {
+        bad_add(r, r->restoring, result->reason);
+        return true;
+    }
+    if (!result->tried || ++r->restore_failures < RESTORE_TRIES) return false;
+    return give_up_snapshot(r, w, r->restoring, result->reason);
+}
+
 static void start_done(struct reconcile *r, enum reconcile_act what, const struct world *w,
                        const struct reconcile_result *result)
 {
     r->killing = false;
     if (result->outcome == RECONCILE_OK) {
         r->counted = false; /* its end will be a new one */
-        r->restore_failures = 0;
+        r->start_failures = r->restore_failures = 0;
         r->active_since_us = r->lost_since_us = 0;
         return;
     }
     r->counted = true;
-    if (what == RECONCILE_RESTORE) {
-        r->restore_failures++;
-        bool hopeless = result->outcome == RECONCILE_CORRUPT || r->restore_failures >= RESTORE_TRIES;
-        if (hopeless) bad_add(r, r->restoring, result->reason); /* and the next older one at once */
-        if (hopeless) r->restore_failures = 0;
-        r->next_start_us = w->now_us + (hopeless ? 0 : CALL_FIRST_US);
+    if (what == RECONCILE_RESTORE && restore_hopeless(r, w, result)) {
+        r->start_failures = r->restore_failures = 0;
+        r->next_start_us = w->now_us;
         return;
     }
-    r->deaths++;
-    r->delay_us = pause_us(PAUSE_FIRST_US, PAUSE_MOST_US, r->deaths);
+    r->start_failures++;
+    r->delay_us = pause_us(CALL_FIRST_US, PAUSE_MOST_US, r->start_failures);
     r->next_start_us = w->now_us + r->delay_us;
 }
 
 /* --- a running app that answers: checkpoints */
 
-static void checkpoint_begin(struct reconcile *r, const struct world *w)
+bool reconcile_ready(const struct reconcile *r, const struct world *w)
 {
     const struct world_snapshot *newest = snapshot_newest(r, w);
+    const struct world_instance *inst = &w->instance;
+    const struct world_interceptor *icept = &w->interceptor;
+    bool grown = newest != NULL ? icept->executed > newest->offset : icept->executed > 0 || inst->generation == 0;
+    bool known = inst->state == WORLD_APP_RUNNING && inst->attached && strcmp(inst->identity, icept->identity) == 0;
+    bool sound = icept->state == WORLD_ACTIVE && !icept->lost && !icept->suspect && icept->diverged == 0;
+    return r->policy.checkpoints && w->log.known && known && sound && inst->fits && grown && r->stage == RECONCILE_IDLE &&
+           r->pending[RECONCILE_LANE_STORE] == RECONCILE_NOTHING;
+}
+
+static void checkpoint_begin(struct reconcile *r, const struct world *w)
+{
     uint64_t executed = w->interceptor.executed;
-    bool grown = newest != NULL ? executed > newest->offset : executed > 0 || w->instance.generation == 0;
-    if (!r->policy.checkpoints || !w->instance.fits || !grown || r->pending[RECONCILE_LANE_STORE] != RECONCILE_NOTHING)
-        return;
+    if (!w->turn || !reconcile_ready(r, w)) return;
     if (w->now_us < r->next_checkpoint_us || w->now_us < r->next_store_us) {
         wake_at(r, w->now_us < r->next_checkpoint_us ? r->next_checkpoint_us : r->next_store_us);
         return;
@@ -236,7 +268,7 @@ static void checkpoint_begin(struct reconcile *r, const struct world *w)
     while (snapshot_find(w, r->checkpoint) < w->log.n_snapshots);
     r->stage = RECONCILE_TAKING;
     r->checkpoint_offset = executed;
-    r->dump_complete = false;
+    r->dump_complete = r->spoilt = false;
     r->checkpoint_reason[0] = '\0';
     r->next_checkpoint_us = w->now_us + r->policy.interval_us;
 }
@@ -274,15 +306,18 @@ static void drain_done(struct reconcile *r, const struct world *w, const struct 
     r->stage = RECONCILE_DUMPED;
 }
 
+static void condemn(struct reconcile *r, uint64_t generation, const char *what, const char *why)
+{
+    r->condemned = true;
+    r->condemned_generation = generation;
+    snprintf(r->condemned_reason, sizeof r->condemned_reason, "%.60s: %.180s", what, why);
+}
+
 static void dump_done(struct reconcile *r, const struct world *w, const struct reconcile_result *result)
 {
     r->dump_complete = result->outcome == RECONCILE_OK;
     if (!r->dump_complete) copy_text(r->checkpoint_reason, sizeof r->checkpoint_reason, result->reason);
-    if (result->lost) {
-        r->condemned = true;
-        r->condemned_generation = r->checkpoint_generation;
-        snprintf(r->condemned_reason, sizeof r->condemned_reason, "a dump of it was cut short: %.200s", result->reason);
-    }
+    if (result->lost) condemn(r, r->checkpoint_generation, "a dump of it was cut short", result->reason);
     r->stage = RECONCILE_RESUMED;
 }
 
@@ -300,19 +335,32 @@ static void resume_done(struct reconcile *r, const struct world *w, const struct
         checkpoint_fail(r, w, "the drain was broken: the dump may contain later requests");
     else if (result->offset != r->checkpoint_offset)
         checkpoint_fail(r, w, "the interceptor drained to another offset than it said");
+    else if (r->spoilt)
+        checkpoint_fail(r, w, spoilt_reason);
     else
         r->stage = RECONCILE_PACKED;
 }
 
-/* --- a running app */
+/* --- an app whose answers are not the majority's */
 
-static bool foreign_drain(const struct reconcile *r, const struct world *w)
+/* What this replica took since its answers were last known to be right may contain what is wrong. The interceptor says so until another
+ * instance is attached: so this holds whatever becomes of the old one, and of the operator. */
+static void distrust(struct reconcile *r, const struct world *w)
 {
-    const char *token = w->interceptor.token;
-    if (token[0] == '\0' || strcmp(token, r->ended_token) == 0) return false;
-    bool ours = (r->stage == RECONCILE_DUMPED || r->stage == RECONCILE_RESUMED) && strcmp(token, r->checkpoint) == 0;
-    return !ours;
+    r->distrusting = false;
+    if (w->interceptor.state == WORLD_UNREACHABLE || w->interceptor.diverged == 0) return;
+    for (size_t i = 0; i < w->log.n_snapshots; i++) {
+        const struct world_snapshot *s = &w->log.snapshots[i];
+        if (s->state != WORLD_VALID || !s->ours || s->offset < w->interceptor.agreed) continue;
+        bad_add(r, s->id, spoilt_reason);
+        r->distrusting = true;
+    }
+    if (r->stage == RECONCILE_DRAINED || r->stage == RECONCILE_DUMPED) checkpoint_fail(r, w, spoilt_reason);
+    r->spoilt = r->stage != RECONCILE_IDLE;
+    r->distrusting = r->distrusting || r->spoilt;
 }
+
+/* --- a running app */
 
 /* Of an app that the interceptor knows. Is it gone, and its process was only slower to say so? */
 static bool lost_too_long(struct reconcile *r, const struct world *w)
@@ -336,6 +384,26 @@ static bool adopt_or_kill(struct reconcile *r, const struct world *w, struct rec
     return act(r, w, RECONCILE_ADOPT, a);
 }
 
+/* The interceptor was started again and knows nothing of this instance, which the one before it served. */
+static bool attach_again(struct reconcile *r, const struct world *w, struct reconcile_action *a)
+{
+    const struct world_interceptor *icept = &w->interceptor;
+    if (icept->proof == WORLD_PROOF_PENDING) {
+        say(r, "the interceptor was started again and reads the log");
+        return false;
+    }
+    if (icept->proof != WORLD_PROOF_KNOWN || strcmp(icept->proven, w->instance.identity) != 0)
+        return kill_instance(r, w, "the interceptor was started again and nobody knows what this instance executed", a);
+    say(r, "the interceptor was started again, and the log proves what this instance executed");
+    if (calls_pause(r, w)) return false;
+    act(r, w, RECONCILE_ATTACH, a);
+    a->offset = icept->proven_offset;
+    a->again = true;
+    r->attaching_again = true;
+    r->again_generation = a->generation;
+    return true;
+}
+
 static bool keep(struct reconcile *r, const struct world *w, struct reconcile_action *a)
 {
     const struct world_instance *inst = &w->instance;
@@ -343,14 +411,15 @@ static bool keep(struct reconcile *r, const struct world *w, struct reconcile_ac
     r->counted = false;
     r->reason[0] = '\0';
     if (r->condemned && r->condemned_generation == inst->generation) return kill_instance(r, w, r->condemned_reason, a);
-    if (!inst->origin_known) return adopt_or_kill(r, w, a);
-    if (icept->state == WORLD_UNREACHABLE) {
+    if (icept->state == WORLD_UNREACHABLE) { /* what it knows of the instance is not known either */
         say(r, "the interceptor does not answer");
+        if (r->stage == RECONCILE_DRAINED || r->stage == RECONCILE_DUMPED) checkpoint_fail(r, w, r->reason);
         return false;
     }
+    if (!inst->origin_known) return adopt_or_kill(r, w, a);
     bool same = strcmp(icept->identity, inst->identity) == 0;
-    if (!same && inst->attached)
-        return kill_instance(r, w, "the interceptor was started again and nobody knows what this instance executed", a);
+    if (!same && inst->attached) return attach_again(r, w, a);
+    if (same && icept->diverged != 0) return kill_instance(r, w, "it has diverged: its answers are not those of the majority of replicas", a);
     if (same && icept->suspect)
         return kill_instance(r, w, "it dropped a request: nobody knows whether it executed it", a);
     if (same && lost_too_long(r, w)) return kill_instance(r, w, "its process lives but takes no connections", a);
@@ -358,7 +427,11 @@ static bool keep(struct reconcile *r, const struct world *w, struct reconcile_ac
         say(r, "a drain that nobody needs any more is ended");
         return !calls_pause(r, w) && resume(r, w, icept->token, a);
     }
-    if (!same) {
+    if (!same && r->distrusting) { /* once another one is attached, nobody would know any more what is to be distrusted */
+        say(r, "the checkpoints of the one that diverged are recorded as failed first");
+        return false;
+    }
+    if (!same || !inst->attached) { /* never left unmarked: C1 rests on it */
         say(r, "the interceptor is told of it");
         return !calls_pause(r, w) && act(r, w, RECONCILE_ATTACH, a);
     }
@@ -380,11 +453,18 @@ static bool app_next(struct reconcile *r, const struct world *w, struct reconcil
         say(r, w->log.known ? "the machine's containers have not been looked at yet" : "the log has not answered yet");
         return false;
     }
+    distrust(r, w);
     if (r->stage == RECONCILE_RESUMED) { /* first of all: requests wait for it */
         if (w->interceptor.state != WORLD_UNREACHABLE) return resume(r, w, r->checkpoint, a);
         checkpoint_fail(r, w, r->dump_complete ? "the interceptor could not confirm the drain" : r->checkpoint_reason);
     }
     return inst->state == WORLD_APP_RUNNING ? keep(r, w, a) : revive(r, w, a);
+}
+
+static void attach_done(struct reconcile *r, const struct reconcile_result *result)
+{
+    if (r->attaching_again && result->refused) condemn(r, r->again_generation, "a new interceptor would not take it", result->reason);
+    r->attaching_again = false;
 }
 
 static void call_done(struct reconcile *r, const struct world *w, bool ok)
@@ -414,6 +494,7 @@ static void app_done(struct reconcile *r, enum reconcile_act what, const struct 
         resume_done(r, w, result);
         call_done(r, w, result->outcome == RECONCILE_OK || result->refused);
         break;
+    case RECONCILE_ATTACH: attach_done(r, result); call_done(r, w, result->outcome == RECONCILE_OK); break;
     default: call_done(r, w, result->outcome == RECONCILE_OK); break;
     }
 }

@@ -13,12 +13,14 @@
  *                 DRAIN, DUMP, RESUME                                 PACK, RECORD valid | RECORD failed
  *
  * What always holds (the property test checks it on a model):
- *   C1 An instance is attached once, and with the offset of its origin; if the interceptor forgets it, it is killed.
+ *   C1 An instance is attached once, and with the offset of its origin; if the interceptor forgets it (it was started again),
+ *      it is attached with the offset that the new one proves from the log, or else killed.
  *   C2 A snapshot is valid only if the interceptor confirmed, after the dump had ended, that the drain was never broken.
  *   C3 Only a valid snapshot of the same specification is restored.
  *   C4 The newest `retain` valid ones, and the one that the running instance came from, are never deleted.
  *   C5 struct reconcile can be lost at any moment: a new one goes on from what is seen.
  *   C6 Failures are answered with growing pauses, so that nothing is done in a storm.
+ *   C7 What a replica took that has diverged since is not restored from, if it was after its last agreement (as `agreed` tells).
  *
  * Pure: no I/O, no clock, no allocation. Thread: one. */
 #ifndef CRSC_OPERATOR_RECONCILE_RECONCILE_H
@@ -63,6 +65,7 @@ struct reconcile_action {
     char identity[WORLD_IDENTITY_MAX];
     char snapshot[WORLD_ID_MAX];
     uint64_t offset;
+    bool again; /* ATTACH: it was attached before, and `offset` is proven: the interceptor is to check that, and it stays marked whatever it says */
     enum world_snapshot_state state;
     char reason[WORLD_REASON_MAX]; /* why it is done; of RECORD failed: what goes into the record */
     uint32_t drain_ms, lease_ms;
@@ -78,8 +81,9 @@ struct reconcile_result {
     enum reconcile_outcome outcome;
     uint64_t offset;               /* DRAIN, RESUME */
     bool unbroken;                 /* RESUME */
-    bool refused;                  /* RESUME: there is no such drain; RECORD: the log says no, for good */
+    bool refused;                  /* RESUME: there is no such drain; RECORD: the log says no, for good; ATTACH: it said no */
     bool lost;                     /* DUMP: the instance may be harmed and must go */
+    bool tried;                    /* RESTORE failed: CRIU itself tried this image, so that it may be to blame */
     char reason[WORLD_REASON_MAX]; /* of a failure */
 };
 
@@ -110,7 +114,8 @@ struct reconcile {
     uint64_t next_start_us;            /* not before */
     uint64_t delay_us;                 /* the pause before the last start */
     uint64_t active_since_us;          /* this instance answers requests since then; 0: not yet */
-    unsigned restore_failures;         /* in a row, of the snapshot `restoring` */
+    unsigned start_failures;           /* in a row, whatever was started */
+    unsigned restore_failures;         /* in a row, of the snapshot `restoring`, by CRIU itself */
     char early_snapshot[WORLD_ID_MAX]; /* instances restored from it died before they were active ... */
     unsigned early_deaths;             /* ... so often in a row */
     bool killing;                      /* the last instance was killed by us: no fault of its snapshot */
@@ -119,6 +124,8 @@ struct reconcile {
     bool condemned; /* `condemned_generation` must go */
     uint64_t condemned_generation;
     char condemned_reason[WORLD_REASON_MAX];
+    bool attaching_again;           /* a pending ATTACH is such a one, of `again_generation` */
+    uint64_t again_generation;
     uint64_t lost_since_us;         /* the interceptor says so and the process lives; 0: no */
     unsigned call_failures;         /* of ATTACH, RESUME, KILL, ADOPT, in a row */
     uint64_t next_call_us;          /* not before */
@@ -129,6 +136,8 @@ struct reconcile {
     char checkpoint[WORLD_ID_MAX];
     uint64_t checkpoint_generation, checkpoint_offset;
     bool dump_complete;
+    bool spoilt;      /* the app turned out to have diverged meanwhile */
+    bool distrusting; /* checkpoints of one that diverged are still recorded as valid */
     char checkpoint_reason[WORLD_REASON_MAX];
     unsigned checkpoint_failures;
     uint64_t next_checkpoint_us;
@@ -148,6 +157,15 @@ void reconcile_init(struct reconcile *r, const struct reconcile_policy *policy);
 
 /* The next action to start, or false: then wake_us and reason tell how things are. */
 bool reconcile_next(struct reconcile *r, const struct world *w, struct reconcile_action *ret_action);
+
+/* Could a checkpoint begin now, but for the interval and the turn? */
+bool reconcile_ready(const struct reconcile *r, const struct world *w);
+
+/* Does this replica take, restore, or run from that snapshot? Then no other one may touch it. */
+bool reconcile_holds(const struct reconcile *r, const struct world_instance *instance, const char *id);
+
+/* Is it known here to be bad, though perhaps not recorded so yet? */
+bool reconcile_knows_bad(const struct reconcile *r, const char *id);
 
 /* An action has ended. `w` shows what it did. */
 void reconcile_done(struct reconcile *r, enum reconcile_lane lane, const struct world *w,

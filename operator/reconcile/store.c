@@ -24,9 +24,10 @@ static bool record(struct reconcile *r, const char *id, enum world_snapshot_stat
 
 /* --- what is to be done, in this order */
 
-static bool checkpoint_record(struct reconcile *r, struct reconcile_action *a)
+static bool checkpoint_record(struct reconcile *r, const struct world *w, struct reconcile_action *a)
 {
     const char *id = r->checkpoint;
+    if (r->spoilt && (r->stage == RECONCILE_PACKED || r->stage == RECONCILE_VALID)) checkpoint_fail(r, w, spoilt_reason);
     switch (r->stage) {
     case RECONCILE_TAKING: return record(r, id, WORLD_TAKING, r->checkpoint_offset, "", a);
     case RECONCILE_PACKED:
@@ -60,23 +61,23 @@ static bool stale_record(struct reconcile *r, const struct world *w, struct reco
 {
     for (size_t i = 0; i < w->log.n_snapshots; i++) {
         const struct world_snapshot *s = &w->log.snapshots[i];
-        if (s->state == WORLD_TAKING && s->ours && !under_way(r, s->id))
+        if (s->state == WORLD_TAKING && s->ours && !s->held && !under_way(r, s->id))
             return record(r, s->id, WORLD_FAILED, s->offset, "the operator ended while it was taken", a);
     }
     return false;
 }
 
-static bool is_bad(const struct reconcile *r, const char *id)
+bool reconcile_knows_bad(const struct reconcile *r, const char *id)
 {
     for (unsigned i = 0; i < r->n_bad; i++)
         if (strcmp(r->bad[i].id, id) == 0) return true;
     return false;
 }
 
-static bool pinned(const struct reconcile *r, const struct world *w, const char *id)
+bool reconcile_holds(const struct reconcile *r, const struct world_instance *instance, const char *id)
 {
     bool restoring = r->pending[RECONCILE_LANE_APP] == RECONCILE_RESTORE && strcmp(r->restoring, id) == 0;
-    bool running = w->instance.state != WORLD_APP_NONE && strcmp(w->instance.snapshot, id) == 0;
+    bool running = instance->state != WORLD_APP_NONE && strcmp(instance->snapshot, id) == 0;
     return restoring || running || under_way(r, id);
 }
 
@@ -86,7 +87,7 @@ static unsigned newer(const struct reconcile *r, const struct world *w, size_t i
     unsigned n = 0;
     for (size_t k = 0; k < w->log.n_snapshots; k++) {
         const struct world_snapshot *s = &w->log.snapshots[k], *than = &w->log.snapshots[i];
-        if (s->state != WORLD_VALID || !s->fits || k == i || is_bad(r, s->id)) continue;
+        if (s->state != WORLD_VALID || !s->fits || k == i || reconcile_knows_bad(r, s->id)) continue;
         if (s->offset > than->offset || (s->offset == than->offset && k > i)) n++;
     }
     return n;
@@ -99,7 +100,7 @@ static bool retention_record(struct reconcile *r, const struct world *w, struct 
     if (!r->policy.checkpoints || newest == NULL) return false;
     for (size_t i = 0; i < w->log.n_snapshots; i++) {
         const struct world_snapshot *s = &w->log.snapshots[i];
-        if (s->state != WORLD_VALID || !s->ours || pinned(r, w, s->id)) continue;
+        if (s->state != WORLD_VALID || !s->ours || s->held || reconcile_holds(r, &w->instance, s->id)) continue;
         if (!s->fits) return record(r, s->id, WORLD_DELETED, s->offset, "of another specification of the container", a);
         if (newer(r, w, i) >= r->policy.retain)
             return record(r, s->id, WORLD_DELETED, s->offset, "newer ones are kept", a);
@@ -112,7 +113,7 @@ static bool discard(struct reconcile *r, const struct world *w, struct reconcile
     for (size_t i = 0; i < w->log.n_snapshots; i++) {
         const struct world_snapshot *s = &w->log.snapshots[i];
         bool over = s->state == WORLD_FAILED || s->state == WORLD_DELETED;
-        if (over && s->ours && s->on_disk && !under_way(r, s->id)) return act(r, RECONCILE_DISCARD, s->id, a);
+        if (over && s->ours && s->on_disk && !s->held && !under_way(r, s->id)) return act(r, RECONCILE_DISCARD, s->id, a);
     }
     return false;
 }
@@ -124,7 +125,7 @@ bool store_next(struct reconcile *r, const struct world *w, struct reconcile_act
         wake_at(r, r->next_store_us);
         return false;
     }
-    return checkpoint_record(r, a) || bad_record(r, w, a) || stale_record(r, w, a) || retention_record(r, w, a) ||
+    return checkpoint_record(r, w, a) || bad_record(r, w, a) || stale_record(r, w, a) || retention_record(r, w, a) ||
            discard(r, w, a);
 }
 
@@ -145,6 +146,7 @@ static void record_done(struct reconcile *r, const struct world *w, const struct
         r->stage = RECONCILE_IDLE;
         return;
     case RECONCILE_VALID:
+        if (ok && r->spoilt) bad_add(r, r->checkpoint, spoilt_reason); /* it was on its way when that was found out */
         if (ok) r->checkpoint_failures = 0;
         if (ok)
             r->stage = RECONCILE_IDLE;

@@ -4,7 +4,9 @@
  *   - an instance is attached with the offset that its state really contains, whatever happened before (C1),
  *   - a snapshot recorded as valid contains exactly the requests up to its offset (C2),
  *   - what is restored is valid, of this node and of the present specification, and its offset is what is told (C3),
+ *   - no checkpoint is restored of an app that was found to have diverged, after its last agreement (C7),
  *   - nothing is deleted that retention or the running instance needs (C4),
+ *   - nothing is touched that another replica holds, but to say that it is bad,
  *   - when everything works again: the app runs, is attached, has executed all, has a checkpoint of that; no record is
  * left in `taking`, no image of a dead record on disk; and then nothing is done any more (C5, C6). Seeds: argv[1] is
  * the first (default 1), argv[2] how many; a third argument: print every action. */
@@ -18,12 +20,15 @@
 #include <cmocka.h>
 
 #include "operator/reconcile/reconcile.h"
+#include "operator/reconcile/test_random.h"
 
 enum { SNAPSHOTS = 1024, CONTAINERS = 4096, RETAIN = 3, NODES = 2, SECOND = 1000000 };
 
 struct container {
     bool present, alive, origin, attached_mark;
     uint64_t contained, origin_offset; /* truth; what the driver wrote down */
+    bool rogue;                        /* truth: its state is not the others' ... */
+    uint64_t rogue_since;              /* ... its answers were right up to there, since it was attached */
     char snapshot[WORLD_ID_MAX], identity[WORLD_IDENTITY_MAX];
     unsigned template;
 };
@@ -33,12 +38,16 @@ struct snapshot {
     unsigned template;
     bool image, corrupt, dump;
     uint64_t content; /* truth */
+    bool rogue, found; /* truth: of a rogue app; and that was found out, so that it may not be restored */
 };
 
 struct interceptor {
     bool up, lost, suspect, drained, unbroken;
     uint64_t attached; /* container + 1; 0: none */
     uint64_t executed, lease_until;
+    uint64_t diverged, agreed;
+    enum world_proof proof;
+    uint64_t proven, proven_offset; /* container + 1 */
     char token[WORLD_ID_MAX];
 };
 
@@ -62,7 +71,7 @@ struct sim {
     unsigned template;
     struct reconcile core;
     struct flight flights[RECONCILE_LANES];
-    uint64_t actions[RECONCILE_DISCARD + 1], restored, valid, kills;
+    uint64_t actions[RECONCILE_DISCARD + 1], restored, valid, kills, again, diverged;
     bool starts_fail, poison, quiet;
 };
 
@@ -70,28 +79,6 @@ static uint64_t first_seed = 1, n_seeds = 300;
 static bool tracing;
 static const struct reconcile_policy policy = {
     .checkpoints = true, .interval_us = 2 * SECOND, .retain = RETAIN, .drain_ms = 500, .lease_ms = 2000};
-
-static uint64_t draw(struct sim *s, uint64_t below)
-{
-    s->rng ^= s->rng << 13;
-    s->rng ^= s->rng >> 7;
-    s->rng ^= s->rng << 17;
-    return s->rng % below;
-}
-
-static bool chance(struct sim *s, double p)
-{
-    return (double)draw(s, 1000000) < p * 1e6;
-}
-
-#define hold(s, condition, ...)                                                                                        \
-    do {                                                                                                               \
-        if (condition) break;                                                                                          \
-        print_error("seed %" PRIu64 " at %" PRIu64 " us: ", (s)->seed, (s)->now);                                      \
-        print_error(__VA_ARGS__);                                                                                      \
-        print_error("\n");                                                                                             \
-        fail();                                                                                                        \
-    } while (0)
 
 /* --- the world as the operator sees it */
 
@@ -102,7 +89,7 @@ static struct container *newest(struct sim *s)
 
 static void see(struct sim *s, struct world *w)
 {
-    *w = (struct world){.now_us = s->now + 1, .wall_us = s->now + 1};
+    *w = (struct world){.now_us = s->now + 1, .wall_us = s->now + 1, .turn = true};
     const struct container *c = newest(s);
     w->instance.state = WORLD_APP_NONE;
     if (c != NULL && (c->present || c->origin)) {
@@ -118,8 +105,13 @@ static void see(struct sim *s, struct world *w)
     const struct interceptor *i = &s->icept;
     if (i->up) {
         w->interceptor = (struct world_interceptor){
-            .last = s->last, .executed = i->executed, .lost = i->lost, .suspect = i->suspect};
+            .last = s->last, .executed = i->executed, .lost = i->lost, .suspect = i->suspect, .diverged = i->diverged, .agreed = i->agreed};
         strcpy(w->interceptor.token, i->token);
+        if (i->attached == 0 && i->proof != WORLD_PROOF_NONE) {
+            w->interceptor.proof = i->proof;
+            w->interceptor.proven_offset = i->proven_offset;
+            if (i->proof == WORLD_PROOF_KNOWN) strcpy(w->interceptor.proven, s->containers[i->proven - 1].identity);
+        }
         if (i->attached != 0) strcpy(w->interceptor.identity, s->containers[i->attached - 1].identity);
         bool idle = i->attached == 0 || i->lost || i->suspect;
         w->interceptor.state = idle                    ? WORLD_WAITING
@@ -171,6 +163,7 @@ static void traffic(struct sim *s)
         drain_end(i);
         i->unbroken = false;
     }
+    if (i->up && i->proof == WORLD_PROOF_PENDING && chance(s, 0.1)) i->proof = i->proven != 0 ? WORLD_PROOF_KNOWN : WORLD_PROOF_NONE;
     if (i->up && s->log_up && !s->quiet) {
         s->stream = true;
         s->last += draw(s, 4);
@@ -195,15 +188,25 @@ static void attach(struct sim *s, const struct reconcile_action *a, struct recon
     struct container *c = &s->containers[a->generation];
     if (!i->up || !c->alive) {
         result->outcome = RECONCILE_FAILED;
-        if (i->up) c->attached_mark = false; /* refused, for certain */
+        if (i->up && !a->again) c->attached_mark = false; /* refused, for certain */
+        result->refused = i->up;
         return;
     }
+    if (a->again && i->attached == 0 && (i->proof != WORLD_PROOF_KNOWN || i->proven != a->generation + 1 || i->proven_offset != a->offset)) {
+        result->outcome = RECONCILE_FAILED; /* yet another interceptor */
+        result->refused = true;
+        return;
+    }
+    s->again += a->again;
+    if (i->attached == a->generation + 1) return; /* told again: it knows better */
     hold(s, a->offset == c->contained, "attached with offset %" PRIu64 ", but it contains %" PRIu64, a->offset,
          c->contained);
     hold(s, strcmp(a->identity, c->identity) == 0, "attached as %s, it is %s", a->identity, c->identity);
     i->attached = a->generation + 1;
     i->executed = a->offset;
     i->lost = i->suspect = i->unbroken = false;
+    i->diverged = i->agreed = 0;
+    i->proof = WORLD_PROOF_NONE;
 }
 
 /* --- actions: their effect, as it is in the world */
@@ -227,6 +230,7 @@ static void start(struct sim *s, const struct reconcile_action *a, struct reconc
         }
         hold(s, a->offset == p->content, "told offset %" PRIu64 " of an image that contains %" PRIu64, a->offset,
              p->content);
+        hold(s, !p->found, "restored %s, which an app took that had diverged", a->snapshot);
         s->restored++;
     } else {
         hold(s, a->offset == 0, "a fresh start with offset %" PRIu64, a->offset);
@@ -243,6 +247,7 @@ static void start(struct sim *s, const struct reconcile_action *a, struct reconc
     }
     c->present = c->alive = true;
     c->contained = p != NULL ? p->content : 0;
+    c->rogue = p != NULL && p->rogue;
     snprintf(c->identity, sizeof c->identity, "%" PRIu64 ":%" PRIu64, s->newest + 100, s->now);
 }
 
@@ -253,6 +258,7 @@ static void dump(struct sim *s, const struct reconcile_action *a, struct reconci
     hold(s, p != NULL && p->seen.state == WORLD_TAKING, "a dump without a record");
     p->dump = true;
     p->content = c->contained;
+    p->rogue = c->rogue;
     p->template = c->template;
     if (c->alive) return;
     result->outcome = RECONCILE_FAILED;
@@ -372,6 +378,10 @@ static void begin(struct sim *s, const struct reconcile_action *a)
 {
     struct flight *f = &s->flights[a->lane];
     hold(s, !f->begun, "two actions at once in a lane");
+    const struct snapshot *p = find(s, a->snapshot);
+    bool bad = a->state == WORLD_FAILED && reconcile_knows_bad(&s->core, a->snapshot);
+    bool touched = a->act == RECONCILE_DISCARD || (a->act == RECONCILE_RECORD && a->state >= WORLD_FAILED && !bad);
+    hold(s, p == NULL || !p->seen.held || !touched, "%s of %s, which another replica holds", reconcile_act_name(a->act), a->snapshot);
     if (tracing)
         print_message("%" PRIu64 " %s %s generation %" PRIu64 " offset %" PRIu64 " state %d: %s\n", s->now,
                       reconcile_act_name(a->act), a->snapshot, a->generation, a->offset, (int)a->state, a->reason);
@@ -389,7 +399,7 @@ static void end(struct sim *s, struct flight *f)
     if (!fails || afterwards) effect(s, &f->action, &result);
     if (fails) {
         bool offset_known = f->action.act == RECONCILE_RESTORE && chance(s, 0.2);
-        result = (struct reconcile_result){.outcome = offset_known ? RECONCILE_CORRUPT : RECONCILE_FAILED};
+        result = (struct reconcile_result){.outcome = offset_known ? RECONCILE_CORRUPT : RECONCILE_FAILED, .tried = chance(s, 0.5)};
         result.lost = f->action.act == RECONCILE_DUMP && chance(s, 0.3);
     }
     if (result.outcome != RECONCILE_OK) strcpy(result.reason, "made to fail");
@@ -422,21 +432,56 @@ static void operator_step(struct sim *s)
     }
 }
 
+/* An answer shows the others that this app is not like theirs. */
+static void found_out(struct sim *s)
+{
+    struct interceptor *i = &s->icept;
+    const struct container *c = &s->containers[i->attached - 1];
+    if (!c->rogue || i->executed == 0) return;
+    i->suspect = true;
+    i->diverged = i->executed;
+    i->agreed = c->rogue_since > 0 ? draw(s, c->rogue_since + 1) : 0;
+    s->diverged++;
+    if (tracing) print_message("%" PRIu64 " generation %" PRIu64 " has diverged at %" PRIu64 ", agreed %" PRIu64 "\n", s->now, i->attached - 1, i->diverged, i->agreed);
+    for (size_t k = 0; k < s->n_snapshots; k++) s->snapshots[k].found |= s->snapshots[k].rogue && s->snapshots[k].content >= i->agreed;
+}
+
+/* Another replica restores it or runs from it, or no more; not what we take ourselves. */
+static void hold_or_let_go(struct sim *s, struct snapshot *p)
+{
+    bool ours = s->core.stage != RECONCILE_IDLE && strcmp(s->core.checkpoint, p->seen.id) == 0;
+    p->seen.held = !p->seen.held && p->image && p->seen.state == WORLD_VALID && !ours;
+}
+
 static void mischief(struct sim *s)
 {
     struct interceptor *i = &s->icept;
     struct container *c = newest(s);
     if (chance(s, 0.01) && c != NULL && c->alive) app_gone(s, s->newest);
     if (chance(s, 0.004)) { /* the interceptor dies, maybe with a request under way */
-        if (i->attached != 0 && s->containers[i->attached - 1].alive && i->token[0] == '\0' && i->executed < s->last)
+        bool open = i->executed < s->last, served = i->attached != 0;
+        if (served && s->containers[i->attached - 1].alive && i->token[0] == '\0' && open)
             s->containers[i->attached - 1].contained += draw(s, 2);
-        *i = (struct interceptor){0};
+        struct interceptor next = {.proof = WORLD_PROOF_PENDING};
+        if (i->diverged != 0) /* it was the only one that knew */
+            for (size_t k = 0; k < s->n_snapshots; k++) s->snapshots[k].found = false;
+        if (served && !open) { /* what the next one will find in the log */
+            next.proven = i->attached;
+            next.proven_offset = i->executed;
+        }
+        *i = next;
     }
     if (!i->up && chance(s, 0.2)) i->up = true;
     if (chance(s, 0.004) && i->up && i->attached != 0 && !i->lost && i->token[0] == '\0' && i->executed < s->last) {
         s->containers[i->attached - 1].contained += draw(s, 2);
         i->suspect = true;
     }
+    if (chance(s, 0.004) && c != NULL && c->alive && !c->rogue) { /* its state changes behind the log's back */
+        c->rogue = true;
+        c->rogue_since = c->contained;
+    }
+    if (chance(s, 0.05) && i->up && i->attached != 0 && !i->lost && !i->suspect && i->token[0] == '\0') found_out(s);
+    if (chance(s, 0.05) && s->n_snapshots > 0) hold_or_let_go(s, &s->snapshots[draw(s, s->n_snapshots)]);
     if (chance(s, 0.01)) s->log_up = !s->log_up;
     if (chance(s, 0.02)) operator_killed(s);
     if (chance(s, 0.01) && s->n_snapshots > 0) s->snapshots[draw(s, s->n_snapshots)].corrupt = true;
@@ -513,6 +558,7 @@ static void run(struct sim *s)
     for (unsigned k = 0; k < steps; k++) step(s, true);
     s->fault = 0;
     s->log_up = s->icept.up = true;
+    for (size_t k = 0; k < s->n_snapshots; k++) s->snapshots[k].seen.held = false;
     for (unsigned k = 0; k < 12000; k++) step(s, false); /* two minutes: long pauses may have grown */
     s->quiet = true;
     for (unsigned k = 0; k < 3000; k++) step(s, false);
@@ -528,7 +574,7 @@ static void run(struct sim *s)
 static void test_random(void **state)
 {
     struct sim *s = calloc(1, sizeof *s);
-    uint64_t restored = 0, valid = 0, kills = 0, failed = 0;
+    uint64_t restored = 0, valid = 0, kills = 0, failed = 0, again = 0, diverged = 0;
     (void)state;
     print_message("seeds %" PRIu64 " to %" PRIu64 "\n", first_seed, first_seed + n_seeds - 1);
     for (uint64_t k = 0; k < n_seeds; k++) {
@@ -537,12 +583,14 @@ static void test_random(void **state)
         restored += s->restored;
         valid += s->valid;
         kills += s->kills;
+        again += s->again;
+        diverged += s->diverged;
         failed += s->actions[RECONCILE_RESTORE] - s->restored;
     }
     print_message("%" PRIu64 " restored, %" PRIu64 " failed to, %" PRIu64 " checkpoints valid, %" PRIu64
-                  " instances killed\n",
-                  restored, failed, valid, kills);
-    if (n_seeds >= 100) assert_true(restored > n_seeds && valid > n_seeds && kills > n_seeds && failed > 0);
+                  " instances killed, %" PRIu64 " attached again, %" PRIu64 " diverged\n",
+                  restored, failed, valid, kills, again, diverged);
+    if (n_seeds >= 100) assert_true(restored > n_seeds && valid > n_seeds && kills > n_seeds && failed > 0 && again > 0 && diverged > n_seeds / 2);
     free(s);
 }
 
@@ -556,6 +604,13 @@ static uint64_t ten_minutes(struct sim *s)
         operator_step(s);
     }
     return total(s) - before;
+}
+
+static unsigned n_valid(const struct sim *s)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < s->n_snapshots; i++) n += s->snapshots[i].seen.state == WORLD_VALID;
+    return n;
 }
 
 static void test_storms(void **state)
@@ -584,6 +639,16 @@ static void test_storms(void **state)
     hold(s, n > 5 && n < 120, "%" PRIu64 " actions while a request kills the restored app", n);
     s->poison = false;
     for (unsigned k = 0; k < 12000; k++) step(s, false);
+    unsigned before = n_valid(s);
+    hold(s, before > 0, "no snapshot to lose");
+    s->starts_fail = true; /* a full disk: it says nothing about a snapshot */
+    app_gone(s, s->newest);
+    n = ten_minutes(s);
+    hold(s, n > 5 && n < 60, "%" PRIu64 " actions while nothing can be restored", n);
+    hold(s, n_valid(s) == before, "%u snapshots left of %u, and none was ever tried", n_valid(s), before);
+    s->starts_fail = false;
+    for (unsigned k = 0; k < 12000; k++) step(s, false);
+    hold(s, s->containers[s->newest].alive, "not back after the disk had space again");
     s->log_up = false;
     n = ten_minutes(s);
     hold(s, n < 200, "%" PRIu64 " actions while the log is down", n);

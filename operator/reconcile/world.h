@@ -39,14 +39,24 @@ struct world_instance {
 
 enum world_traffic { WORLD_UNREACHABLE, WORLD_WAITING, WORLD_REPLAYING, WORLD_ACTIVE, WORLD_DRAINING };
 
+/* What an interceptor that was started again found in the log of the app that the one before it served. */
+enum world_proof { WORLD_PROOF_NONE, WORLD_PROOF_PENDING, WORLD_PROOF_KNOWN };
+
 struct world_interceptor {
     enum world_traffic state;
     char identity[WORLD_IDENTITY_MAX]; /* of the app it was told of, "" for none */
     bool lost;                         /* it noticed that this app is gone */
     bool suspect;                      /* nobody knows what this app executed */
+    bool standby;                      /* its clients are refused: the app follows the log */
+    uint64_t diverged;                 /* the majority's apps answered the request at that offset otherwise; 0: no */
+    uint64_t agreed;                   /* with `diverged`: before that this one's answers were like the others' up to there; 0: unknown */
+    uint64_t disagreement;             /* replicas differ at that offset, and no majority says who is right; 0: no */
     uint64_t last;                     /* the log's last offset as it knows it */
     uint64_t executed;                 /* the app's state is that of requests <= executed */
     char token[WORLD_ID_MAX];          /* of a drain in force, "" for none */
+    enum world_proof proof;            /* PENDING: it still reads */
+    char proven[WORLD_IDENTITY_MAX];   /* KNOWN: of that app ... */
+    uint64_t proven_offset;            /* ... the state */
 };
 
 enum world_snapshot_state { WORLD_TAKING = 1, WORLD_VALID, WORLD_FAILED, WORLD_DELETED }; /* as in the log */
@@ -55,9 +65,10 @@ struct world_snapshot {
     char id[WORLD_ID_MAX];
     uint64_t offset;
     enum world_snapshot_state state;
-    bool ours;    /* taken by this node's operator: nobody else touches its record */
-    bool fits;    /* ours, and of a container with the same specification: may be restored */
-    bool on_disk; /* an image or a dump of it is on this machine */
+    bool ours;    /* taken by this node's operator for this replica: nobody else touches its record (but to say that it is bad) */
+    bool fits;    /* of this node, perhaps of another replica, and of a container with the same specification: may be restored */
+    bool on_disk; /* we have an image or a dump of it */
+    bool held;    /* another replica takes it, restores it, or runs from it: neither its record nor its image is touched */
 };
 
 struct world_log {
@@ -74,6 +85,7 @@ struct world {
     struct world_instance instance;
     struct world_interceptor interceptor;
     struct world_log log;
+    bool turn; /* a checkpoint may begin: it is this replica's turn (group.h); of a single one always */
 };
 
 #endif

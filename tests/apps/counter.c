@@ -4,6 +4,7 @@
  *   GET  /list            the list, an id per line; GET /count: how many; GET /last: the last id
  *   GET  /replays         how many requests said `Crsc-Replay`
  *   POST /slow?ms=N&id=X  as /add, but its answer leaves N ms later
+ *   POST /of/KEY?id=X     appends KEY.X, answers its position among those of KEY: {"n":COUNT,"id":"KEY.X"}; with &ms=N as /slow
  *   POST /crash           ends the process at once, with no answer
  *   POST /save?file=PATH  writes the list to a file: a "checkpoint" for tests that have no CRIU; --restore PATH takes it back
  *   POST /random          answers something else each time (an app that is not deterministic)
@@ -65,6 +66,24 @@ static void add(struct counter *c, const struct httpd_request *r, struct httpd_a
     }
     append(c, id);
     httpd_printf(&a->body, "{\"n\":%" PRIu64 ",\"id\":\"%s\"}", c->count, id);
+}
+
+static void add_of(struct counter *c, const struct httpd_request *r, struct httpd_answer *a)
+{
+    char id[ID_MAX] = "", whole[2 * ID_MAX];
+    const char *key = r->path + strlen("/of/");
+    size_t len = strlen(key);
+    uint64_t n = 1;
+    if (!httpd_query(r, "id", id, sizeof id) || !plain(id) || !plain(key) || strchr(key, '.') != NULL || len + strlen(id) + 2 > ID_MAX) {
+        a->status = 400;
+        return;
+    }
+    snprintf(whole, sizeof whole, "%s.%s", key, id);
+    for (const char *at = c->list.at, *end = at + c->list.len; at != NULL && at < end; at = (const char *)memchr(at, '\n', (size_t)(end - at)) + 1)
+        n += strncmp(at, whole, len + 1) == 0;
+    append(c, whole);
+    httpd_printf(&a->body, "{\"n\":%" PRIu64 ",\"id\":\"%s\"}", n, whole);
+    a->delay_ms = number(r, "ms", 60000);
 }
 
 static void save(struct counter *c, const struct httpd_request *r, struct httpd_answer *a)
@@ -132,6 +151,8 @@ static void handle_post(struct counter *c, const struct httpd_request *r, struct
 {
     if (strcmp(r->path, "/add") == 0) {
         add(c, r, a);
+    } else if (strncmp(r->path, "/of/", 4) == 0) {
+        add_of(c, r, a);
     } else if (strcmp(r->path, "/slow") == 0) {
         add(c, r, a);
         a->delay_ms = number(r, "ms", 60000);

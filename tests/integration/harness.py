@@ -26,7 +26,8 @@ import traceback
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SANITIZER = re.compile(r"ERROR: AddressSanitizer|runtime error:|LeakSanitizer|WARNING: ThreadSanitizer|Assertion .* failed")
 PLACES = {"crsc-logd": "logd", "crsc-logctl": "logctl", "crsc-appendload": "client", "crsc-interceptor": "interceptor",
-          "crsc-operator": "operator", "counter": "tests/apps"}
+          "crsc-operator": "operator", "crsc-agent": "agent", "crsc-runtime": "runtime", "counter": "tests/apps",
+          "chaos-driver": "tests/chaos", "forgetfs": "tests/powerloss"}
 SKIPPED = 77
 
 
@@ -193,6 +194,7 @@ class Bench:
         self.directory = directory
         self.processes = []
         self.runc_roots = []
+        self.at_end = []  # functions; called when all processes and containers are gone
 
     def path(self, *parts):
         return os.path.join(self.directory, *parts)
@@ -241,6 +243,8 @@ class Bench:
                     wrong.append(f"{process.name} did not stop within 30 s of SIGTERM:\n{process.tail()}")
         for root in self.runc_roots:
             delete_containers(root)
+        for function in reversed(self.at_end):
+            function()
         for log in sorted({p.log for p in self.processes}):
             with open(log, errors="replace") as f:
                 text = f.read()
@@ -267,22 +271,34 @@ class Bench:
 
 
 class Cluster:
-    """crsc-logd 1..n on loopback."""
+    """crsc-logd 1..n on loopback, or on another address of this machine."""
 
-    def __init__(self, bench, n=3, flags=(), prefix="logd", cluster="test"):
+    def __init__(self, bench, n=3, flags=(), prefix="logd", cluster="test", certs=None, host="127.0.0.1"):
+        """`certs`: a folder of scripts/make-certs: TLS. Clients then find their own certificate in the environment."""
         self.bench, self.n, self.prefix = bench, n, prefix
         self.ports = dict(enumerate(free_ports(n), 1))
-        self.addresses = {i: f"127.0.0.1:{port}" for i, port in self.ports.items()}
+        self.addresses = {i: f"{host}:{port}" for i, port in self.ports.items()}
         self.servers = ",".join(self.addresses.values())
         self.members = ",".join(f"{i}={a}" for i, a in self.addresses.items())
         # elections fast enough for tests, slow enough for a sanitized server on two cores
         self.flags = ["--cluster", cluster, "--segment-size", "4MiB", "--election-timeout",
                       "1s" if bench.build.sanitized else "300ms", *flags]
+        self.certs = certs
         self.running = {}
 
     def argv(self, i):
+        plain = [] if self.addresses[i].startswith("127.") or self.certs else ["--allow-plaintext"]
         return ["crsc-logd", "--id", str(i), "--listen", self.addresses[i], "--initial-cluster", self.members, "--data-dir",
-                self.data(i), *self.flags]
+                self.data(i), *plain, *self.tls(i), *self.flags]
+
+    def tls(self, i):
+        if not self.certs:
+            return []
+        flags = ["--tls-ca", f"{self.certs}/ca.pem", "--tls-cert", f"{self.certs}/server-{i}.pem", "--tls-key", f"{self.certs}/server-{i}.key"]
+        if os.path.exists(f"{self.certs}/peer-ca.pem"):
+            flags += ["--tls-peer-ca", f"{self.certs}/peer-ca.pem", "--tls-peer-cert", f"{self.certs}/server-{i}-peer.pem",
+                      "--tls-peer-key", f"{self.certs}/server-{i}-peer.key"]
+        return flags
 
     def data(self, i):
         return self.bench.path(f"{self.prefix}-{i}")
@@ -333,8 +349,8 @@ class Cluster:
 class Http:
     """A persistent connection; request() gives (status, headers, body)."""
 
-    def __init__(self, port, timeout=60):
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    def __init__(self, port, timeout=60, host="127.0.0.1"):
+        self.connection = http.client.HTTPConnection(host, port, timeout=timeout)
 
     def request(self, method, path, body=None, headers=None, chunked=False):
         self.connection.request(method, path, body, headers or {}, encode_chunked=chunked)

@@ -69,8 +69,8 @@ class App:
 
 
 class Stack:
-    def __init__(self, bench, app, mode, interval="2s", flags=(), workload=None, stop_containers=True):
-        self.bench, self.app, self.mode, self.stop_containers = bench, app, mode, stop_containers
+    def __init__(self, bench, app, mode, interval="2s", flags=(), workload=None, stop_containers=True, front=()):
+        self.bench, self.app, self.mode, self.stop_containers, self.front = bench, app, mode, stop_containers, front
         self.cluster = Cluster(bench, cluster="demo", flags=flags)
         self.app_port, self.port, self.admin_port = free_ports(3)
         self.bundle = bench.path("bundle")
@@ -89,7 +89,7 @@ class Stack:
     def start_interceptor(self, wait=True):
         self.interceptor = self.bench.spawn("interceptor", [
             "crsc-interceptor", "--listen", f"127.0.0.1:{self.port}", "--admin-listen", f"127.0.0.1:{self.admin_port}",
-            "--servers", self.cluster.servers, "--stream", self.stream])
+            "--servers", self.cluster.servers, "--stream", self.stream, *self.front])
         if wait:
             wait_until("the interceptor's admin interface", self.status, 30)
 

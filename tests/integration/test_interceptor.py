@@ -17,8 +17,8 @@ STREAM = "test/default/workload/counter"
 class Front:
     """The interceptor, the app, and the part of the operator."""
 
-    def __init__(self, bench, cluster, flags=()):
-        self.bench, self.cluster = bench, cluster
+    def __init__(self, bench, cluster, flags=(), stream=STREAM):
+        self.bench, self.cluster, self.stream = bench, cluster, stream
         self.port, self.admin_port, self.app_port = free_ports(3)
         self.flags = flags
         self.started = 0
@@ -29,7 +29,7 @@ class Front:
     def start_interceptor(self):
         self.process = self.bench.spawn("interceptor", [
             "crsc-interceptor", "--listen", f"127.0.0.1:{self.port}", "--admin-listen", f"127.0.0.1:{self.admin_port}",
-            "--servers", self.cluster.servers, "--stream", STREAM, *self.flags])
+            "--servers", self.cluster.servers, "--stream", self.stream, "--lease", "200ms", *self.flags])
         wait_until("the admin interface", lambda: self.status(strict=False), 30)
 
     def admin(self, method, path, body=None):
@@ -119,8 +119,9 @@ class Front:
 class Writers:
     """Clients that keep writing, each over its own connection, and note what they were answered."""
 
-    def __init__(self, port, n=4, chunked=False):
-        self.port, self.chunked = port, chunked
+    def __init__(self, port, n=4, chunked=False, key=None):
+        """`key`: gives the key of client k; then the positions are those among the writes of that key."""
+        self.port, self.chunked, self.key = port, chunked, key
         self.acked = [[] for _ in range(n)]  # of each client: (id, position), in its order
         self.errors = []
         self.ended = threading.Event()
@@ -134,7 +135,11 @@ class Writers:
             number += 1
             name = f"c{k}-{number}"
             try:
-                if self.chunked and number % 2:
+                if self.key:
+                    path = f"/of/{self.key(k)}?id={name}&ms={number % 3}"
+                    name = f"{self.key(k)}.{name}"
+                    connection.request("POST", path)
+                elif self.chunked and number % 2:
                     connection.request("POST", "/add", iter([name[:2].encode(), name[2:].encode()]), encode_chunked=True,
                                        headers={"Transfer-Encoding": "chunked"})
                 else:
@@ -186,6 +191,27 @@ def compare(front, writers, extra=()):
     return told
 
 
+def compare_keyed(front, writers):
+    """The same where only the order within each key, and what each client saw, are promised."""
+    found = front.direct("GET", "/list")[2].decode().split()
+    check(not writers.errors, "clients saw errors: %s", writers.errors[:5])
+    check(len(set(found)) == len(found), "doubled: %s", sorted(set(i for i in found if found.count(i) > 1))[:10])
+    place = {name: n for n, name in enumerate(found)}
+    of_key = {}
+    for name in found:
+        of_key.setdefault(name.split(".")[0], []).append(name)
+    for acked in writers.acked:
+        check(all(name in place for name, _ in acked), "acknowledged and lost: %s", [n for n, _ in acked if n not in place][:5])
+        places = [place[name] for name, _ in acked]
+        check(places == sorted(places), "a client's writes, each sent after the answer to the one before, changed their order")
+        for name, n in acked:
+            key = name.split(".")[0]
+            check(of_key[key][n - 1] == name, "%s was answered with position %d of %s, where %s is", name, n, key, of_key[key][n - 1])
+    told = writers.total()
+    check(len(found) == told, "%d in the list, %d acknowledged", len(found), told)
+    return told
+
+
 def prepare(bench, n=3, flags=()):
     cluster = Cluster(bench, n=n).start()
     cluster.wait_leader()
@@ -228,6 +254,39 @@ def test_kill_rounds(bench, rng):
     check(checkpoints > rounds // 20, "only %d checkpoints", checkpoints)
     print(f"  {rounds} rounds, {told} writes, {checkpoints} checkpoints, {broken} broken ones, "
           f"{status['requests']['replayed']} replayed", flush=True)
+
+
+def test_orders(bench, rng):
+    """Each ordering with each logging, and serial order with several requests in the app's connection; the app killed at random moments: exactly
+    once, and in every order that somebody could see."""
+    rounds = 6 if bench.build.sanitized else 15
+    cluster = Cluster(bench, n=1).start()
+    cluster.wait_leader()
+    for ordering, logging, pipeline in ((o, l, p) for o in ("serial", "keyed:/of/{key}", "concurrent") for l in ("pessimistic", "optimistic")
+                                        for p in (("1", "16") if o == "serial" else ("1",))):
+        front = Front(bench, cluster, ("--ordering", ordering, "--logging", logging, "--app-pipeline", pipeline),
+                      f"{STREAM}-{ordering[:5]}-{logging}-{pipeline}".replace(":", ""))
+        front.start_app()
+        front.wait_active()
+        keys = {"s": None, "k": lambda k: f"key{k % 3}", "c": lambda k: f"own{k}"}[ordering[0]]
+        writers = Writers(front.port, n=8, key=keys)
+        checkpoints = 0
+        for _ in range(rounds):
+            time.sleep(rng.uniform(0, 0.05))
+            if rng.random() < 0.4 and front.state() == "active":
+                checkpoints += front.checkpoint(rng)
+                time.sleep(rng.uniform(0, 0.02))
+            front.app.kill()
+            front.start_app()
+            front.wait_active()
+        writers.stop()
+        told = compare_keyed(front, writers) if keys else compare(front, writers)
+        status = front.status()
+        check(status["requests"]["digest_mismatches"] == 0, "%s, %s: answers of the replay differed: %s", ordering, logging, status)
+        check(told > rounds, "only %d writes", told)
+        front.process.stop()
+        front.app.kill()
+        print(f"  {ordering}, {logging}, app-pipeline {pipeline}: {told} writes, {checkpoints} checkpoints, {status['requests']['replayed']} replayed", flush=True)
 
 
 def test_fresh_starts_only(bench, rng):
@@ -364,6 +423,7 @@ def test_unusual_apps(bench, rng):
     connection = Http(front.port)
     for _ in range(5):
         check(connection.request("POST", "/random")[0] == 200, "POST /random")
+    wait_until("what they were answered is in the log, behind the mark", lambda: front.status()["offsets"]["last"] == 11, 20)
     front.app.kill()
     front.start_app()
     front.wait_active()
@@ -371,6 +431,89 @@ def test_unusual_apps(bench, rng):
     check(status["requests"]["digest_mismatches"] == 5, "5 answers differed: %s", status["requests"])
     check(connection.request("POST", "/add?id=after")[0] == 200, "it does not go on")
     connection.close()
+
+
+def test_idempotency_key(bench, rng):
+    """A repeated Idempotency-Key is answered from the record: while the first is on its way, after a death of the app, after one of
+    the interceptor; it never reaches the app twice."""
+    _, front = prepare(bench, n=1)
+
+    def post(path, key, body=None):
+        connection = Http(front.port, timeout=60)
+        try:
+            status, _, data = connection.request("POST", path, body, {"Idempotency-Key": key})
+            return status, data
+        finally:
+            connection.close()
+
+    def count():
+        return json.loads(front.direct("GET", "/count")[2])["count"]
+
+    class Asked(threading.Thread):
+        def __init__(self, *args):
+            super().__init__(daemon=True)
+            self.args, self.answer = args, None
+            self.start()
+
+        def run(self):
+            try:
+                self.answer = post(*self.args)
+            except (OSError, http.client.HTTPException):
+                self.answer = "closed"
+
+        def wait(self):
+            self.join(60)
+            return self.answer
+
+    first = post("/add?id=a", "one")
+    check(first == (200, b'{"n":1,"id":"a"}'), "%s", first)
+    check(post("/add?id=a", "one") == first and count() == 1, "a repetition was executed")
+    status, data = post("/add?id=b", "one")
+    check(status == 422 and b"Idempotency-Key" in data, "another request with the same key: %d %s", status, data)
+    check(post("/add?id=a", "two")[1] == b'{"n":2,"id":"a"}', "another key is another request")
+    check(post("/add?id=x", "k" * 256)[0] == 400 and count() == 2, "a key too long")
+    # while it is on its way
+    logged = front.status()["requests"]["logged"]
+    both = [Asked("/slow?ms=400&id=c", "three") for _ in range(3)]
+    check({a.wait() for a in both} == {(200, b'{"n":3,"id":"c"}')}, "%s", [a.answer for a in both])
+    check(front.status()["requests"]["logged"] == logged + 1 and count() == 3, "it was logged or executed more than once")
+    # the app dies meanwhile
+    both = [Asked("/slow?ms=600&id=d", "four") for _ in range(2)]
+    wait_until("the app has it", lambda: count() == 4)
+    front.app.kill()
+    front.start_app()
+    check({a.wait() for a in both} == {(200, b'{"n":4,"id":"d"}')}, "%s", [a.answer for a in both])
+    # the interceptor dies: answers come back from the log
+    front.process.kill()
+    front.app.kill()
+    front.start_interceptor()
+    front.start_app()
+    front.wait_active()
+    check(post("/add?id=a", "one") == first and count() == 4, "forgotten with the interceptor")
+    check(post("/slow?ms=600&id=d", "four")[1] == b'{"n":4,"id":"d"}', "forgotten with the interceptor")
+    check(post("/add?id=b", "one")[0] == 422, "another request with the same key, after a restart")
+    # it dies while one is on its way: the repetition waits for the replay
+    lost = Asked("/slow?ms=2000&id=e", "five")
+    wait_until("the app has it", lambda: count() == 5)
+    front.process.kill()
+    front.app.kill()
+    check(lost.wait() == "closed", "%s", lost.answer)
+    front.start_interceptor()
+    again = Asked("/slow?ms=2000&id=e", "five")
+    time.sleep(0.2)
+    check(again.answer is None, "answered without an app: %s", again.answer)
+    front.start_app()
+    check(again.wait() == (200, b'{"n":5,"id":"e"}') and count() == 5, "%s", again.answer)
+    # an answer too large for a record
+    check(post("/echo", "six", b"x" * 100000)[0] == 200, "POST /echo")
+    check(post("/echo", "six", b"x" * 100000)[0] == 409, "an answer that was not recorded")
+    # clients that do not wait
+    waiting = [Asked("/slow?ms=300&id=f", "seven") for _ in range(2)]
+    connection = http.client.HTTPConnection("127.0.0.1", front.port)
+    connection.request("POST", "/slow?ms=300&id=f", headers={"Idempotency-Key": "seven"})
+    connection.close()
+    check({a.wait() for a in waiting} == {(200, b'{"n":6,"id":"f"}')} and count() == 6, "%s", [a.answer for a in waiting])
+    check(front.status()["requests"]["repeated"] >= 2, "%s", front.status()["requests"])
 
 
 def test_bounded_hold(bench, rng):
@@ -403,5 +546,5 @@ def test_bounded_hold(bench, rng):
 
 
 if __name__ == "__main__":
-    main([test_kill_rounds, test_fresh_starts_only, test_killed_interceptor, test_log_leader_killed, test_no_majority,
-          test_answers_unchanged, test_unusual_apps, test_bounded_hold])
+    main([test_kill_rounds, test_orders, test_fresh_starts_only, test_killed_interceptor, test_log_leader_killed, test_no_majority,
+          test_answers_unchanged, test_unusual_apps, test_idempotency_key, test_bounded_hold])

@@ -2,7 +2,7 @@
 import socket
 import struct
 
-HELLO, ERROR, OPEN_PRODUCER, APPEND, READ, FOLLOW, STATUS, RAFT, REPLY = 1, 2, 16, 17, 32, 33, 39, 64, 0x8000
+HELLO, ERROR, OPEN_PRODUCER, APPEND, RECORD_SNAPSHOT, READ, FOLLOW, STATUS, RAFT, REPLY = 1, 2, 16, 17, 19, 32, 33, 39, 64, 0x8000
 HEADER = struct.Struct("<4sHHQIIII")
 
 
@@ -48,8 +48,10 @@ def field(number, value):
     return varint(number << 3 | 2) + varint(len(value)) + value
 
 
-def hello(cluster="", version=1, node=0):
-    return frame(HELLO, 1, field(1, version) + field(2, cluster) + field(3, node) + field(4, "test"))
+def hello(cluster="", version=1, node=0, instance=None):
+    """`instance`: of a server, 16 hexadecimal digits as in its data directory's `identity`."""
+    known = b"" if instance is None else bytes([5 << 3 | 1]) + int(instance, 16).to_bytes(8, "little")
+    return frame(HELLO, 1, field(1, version) + field(2, cluster) + field(3, node) + field(4, "test") + known)
 
 
 def dial(port, greet=True, timeout=10):

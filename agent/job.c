@@ -1,0 +1,375 @@
+#include "agent/job.h"
+
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/images.h"
+#include "agent/sidecar.h"
+#include "checkpoint/tree.h"
+#include "common/log.h"
+#include "common/loop.h"
+
+enum { JOBS_MAX = 256, RECORD_TRIES = 5, ASK_MS = 100, ASK_MAX_MS = 5000 };
+
+struct work {
+    struct agent *agent;
+    struct container *container; /* with a reference; NULL for a fetch */
+    struct job *job;             /* stays in the list while it runs */
+    struct ledger_snapshot wanted; /* of a fetch */
+    char *from[8];
+};
+
+/* Under the lock. */
+static struct job *find(struct agent *a, const char *stream, const char *id)
+{
+    struct job *j = a->jobs;
+    while (j != NULL && (strcmp(j->id, id) != 0 || strcmp(j->stream, stream) != 0)) j = j->next;
+    return j;
+}
+
+static bool ended(const struct job *j)
+{
+    return j->phase == PHASE_VALID || j->phase == PHASE_FAILED;
+}
+
+bool job_find(struct agent *a, const char *stream, const char *id, struct job *ret_job)
+{
+    pthread_mutex_lock(&a->lock);
+    struct job *j = find(a, stream, id);
+    if (j != NULL) *ret_job = *j;
+    pthread_mutex_unlock(&a->lock);
+    return j != NULL;
+}
+
+/* Under the lock: the one that ended, and its place. */
+static void unlist(struct agent *a, struct job *j)
+{
+    struct job **p = &a->jobs;
+    while (*p != j) p = &(*p)->next;
+    *p = j->next;
+    free(j);
+}
+
+void job_forget(struct agent *a, const char *stream, const char *id)
+{
+    pthread_mutex_lock(&a->lock);
+    struct job *j = find(a, stream, id);
+    if (j != NULL && ended(j)) unlist(a, j);
+    pthread_mutex_unlock(&a->lock);
+}
+
+static void enter(struct work *w, enum phase phase)
+{
+    pthread_mutex_lock(&w->agent->lock);
+    w->job->phase = phase;
+    pthread_mutex_unlock(&w->agent->lock);
+}
+
+/* Adds a job; the oldest that has ended makes room. Under the lock. */
+static struct job *add(struct agent *a, const char *stream, const char *id)
+{
+    struct job *j = calloc(1, sizeof *j), *oldest = NULL;
+    unsigned n = 0;
+    if (j == NULL) return NULL;
+    for (struct job *i = a->jobs; i != NULL; i = i->next, n++)
+        if (ended(i)) oldest = i;
+    if (n >= JOBS_MAX && oldest != NULL) unlist(a, oldest);
+    snprintf(j->id, sizeof j->id, "%s", id);
+    snprintf(j->stream, sizeof j->stream, "%s", stream);
+    j->started_us = loop_wall_us();
+    j->next = a->jobs;
+    a->jobs = j;
+    return j;
+}
+
+/* ---- a checkpoint ------------------------------------------------------------------------------------------------ */
+
+static int record(struct work *w, enum crsc_snapshot_state state, const char *reason, struct error *e)
+{
+    const struct job *j = w->job; /* only this thread writes it */
+    struct crsc_snapshot s = {.stream = j->stream, .id = j->id, .offset = j->offset, .state = state, .node = w->agent->settings.node,
+        .template_hash = j->template_hash, .reason = reason, .started_us = j->started_us, .image = j->reference};
+    if (state == CRSC_VALID) {
+        s.sha256 = j->image.digest;
+        s.size = j->image.size;
+    }
+    if (state != CRSC_TAKING) s.finished_us = loop_wall_us();
+    int rc = ledger_record(&w->agent->ledger, &s, e);
+    for (int i = 1; i < RECORD_TRIES && rc != 0 && !ledger_refused(rc); i++) rc = ledger_record(&w->agent->ledger, &s, e);
+    return rc;
+}
+
+/* `valid`, for certain: an answer that did not come may have been recorded all the same, and what the log calls valid stays. While the log does not answer,
+ * nothing is decided. */
+static int record_valid(struct work *w, struct error *e)
+{
+    int rc = record(w, CRSC_VALID, NULL, e);
+    for (unsigned pause_ms = ASK_MS; rc != 0 && !ledger_refused(rc); pause_ms = pause_ms < ASK_MAX_MS ? pause_ms * 2 : pause_ms) {
+        struct ledger_snapshot there;
+        log_warn("was the checkpoint recorded? the log is asked", "stream=%s checkpoint=%s reason=%s", w->job->stream, w->job->id, e->text);
+        rc = ledger_find(&w->agent->ledger, w->job->stream, w->job->id, &there, e);
+        if (rc == 0 && there.state == CRSC_VALID) return 0;
+        if (rc == 0 && there.state != CRSC_TAKING) return error_set(e, ERROR_CONFLICT, "meanwhile somebody gave the checkpoint up");
+        if (rc == 0) rc = record(w, CRSC_VALID, NULL, e);
+        else poll(NULL, 0, (int)pause_ms);
+    }
+    return rc;
+}
+
+static void note_dump(struct work *w, uint64_t offset, uint64_t drain_us, uint64_t dump_us, uint64_t pause_us)
+{
+    pthread_mutex_lock(&w->agent->lock);
+    w->job->offset = offset;
+    w->job->drain_us = drain_us;
+    w->job->dump_us = dump_us;
+    w->job->pause_us = pause_us;
+    pthread_mutex_unlock(&w->agent->lock);
+}
+
+struct drain {
+    struct work *work;
+    struct sidecar sidecar;
+    uint64_t offset, begun, drained; /* 0: not begun */
+};
+
+/* Requests wait from here until the interceptor has resumed. */
+static int drain(void *user, struct error *e)
+{
+    struct drain *d = user;
+    const struct job *j = d->work->job;
+    d->begun = loop_monotonic_us();
+    int rc = sidecar_drain(&d->sidecar, j->id, (uint32_t)j->drain_ms, (uint32_t)(j->drain_ms + j->timeout_ms), &d->offset, e);
+    d->drained = loop_monotonic_us();
+    if (rc == 0) enter(d->work, PHASE_DUMPING);
+    return rc;
+}
+
+static int drain_and_dump(struct work *w, const char *dump, struct error *e)
+{
+    const struct container *c = w->container;
+    struct drain d = {.work = w, .sidecar = {.admin = c->pod.admin, .pid = c->process.pid}};
+    char logs[PATH_MAX];
+    struct error second;
+    bool unbroken = false, harmed = false;
+    uint64_t dump_us = 0;
+    struct dump_options options = agent_dump_options(w->agent, w->job->timeout_ms, logs);
+    int rc = dump_container(&options, c->id, dump, drain, &d, &dump_us, &harmed, e);
+    if (d.begun == 0) return rc;
+    if (harmed) { /* before a request comes to it again; a frozen one does not even die */
+        bool unused;
+        if (dump_settle(&options, c->id, &unused, &second) != 0) log_warn("a container cannot be thawed", "container=%s reason=%s", c->id, second.text);
+        agent_end_app(c, "its dump was cut in the middle");
+    }
+    int resumed = sidecar_resume(&d.sidecar, w->job->id, &unbroken, rc == 0 ? e : &second);
+    note_dump(w, d.offset, d.drained - d.begun, dump_us, loop_monotonic_us() - d.begun);
+    if (rc == 0) rc = resumed;
+    if (rc == 0 && !unbroken) rc = error_set(e, ERROR_CONFLICT, "the drain did not hold: the dump may contain requests after offset %" PRIu64, d.offset);
+    return rc;
+}
+
+static int pack(struct work *w, const char *dump, char path[PATH_MAX], struct error *e)
+{
+    struct agent *a = w->agent;
+    struct job *j = w->job;
+    struct oci_image_labels labels = {.offset = j->offset};
+    struct oci_image image;
+    uint64_t begun = loop_monotonic_us();
+    snprintf(labels.container, sizeof labels.container, "%s", w->container->pod.container);
+    memcpy(labels.stream, j->stream, sizeof labels.stream);
+    memcpy(labels.spec, w->container->pod.spec, sizeof labels.spec);
+    int rc = store_place(a->store, j->stream, j->id, path, e);
+    if (rc == 0) rc = oci_image_pack(dump, path, &labels, &image, e);
+    if (rc == 0) rc = store_add(a->store, j->id, &image, e);
+    if (rc != 0) return rc;
+    pthread_mutex_lock(&a->lock);
+    j->image = image;
+    j->pack_us = loop_monotonic_us() - begun;
+    pthread_mutex_unlock(&a->lock);
+    return 0;
+}
+
+/* To the registry that the reference names; nowhere when there is none. */
+static int push(struct work *w, const char *path, struct error *e)
+{
+    struct job *j = w->job;
+    char base[300], repository[700];
+    struct registry r;
+    if (*j->reference == '\0') return 0;
+    uint64_t begun = loop_monotonic_us();
+    int rc = agent_registry(w->agent, j->reference, base, repository, &r, e);
+    for (int i = 0; rc == 0; i++) {
+        rc = registry_push(&r, path, j->image.digest, j->id, e);
+        if (rc == 0 || i == 2 || (rc != -ERROR_UNAVAILABLE && rc != -ERROR_TIMEOUT)) break;
+        log_warn("pushing again", "checkpoint=%s reason=%s", j->id, e->text);
+        rc = 0;
+    }
+    pthread_mutex_lock(&w->agent->lock);
+    j->push_us = loop_monotonic_us() - begun;
+    pthread_mutex_unlock(&w->agent->lock);
+    return rc;
+}
+
+static void say_how(const struct work *w, int rc, const struct error *e)
+{
+    const struct job *j = w->job;
+    if (rc == 0)
+        log_info("checkpoint valid", "stream=%s checkpoint=%s offset=%" PRIu64 " size=%" PRIu64 " pause_ms=%.1f dump_ms=%.1f pack_ms=%.1f push_ms=%.1f", j->stream,
+                 j->id, j->offset, j->image.size, (double)j->pause_us / 1000, (double)j->dump_us / 1000, (double)j->pack_us / 1000, (double)j->push_us / 1000);
+    else
+        log_error("checkpoint failed", "stream=%s checkpoint=%s phase=%s reason=%s", j->stream, j->id, phase_name(j->phase), e->text);
+}
+
+static void finish(struct work *w, int rc, const struct error *e)
+{
+    struct agent *a = w->agent;
+    pthread_mutex_lock(&a->lock);
+    w->job->phase = rc == 0 ? PHASE_VALID : PHASE_FAILED;
+    if (rc != 0) w->job->error = *e;
+    w->job->finished_us = loop_wall_us();
+    if (w->container != NULL) w->container->busy = false;
+    pthread_mutex_unlock(&a->lock);
+    if (w->container != NULL) agent_let_go(a, w->container);
+    for (size_t i = 0; w->from[i] != NULL; i++) free(w->from[i]);
+    free(w);
+}
+
+static void *take(void *user)
+{
+    struct work *w = user;
+    struct agent *a = w->agent;
+    struct job *j = w->job;
+    struct error e = {0};
+    char dump[PATH_MAX], path[PATH_MAX];
+    struct store_image held;
+    snprintf(dump, sizeof dump, "%.3000s/dumps/%.64s-%.64s", a->settings.store, w->container->id, j->id);
+    int rc = record(w, CRSC_TAKING, NULL, &e);
+    bool recorded = !ledger_refused(rc);
+    if (rc == 0) rc = tree_remove(dump, &e);
+    if (rc == 0) rc = drain_and_dump(w, dump, &e);
+    enter(w, PHASE_PACKING);
+    if (rc == 0) rc = pack(w, dump, path, &e);
+    bool packed = rc == 0;
+    tree_remove(dump, NULL);
+    if (rc == 0) enter(w, PHASE_PUSHING);
+    if (rc == 0) rc = push(w, path, &e);
+    if (rc == 0) enter(w, PHASE_RECORDING);
+    if (rc == 0) rc = record_valid(w, &e);
+    say_how(w, rc, &e);
+    if (packed && store_hold(a->store, j->stream, j->id, &held)) { /* ours from store_add(), and this one */
+        store_release(a->store, &held);
+        store_release(a->store, &held);
+    }
+    if (rc != 0 && packed) {
+        struct error left;
+        store_remove(a->store, j->stream, j->id, NULL);
+        if (*j->reference != '\0' && images_unpush(a, j->reference, &left) != 0)
+            log_warn("a failed checkpoint's image stays in the registry", "image=%s reason=%s", j->reference, left.text);
+    }
+    if (rc != 0 && recorded) record(w, CRSC_FAILED, e.text, NULL);
+    store_evict(a->store);
+    finish(w, rc, &e);
+    return NULL;
+}
+
+int job_checkpoint(struct agent *a, const struct job_request *r, struct error *e)
+{
+    struct error local, *why = e != NULL ? e : &local;
+    struct job *j = NULL;
+    char reference[AGENT_REFERENCE_MAX];
+    if (!pod_snapshot_id_valid(r->id)) return error_set(why, ERROR_INVALID, "\"%.64s\" is no id: 1 to 64 of a-z 0-9 . - are wanted", r->id);
+    struct container *c = agent_find(a, r->namespace, r->pod);
+    struct work *w = calloc(1, sizeof *w);
+    pthread_mutex_lock(&a->lock);
+    bool known = find(a, r->stream, r->id) != NULL;
+    int rc = known ? 1 : w == NULL ? error_set(why, ERROR_NOMEM, "no memory for a checkpoint")
+             : c == NULL ? error_set(why, ERROR_NOT_FOUND, "no protected container of pod %.100s/%.100s runs on this node", r->namespace, r->pod)
+             : r->pod_uid != NULL && strcmp(r->pod_uid, c->pod.uid) != 0 ? error_set(why, ERROR_CONFLICT, "the pod of that name is another one")
+             : strcmp(r->stream, c->pod.stream) != 0 ? error_set(why, ERROR_CONFLICT, "that pod is of stream %.150s", c->pod.stream)
+             : c->busy ? error_set(why, ERROR_CONFLICT, "another checkpoint of that container is under way")
+             : !c->attached ? error_set(why, ERROR_CONFLICT, "the container's interceptor does not know its app yet") : 0;
+    if (rc == 0) rc = images_reference(a, &c->pod, r->id, reference, why);
+    if (rc == 0 && (j = add(a, r->stream, r->id)) == NULL) rc = error_set(why, ERROR_NOMEM, "no memory for a checkpoint");
+    if (rc == 0) {
+        memcpy(j->reference, reference, sizeof j->reference);
+        memcpy(j->namespace, c->pod.namespace, sizeof j->namespace);
+        memcpy(j->pod, c->pod.name, sizeof j->pod);
+        memcpy(j->template_hash, c->pod.template_hash, sizeof j->template_hash);
+        memcpy(j->container, c->id, sizeof j->container);
+        j->drain_ms = r->drain_ms;
+        j->timeout_ms = r->timeout_ms;
+        c->busy = true;
+        *w = (struct work){.agent = a, .container = c, .job = j};
+    }
+    pthread_mutex_unlock(&a->lock);
+    if (rc == 0 && agent_thread(take, w, why) != 0) {
+        rc = -ERROR_NOMEM;
+        finish(w, rc, why);
+        return rc;
+    }
+    if (rc != 0) {
+        free(w);
+        if (c != NULL) agent_let_go(a, c);
+    }
+    return rc;
+}
+
+/* ---- a fetch ----------------------------------------------------------------------------------------------------- */
+
+static void *fetch(void *user)
+{
+    struct work *w = user;
+    struct error e = {0};
+    struct store_image held;
+    int rc = images_fetch(w->agent, w->job->stream, &w->wanted, (const char *const *)w->from, &held, &e);
+    if (rc == 0) {
+        pthread_mutex_lock(&w->agent->lock);
+        w->job->image = held.image;
+        pthread_mutex_unlock(&w->agent->lock);
+        store_release(w->agent->store, &held);
+    } else {
+        log_warn("a checkpoint cannot be fetched", "stream=%s checkpoint=%s reason=%s", w->job->stream, w->job->id, e.text);
+    }
+    finish(w, rc, &e);
+    return NULL;
+}
+
+/* The offset is in the image itself: the fetch compares it with what is recorded at the container's start. */
+int job_prefetch(struct agent *a, const struct job_fetch *f, struct error *e)
+{
+    struct ledger_snapshot *all = NULL;
+    size_t n = 0, at = 0;
+    uint64_t first, last;
+    if (!pod_snapshot_id_valid(f->id)) return error_set(e, ERROR_INVALID, "\"%.64s\" is no id", f->id);
+    int rc = ledger_read(&a->ledger, f->stream, &all, &n, &first, &last, e);
+    if (rc != 0) return rc;
+    while (at < n && strcmp(all[at].id, f->id) != 0) at++;
+    struct work *w = at < n ? calloc(1, sizeof *w) : NULL;
+    if (w != NULL) w->wanted = all[at];
+    free(all);
+    if (w == NULL) return error_set(e, ERROR_NOT_FOUND, "the log has no checkpoint %.64s of %.100s", f->id, f->stream);
+    for (size_t i = 0; i < 7 && f->from[i] != NULL; i++) w->from[i] = strdup(f->from[i]);
+    w->agent = a;
+    pthread_mutex_lock(&a->lock);
+    struct job *old = find(a, f->stream, f->id);
+    if (old != NULL && ended(old)) {
+        unlist(a, old);
+        old = NULL;
+    }
+    if (old == NULL && (w->job = add(a, f->stream, f->id)) != NULL) {
+        w->job->phase = PHASE_FETCHING;
+        w->job->offset = w->wanted.offset;
+        memcpy(w->job->template_hash, w->wanted.template_hash, sizeof w->job->template_hash);
+        memcpy(w->job->reference, w->wanted.image, sizeof w->wanted.image);
+    }
+    pthread_mutex_unlock(&a->lock);
+    if (w->job == NULL) {
+        for (size_t i = 0; w->from[i] != NULL; i++) free(w->from[i]);
+        free(w);
+        return old != NULL ? 1 : error_set(e, ERROR_NOMEM, "no memory for a fetch");
+    }
+    rc = agent_thread(fetch, w, e);
+    if (rc != 0) finish(w, rc, e);
+    return rc;
+}

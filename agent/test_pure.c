@@ -1,0 +1,181 @@
+/* What the agent reads and decides, without a node: pods' words, specification digests, choices and evictions; the last two by thousands of seeded
+ * random cases against what the header promises. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "agent/choose.h"
+#include "agent/pod.h"
+
+#define CONFIG(annotations, process, mounts)                                                                                          \
+    "{\"ociVersion\":\"1.0\",\"process\":{\"user\":{\"uid\":1000},\"args\":[\"/app\"],\"cwd\":\"/\"" process                          \
+    "},\"root\":{\"path\":\"rootfs\"},\"mounts\":[" mounts "],\"annotations\":{" annotations "},\"linux\":{\"namespaces\":[{\"type\":" \
+    "\"pid\"}]}}"
+#define CRI "\"io.kubernetes.cri.container-type\":\"container\",\"io.kubernetes.cri.container-name\":\"app\",\"io.kubernetes.cri.sandbox-namespace\":\"ns\",\"io.kubernetes.cri.sandbox-name\":\"p\""
+#define WORDS "\"crsc.io/stream\":\"a/b\",\"crsc.io/container\":\"app\",\"crsc.io/upstream\":\"127.0.0.1:1\",\"crsc.io/admin\":\"127.0.0.1:2\""
+
+static struct pod pod;
+static struct error error;
+
+static int read_pod(const char *text)
+{
+    memset(&pod, 0, sizeof pod);
+    return pod_read(text, strlen(text), &pod, &error);
+}
+
+static void test_words(void **state)
+{
+    (void)state;
+    assert_int_equal(read_pod(CONFIG(CRI "," WORDS ",\"crsc.io/template-hash\":\"h\",\"crsc.io/image-registry\":\"r:5000/x\"", "", "")), 0);
+    assert_true(pod.is_protected && pod.has_registry);
+    assert_string_equal(pod.namespace, "ns");
+    assert_string_equal(pod.name, "p");
+    assert_string_equal(pod.stream, "a/b");
+    assert_string_equal(pod.restore, "auto");
+    assert_string_equal(pod.template_hash, "h");
+    assert_string_equal(pod.registry, "r:5000/x");
+    /* CRI-O's names */
+    assert_int_equal(read_pod(CONFIG("\"io.kubernetes.cri-o.ContainerType\":\"container\",\"io.kubernetes.container.name\":\"app\","
+                                     "\"io.kubernetes.pod.name\":\"q\"," WORDS, "", "")), 0);
+    assert_true(pod.is_protected && !pod.has_registry);
+    assert_string_equal(pod.name, "q");
+    /* the sandbox, another container, no stream */
+    assert_int_equal(read_pod(CONFIG("\"io.kubernetes.cri.container-type\":\"sandbox\",\"io.kubernetes.cri.container-name\":\"app\"," WORDS, "", "")), 0);
+    assert_false(pod.is_protected);
+    assert_int_equal(read_pod(CONFIG("\"io.kubernetes.cri.container-type\":\"container\",\"io.kubernetes.cri.container-name\":\"side\"," WORDS, "", "")), 0);
+    assert_false(pod.is_protected);
+    assert_int_equal(read_pod(CONFIG(CRI, "", "")), 0);
+    assert_false(pod.is_protected);
+}
+
+static void test_bad_words(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"", "[]", "{", CONFIG(CRI ",\"crsc.io/stream\":\"a\",\"crsc.io/container\":\"app\"", "", ""),
+        CONFIG(CRI "," WORDS ",\"crsc.io/restore\":\"../x\"", "", ""), CONFIG(CRI "," WORDS ",\"crsc.io/restore\":\"\"", "", "")};
+    char text[4096], longer[600];
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_int_equal(read_pod(bad[i]), -ERROR_INVALID);
+    memset(longer, 'x', sizeof longer - 1);
+    longer[sizeof longer - 1] = '\0';
+    snprintf(text, sizeof text, CONFIG(CRI "," WORDS ",\"crsc.io/template-hash\":\"%s\"", "", ""), longer);
+    assert_int_equal(read_pod(text), -ERROR_INVALID);
+    static const char *const ids[] = {"", ".", "a/b", "A", "-a", "a_b"};
+    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) assert_false(pod_snapshot_id_valid(ids[i]));
+    assert_true(pod_snapshot_id_valid("c-17.x"));
+}
+
+static void test_spec(void **state)
+{
+    (void)state;
+    char first[OCI_DIGEST_MAX];
+#define MOUNT(source, options) "{\"destination\":\"/a\",\"type\":\"bind\",\"source\":\"" source "\",\"options\":[\"" options "\"]}"
+    assert_int_equal(read_pod(CONFIG(CRI "," WORDS, "", MOUNT("/x", "ro"))), 0);
+    memcpy(first, pod.spec, sizeof first);
+    /* another pod of the same template: other sources, environment, names */
+    assert_int_equal(read_pod(CONFIG(CRI "," WORDS ",\"io.kubernetes.cri.sandbox-id\":\"z\"", ",\"env\":[\"A=1\"]", MOUNT("/y", "ro"))), 0);
+    assert_string_equal(pod.spec, first);
+    static const char *const others[] = {CONFIG(CRI "," WORDS, "", MOUNT("/x", "rw")), CONFIG(CRI "," WORDS, "", ""),
+        CONFIG(CRI "," WORDS, ",\"noNewPrivileges\":true", MOUNT("/x", "ro")),
+        CONFIG(CRI "," WORDS, ",\"capabilities\":{\"bounding\":[\"CAP_SYS_ADMIN\"]}", MOUNT("/x", "ro")),
+        CONFIG(CRI "," WORDS ",\"io.kubernetes.cri.image-name\":\"i:2\"", "", MOUNT("/x", "ro"))};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        assert_int_equal(read_pod(others[i]), 0);
+        assert_string_not_equal(pod.spec, first);
+    }
+}
+
+static uint64_t seed;
+
+static uint64_t draw(uint64_t below)
+{
+    seed = seed * 6364136223846793005u + 1442695040888963407u;
+    return (seed >> 33) % below;
+}
+
+static void test_choose(void **state)
+{
+    (void)state;
+    static const char *const ids[] = {"c-0", "c-1", "c-2", "c-3", "c-4", "c-5"}, *const hashes[] = {"h", "i"};
+    static const char *const restores[] = {"auto", "auto", "fresh", "c-3", "c-9"};
+    unsigned restored = 0, cheaper = 0;
+    for (seed = 1; seed < 20000;) {
+        uint64_t round = seed;
+        struct candidate all[6];
+        char reason[CHOOSE_REASON_MAX] = "";
+        size_t n = draw(7);
+        for (size_t i = 0; i < n; i++)
+            all[i] = (struct candidate){.id = ids[i], .template_hash = hashes[draw(3) == 0], .offset = draw(100000), .size = draw(1 << 30),
+                .recorded_us = draw(100), .here = draw(2), .unusable = draw(4) == 0, .failures = (unsigned)draw(4)};
+        struct wish w = {.restore = restores[draw(5)], .template_hash = hashes[draw(4) == 0], .first_offset = 1 + draw(2) * 50,
+            .last_offset = draw(4) == 0 ? UINT64_MAX : 100000 + draw(100000), .replay_us = draw(200), .restore_us = draw(1000000)};
+        int got = choose(all, n, &w, reason);
+        assert_in_range((unsigned)(got + 1), 0, n);
+        if (got < 0) assert_true(*reason != '\0');
+        bool automatic = strcmp(w.restore, "auto") == 0, usable = false;
+        for (size_t i = 0; i < n; i++) {
+            const struct candidate *c = &all[i];
+            bool may = strcmp(c->template_hash, w.template_hash) == 0 && !c->unusable && c->failures < CHOOSE_FAILURES_MAX &&
+                       (automatic || strcmp(c->id, w.restore) == 0);
+            usable |= may;
+            if (got == (int)i) assert_true(may && strcmp(w.restore, "fresh") != 0);
+            if (got >= 0 && may) assert_true(c->offset <= all[got].offset);
+        }
+        /* a way back is never left unused, unless everything is still in the log and cheaper to replay */
+        if (usable && got < 0) assert_true(automatic && w.first_offset <= 1);
+        restored += got >= 0;
+        cheaper += usable && got < 0;
+        seed = round + 1;
+    }
+    assert_true(restored > 1000 && cheaper > 1000); /* both were tried */
+}
+
+static void test_eviction(void **state)
+{
+    (void)state;
+    static const char *const streams[] = {"a", "b", "c"};
+    unsigned removed = 0;
+    for (seed = 1; seed < 5000;) {
+        uint64_t round = seed, sum = 0, budget = draw(4000);
+        struct kept all[8];
+        size_t n = draw(9);
+        uint64_t best[3] = {0};
+        bool had[3] = {0};
+        for (size_t i = 0; i < n; i++) {
+            size_t s = draw(3);
+            all[i] = (struct kept){.stream = streams[s], .offset = draw(10), .bytes = draw(1000), .used_us = draw(100), .busy = draw(5) == 0};
+            sum += all[i].bytes;
+            had[s] = true;
+            if (all[i].offset > best[s]) best[s] = all[i].offset;
+        }
+        for (int at; (at = choose_eviction(all, n, budget)) >= 0; removed++) {
+            assert_true(sum > budget && (size_t)at < n && !all[at].busy);
+            sum -= all[at].bytes;
+            all[at] = all[--n];
+        }
+        /* each stream's newest is there, and only such and busy ones are over the budget */
+        for (size_t s = 0; s < 3; s++) {
+            size_t top = 0;
+            for (size_t i = 0; i < n; i++) {
+                if (all[i].stream != streams[s]) continue;
+                top += all[i].offset == best[s];
+                if (sum > budget && all[i].offset != best[s]) assert_true(all[i].busy);
+            }
+            assert_true(top > 0 || !had[s]);
+        }
+        seed = round + 1;
+    }
+    assert_true(removed > 1000);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_words), cmocka_unit_test(test_bad_words), cmocka_unit_test(test_spec),
+        cmocka_unit_test(test_choose), cmocka_unit_test(test_eviction)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,493 @@
+#include "logd/server/scrub.h"
+
+#include <assert.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <uv.h>
+
+#include "common/loop.h"
+#include "logd/server/mover.h"
+#include "logd/server/node.h"
+#include "logd/server/pace.h"
+#include "logd/server/reads.h"
+#include "logd/server/repair.h"
+#include "logd/server/scrub_plan.h"
+#include "logd/server/sift.h"
+#include "logd/wal/patch.h"
+
+enum { ANSWER_MS = 2000, FIRST_PASS_MS = 600000, TRIES = 3 };
+
+enum phase { IDLE, LOOKS, LISTS, ASKS, WRITES, INDEX };
+
+struct scrub {
+    struct node *node;
+    char dir[PATH_MAX], note[PATH_MAX]; /* note: the file that says when the last pass ended */
+    uv_timer_t timer;
+    uv_work_t work;
+    struct pace pace;
+    struct scrub_plan plan;
+    enum phase phase;
+    bool busy; /* what follows, up to `error`, is the worker's */
+    struct sift sift;
+    struct patch *patch;
+    int rv;
+    struct error error;
+    struct repair *repair;
+    uint64_t *ids, *sizes; /* for the look at the index */
+    uint64_t bytes, pass_bytes, pass_of, pass_began_us, last_pass_us, paid;
+    bool closing;
+    void (*done)(void *user);
+    void *user;
+};
+
+static void go_on(struct scrub *s);
+
+/* ---- the worker's thread -------------------------------------------------------------------------------------- */
+
+/* 0 without a patch: there is nothing to write. */
+static int begin_patch(struct scrub *s)
+{
+    const struct wal_segment *segment = &s->sift.segment;
+    const struct patch_piece *pieces;
+    size_t n = repair_pieces(s->repair, &pieces);
+    sift_close(&s->sift);
+    if (n == 0) return 0;
+    int rv = patch_begin(disk_system(), s->dir, segment->id, segment->bytes, pieces, n, &s->patch, &s->error);
+    return rv == 0 ? 1 : rv;
+}
+
+static void step(uv_work_t *work)
+{
+    struct scrub *s = work->data;
+    switch (s->phase) {
+    case LOOKS: s->rv = sift_step(&s->sift); break;
+    case LISTS: s->rv = sift_list_step(&s->sift, &s->error); break;
+    case WRITES: s->rv = s->patch == NULL ? begin_patch(s) : patch_step(s->patch, &s->error); break;
+    case INDEX: s->rv = sift_index_step(&s->sift, &s->error); break;
+    default: break;
+    }
+}
+
+/* ---- the loop's thread: work ---------------------------------------------------------------------------------- */
+
+static void on_step(uv_work_t *work, int status);
+
+static void work(struct scrub *s, enum phase phase)
+{
+    s->phase = phase;
+    s->busy = true;
+    if (uv_queue_work(s->node->loop, &s->work, step, on_step) != 0) abort(); /* only without a callback: cannot be */
+}
+
+static void on_turn(uv_timer_t *timer)
+{
+    struct scrub *s = timer->data;
+    work(s, s->phase);
+}
+
+/* The same again, when so many bytes may be read or written. */
+static void work_later(struct scrub *s, uint64_t bytes)
+{
+    uint64_t now = loop_monotonic_us(), next = pace_take(&s->pace, now, bytes);
+    uv_timer_start(&s->timer, on_turn, next <= now ? 0 : (next - now) / 1000 + 1, 0);
+}
+
+static void finish(struct scrub *s)
+{
+    patch_free(s->patch);
+    s->patch = NULL;
+    sift_close(&s->sift);
+    repair_end(s->repair);
+    free(s->ids);
+    free(s->sizes);
+    s->ids = s->sizes = NULL;
+    s->phase = IDLE;
+    go_on(s);
+}
+
+static void whole(struct scrub *s)
+{
+    uint64_t id = s->sift.segment.id;
+    const struct scrub_suspect *was = scrub_plan_find(&s->plan, id);
+    bool damaged = was != NULL && was->why != SCRUB_MET && was->why != SCRUB_AGAIN;
+    if (scrub_plan_whole(&s->plan, id, node_now_ms())) {
+        if (damaged) log_info("the damaged segment is whole again", "segment=%" PRIu64 " repaired=%" PRIu64, id, s->plan.repaired);
+        else log_info("nothing is damaged in that segment", "segment=%" PRIu64, id);
+        node_repaired(s->node);
+    }
+    finish(s);
+}
+
+static void stuck(struct scrub *s, enum scrub_why why)
+{
+    char text[128];
+    uint64_t id = s->sift.segment.id;
+    const struct scrub_suspect *was = scrub_plan_find(&s->plan, id);
+    bool told = was != NULL && was->why == why && was->tries > 0;
+    scrub_plan_stuck(&s->plan, id, why, node_now_ms());
+    scrub_plan_text(&s->plan, sizeof text, text);
+    if (!told) log_error("damaged data is not repaired; it is tried again", "segment=%" PRIu64 " reason=%s", id, text);
+    finish(s);
+}
+
+/* ---- asking for what is damaged ------------------------------------------------------------------------------- */
+
+static void on_silence(uv_timer_t *timer);
+
+static void ask_on(struct scrub *s)
+{
+    if (repair_ask(s->repair)) {
+        uv_timer_start(&s->timer, on_silence, ANSWER_MS, 0);
+    } else {
+        uv_timer_stop(&s->timer);
+        work(s, WRITES);
+    }
+}
+
+static void on_silence(uv_timer_t *timer)
+{
+    struct scrub *s = timer->data;
+    repair_late(s->repair);
+    ask_on(s);
+}
+
+void scrub_answer(struct scrub *s, uint64_t peer, uint64_t question, const void *bytes, size_t len)
+{
+    if (s == NULL || s->phase != ASKS || question != repair_question(s->repair) || s->closing) return;
+    repair_answer(s->repair, peer, bytes, len);
+    ask_on(s);
+}
+
+static void repair(struct scrub *s, unsigned bad)
+{
+    uint64_t id = s->sift.segment.id;
+    const struct scrub_suspect *was = scrub_plan_find(&s->plan, id);
+    if (was == NULL || was->bad < bad) log_error("damaged data is repaired from the other servers", "segment=%" PRIu64 " records=%u", id, bad);
+    scrub_plan_damaged(&s->plan, id, bad, node_now_ms());
+    s->phase = ASKS;
+    ask_on(s);
+}
+
+/* ---- one segment ---------------------------------------------------------------------------------------------- */
+
+static bool find_segment(const struct scrub *s, uint64_t id, struct wal_segment *ret_segment)
+{
+    for (size_t i = 0; i < wal_segments(s->node->wal); i++) {
+        *ret_segment = wal_segment(s->node->wal, i);
+        if (ret_segment->id == id) return true;
+    }
+    return false;
+}
+
+static void looked(struct scrub *s)
+{
+    struct wal_segment now;
+    s->bytes += s->sift.file.loaded;
+    if (s->plan.passing) s->pass_bytes += s->sift.file.loaded;
+    if (!s->sift.segment.sealed) {
+        struct error e;
+        error_set(&e, ERROR_CORRUPT, "the record at %" PRIu64 " of the newest segment", s->sift.ranges[0].from);
+        if (s->sift.n_ranges > 0) scrub_suspect(s, s->sift.segment.id, &e); /* it is repaired when it is sealed */
+        finish(s);
+    } else if (s->sift.n_ranges == 0 || !find_segment(s, s->sift.segment.id, &now)) {
+        whole(s);
+    } else if (now.raft) {
+        repair(s, repair_entries(s->repair));
+    } else {
+        sift_list(&s->sift);
+        work(s, LISTS);
+    }
+}
+
+static void listed(struct scrub *s)
+{
+    if (s->sift.n_checked == 0) whole(s); /* nobody needs what is damaged */
+    else repair(s, repair_runs(s->repair));
+}
+
+/* What was written is looked at again, as any other: it is whole when that says so. */
+static void written(struct scrub *s)
+{
+    uint64_t id = s->sift.segment.id;
+    const struct scrub_suspect *is = scrub_plan_find(&s->plan, id);
+    bool asked_often = is != NULL && is->tries >= TRIES;
+    if (s->patch != NULL) {
+        unsigned records = repair_records(s->repair);
+        wal_replaced(s->node->wal, id);
+        log_info("damaged data was written anew", "segment=%" PRIu64 " records=%u", id, records);
+        scrub_plan_repaired(&s->plan, id, records, node_now_ms());
+        finish(s);
+    } else {
+        stuck(s, repair_is_raft(s->repair) && (repair_hopeless(s->repair) || asked_often) ? SCRUB_LOG : SCRUB_LOST);
+    }
+}
+
+/* ---- the index ------------------------------------------------------------------------------------------------ */
+
+static bool begin_index(struct scrub *s)
+{
+    size_t n = wal_segments(s->node->wal);
+    s->ids = calloc(n + 1, sizeof *s->ids);
+    s->sizes = calloc(n + 1, sizeof *s->sizes);
+    if (s->ids == NULL || s->sizes == NULL) return false;
+    for (size_t i = 0; i < n; i++) {
+        struct wal_segment is = wal_segment(s->node->wal, i);
+        s->ids[i] = is.id;
+        s->sizes[i] = is.bytes;
+    }
+    sift_index(&s->sift, s->ids, s->sizes, n);
+    return true;
+}
+
+/* What pointed nowhere may have moved meanwhile, or be gone. */
+static bool is_stray(struct scrub *s, const struct sift_run *x)
+{
+    struct streams_run run;
+    struct wal_segment is;
+    struct streams_info info;
+    if (streams_info(s->node->streams, x->stream, &info) != 0 || x->run.first_offset + x->run.count <= info.first_offset) return false;
+    if (reads_find(s->node->reads, x->stream, x->run.first_offset, &run, NULL) != 0) return true;
+    return !find_segment(s, run.where.segment, &is) || run.where.position > is.bytes || run.frame_len > is.bytes - run.where.position;
+}
+
+static void note_pass(struct scrub *s)
+{
+    const struct disk *d = disk_system();
+    char text[32];
+    int len = snprintf(text, sizeof text, "%020llu\n", (unsigned long long)s->last_pass_us), fd = d->open(d, s->note, O_RDWR | O_CREAT);
+    if (fd < 0) return; /* a pass too early, after the next start */
+    disk_write_all(d, fd, text, (size_t)len, 0);
+    d->close(d, fd);
+}
+
+static void end_pass(struct scrub *s)
+{
+    bool damaged = s->rv == -ERROR_CORRUPT;
+    for (unsigned i = 0; s->rv == 0 && i < s->sift.n_strays; i++) damaged = damaged || is_stray(s, &s->sift.strays[i]);
+    scrub_plan_index(&s->plan, damaged, node_now_ms());
+    s->last_pass_us = loop_wall_us();
+    note_pass(s);
+    if (damaged) log_error("the index is damaged", "reason=%s", s->rv == -ERROR_CORRUPT ? s->error.text : "it points to what is not there");
+    log_info("everything on the disk was looked at", "bytes=%" PRIu64 " seconds=%.1f found=%" PRIu64 " repaired=%" PRIu64 " damaged_segments=%u", s->pass_bytes,
+             (double)(loop_monotonic_us() - s->pass_began_us) / 1e6, s->plan.found, s->plan.repaired, s->plan.n);
+    s->pass_bytes = s->pass_of = 0;
+    finish(s);
+}
+
+/* ---- what is next --------------------------------------------------------------------------------------------- */
+
+static void on_closed(uv_handle_t *handle)
+{
+    struct scrub *s = handle->data;
+    void (*done)(void *user) = s->done;
+    void *user = s->user;
+    patch_free(s->patch);
+    repair_free(s->repair);
+    sift_fini(&s->sift);
+    free(s->ids);
+    free(s->sizes);
+    free(s);
+    done(user);
+}
+
+static void on_step(uv_work_t *work, int status)
+{
+    struct scrub *s = work->data;
+    (void)status;
+    s->busy = false;
+    if (s->closing) {
+        uv_close((uv_handle_t *)&s->timer, on_closed);
+        return;
+    }
+    if (s->rv == 1) {
+        uint64_t paid = s->phase == LOOKS ? s->sift.file.loaded - s->paid : s->phase == WRITES ? 2 * PATCH_STEP : s->phase == INDEX ? SIFT_STEP : 0;
+        if (s->phase == LOOKS) s->paid = s->sift.file.loaded;
+        work_later(s, paid);
+        return;
+    }
+    switch (s->phase) {
+    case LOOKS: looked(s); break;
+    case LISTS:
+        if (s->rv == 0) listed(s);
+        else stuck(s, SCRUB_FAILS);
+        break;
+    case WRITES:
+        if (s->rv == 0) {
+            written(s);
+        } else {
+            log_warn("a repaired segment cannot be written", "reason=%s", s->error.text);
+            stuck(s, SCRUB_FAILS);
+        }
+        break;
+    case INDEX: end_pass(s); break;
+    default: assert(false);
+    }
+}
+
+static size_t list_segments(const struct scrub *s, struct scrub_segment **ret_list, uint64_t *ret_bytes)
+{
+    size_t n = wal_segments(s->node->wal);
+    struct scrub_segment *list = calloc(n + 1, sizeof *list);
+    struct wal_segment newest;
+    uint64_t until;
+    bool settled = wal_settled(s->node->wal, &newest, &until);
+    *ret_list = list;
+    *ret_bytes = 0;
+    for (size_t i = 0; list != NULL && i < n; i++) {
+        struct wal_segment is = wal_segment(s->node->wal, i);
+        list[i] = (struct scrub_segment){.id = is.id, .sealed = is.sealed, .held = mover_holds(s->node->mover, is.id)};
+        if (is.sealed) *ret_bytes += is.bytes;
+        else if (settled && is.id == newest.id) list[i].settled = true, *ret_bytes += until;
+    }
+    return list == NULL ? 0 : n;
+}
+
+static bool begin(struct scrub *s, enum scrub_step what, uint64_t id)
+{
+    struct wal_segment segment, newest;
+    uint64_t until = 0;
+    s->paid = 0;
+    bool found = what == SCRUB_LOOK && find_segment(s, id, &segment);
+    if (found && !segment.sealed) found = wal_settled(s->node->wal, &newest, &until) && newest.id == id;
+    if (found && sift_begin(&s->sift, &segment, until) == 0) work(s, LOOKS);
+    else if (what == SCRUB_INDEX && begin_index(s)) work(s, INDEX);
+    else return false;
+    return true;
+}
+
+static void go_on(struct scrub *s)
+{
+    struct scrub_segment *list;
+    uint64_t id = 0, bytes, now = node_now_ms();
+    enum scrub_step what;
+    if (s->phase != IDLE || s->closing || s->node->stopping) return;
+    if (s->plan.n == 0 && !s->plan.passing && (s->plan.interval_ms == 0 || now < s->plan.due_ms)) return;
+    bool passed = s->plan.passing;
+    size_t n = list_segments(s, &list, &bytes);
+    if (list == NULL) return; /* the next second tries again */
+    while ((what = scrub_plan_next(&s->plan, now, list, n, &id)) == SCRUB_ROLL) wal_roll(s->node->wal);
+    free(list);
+    if (!passed && s->plan.passing) {
+        s->pass_of = bytes;
+        s->pass_began_us = loop_monotonic_us();
+        log_debug("everything on the disk is looked at", "bytes=%" PRIu64, bytes);
+    }
+    if (!begin(s, what, id) && what == SCRUB_INDEX) s->plan.index = false; /* no memory: the next second tries again */
+}
+
+void scrub_tick(struct scrub *s)
+{
+    go_on(s);
+}
+
+/* ---- who meets damage ----------------------------------------------------------------------------------------- */
+
+void scrub_suspect(struct scrub *s, uint64_t segment, const struct error *why)
+{
+    if (s == NULL || !scrub_plan_suspect(&s->plan, segment, node_now_ms())) return;
+    log_error("damaged data was met: it is not served, and looked at", "segment=%" PRIu64 " reason=%s", segment, why->text);
+    go_on(s);
+}
+
+void scrub_suspect_entry(struct scrub *s, uint64_t index, const struct error *why)
+{
+    struct wal_location at;
+    if (s != NULL && wal_locate(s->node->wal, index, &at) == 0) scrub_suspect(s, at.segment, why);
+}
+
+int scrub_explain(const struct scrub *s, uint64_t segment, struct error *e)
+{
+    const struct scrub_suspect *is = s == NULL ? NULL : scrub_plan_find(&s->plan, segment);
+    bool elsewhere = consensus_membership(s->node->consensus)->n > 1 && (is == NULL || is->why != SCRUB_LOST);
+    e->code = elsewhere ? ERROR_UNAVAILABLE : ERROR_CORRUPT;
+    return error_prefix(e, elsewhere ? "damaged on this server, which repairs it; ask another one" : "damaged");
+}
+
+bool scrub_holds(const struct scrub *s, uint64_t segment)
+{
+    return s != NULL && (s->phase == WRITES || s->phase == ASKS) && s->sift.segment.id == segment;
+}
+
+uint64_t scrub_wants_beginning(const struct scrub *s)
+{
+    uint64_t most = 0;
+    for (unsigned i = 0; s != NULL && i < s->plan.n; i++)
+        if (s->plan.suspects[i].why == SCRUB_LOG && s->plan.suspects[i].segment > most) most = s->plan.suspects[i].segment;
+    return most;
+}
+
+bool scrub_alarm(const struct scrub *s)
+{
+    return s != NULL && scrub_plan_alarm(&s->plan);
+}
+
+void scrub_text(const struct scrub *s, size_t size, char *text)
+{
+    if (s != NULL) scrub_plan_text(&s->plan, size, text);
+    else text[0] = '\0';
+}
+
+bool scrub_hands_over(struct scrub *s)
+{
+    return s != NULL && scrub_plan_hands_over(&s->plan, node_now_ms());
+}
+
+void scrub_state(const struct scrub *s, struct scrub_state *ret_state)
+{
+    *ret_state = (struct scrub_state){.passes = s->plan.passes, .bytes = s->bytes, .found = s->plan.found, .repaired = s->plan.repaired, .pass_bytes = s->pass_bytes,
+                                      .pass_of = s->plan.passing ? s->pass_of : 0, .last_pass_us = s->last_pass_us, .damaged = s->plan.n};
+}
+
+/* ---- life ----------------------------------------------------------------------------------------------------- */
+
+/* When the first pass begins: where the last life left off, and not at once. */
+static uint64_t first_due(struct scrub *s)
+{
+    const struct disk *d = disk_system();
+    uint64_t interval = s->plan.interval_ms, pause = interval < FIRST_PASS_MS ? interval : FIRST_PASS_MS, now_us = loop_wall_us();
+    char text[22] = "";
+    int fd = d->open(d, s->note, O_RDONLY);
+    if (fd >= 0) {
+        if (disk_read_all(d, fd, text, 20, 0) == 0) s->last_pass_us = strtoull(text, NULL, 10);
+        d->close(d, fd);
+    }
+    if (s->last_pass_us > now_us) s->last_pass_us = 0; /* that clock was wrong */
+    uint64_t since = s->last_pass_us == 0 ? interval : (now_us - s->last_pass_us) / 1000, left = since < interval ? interval - since : 0;
+    return node_now_ms() + (left > pause ? left : pause);
+}
+
+struct scrub *scrub_new(struct node *node)
+{
+    struct scrub *s = calloc(1, sizeof *s);
+    if (s == NULL) return NULL;
+    s->node = node;
+    s->work.data = s;
+    s->pace.rate = node->settings->scrub_rate;
+    s->plan.interval_ms = node->settings->scrub_interval_ms;
+    snprintf(s->dir, sizeof s->dir, "%.4000s/wal", node->settings->data_dir);
+    snprintf(s->note, sizeof s->note, "%.4000s/scrubbed", node->settings->data_dir);
+    s->repair = repair_new(node, &s->sift);
+    if (sift_init(&s->sift, node->index, s->dir) != 0 || s->repair == NULL) {
+        sift_fini(&s->sift);
+        repair_free(s->repair);
+        free(s);
+        return NULL;
+    }
+    patch_clean(disk_system(), s->dir);
+    s->plan.due_ms = first_due(s);
+    uv_timer_init(node->loop, &s->timer);
+    s->timer.data = s;
+    return s;
+}
+
+void scrub_close(struct scrub *s, void (*done)(void *user), void *user)
+{
+    s->closing = true;
+    s->done = done;
+    s->user = user;
+    uv_timer_stop(&s->timer);
+    if (!s->busy) uv_close((uv_handle_t *)&s->timer, on_closed);
+}

@@ -1,0 +1,67 @@
+/* Looks at one segment, or at the index, and lists what is damaged: the worker's half of the scrub (scrub.h).
+ *
+ * A segment is looked at by itself first (wal/sieve.h). When something is wrong with one that Raft does not need any more, the index says which appends
+ * are there, and each of those in doubt is checked by the client's own checksum and by what the index knows of it: bytes that nobody needs may be what they like.
+ *
+ * Blocking, in steps. Thread: one at a time; begin and end on the loop's, the steps on a worker's. */
+#ifndef CRSC_LOGD_SERVER_SIFT_H
+#define CRSC_LOGD_SERVER_SIFT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/buf.h"
+#include "common/error.h"
+#include "logd/index/index.h"
+#include "logd/wal/raw_file.h"
+#include "logd/wal/sieve.h"
+#include "logd/wal/wal.h"
+
+enum { SIFT_RANGES = 128, SIFT_RUNS = 4096, SIFT_STEP = 1 << 20, SIFT_STRAYS = 32 };
+
+struct sift_run {
+    uint64_t stream;
+    struct streams_run run;
+};
+
+struct sift {
+    struct index *index; /* borrowed */
+    char dir[4096];      /* of the log */
+    struct wal_segment segment;
+    struct raw_file file;
+    struct sieve sieve;
+    struct sieve_range ranges[SIFT_RANGES];
+    unsigned n_ranges;
+    bool more; /* ranges or runs than there is room for: the next look finds them */
+    uint64_t stream, offset; /* the look at the index goes on there */
+    struct sift_run *runs;   /* SIFT_RUNS */
+    unsigned n_runs, n_checked; /* of which n_checked were looked at, and are damaged */
+    struct buf frame;
+    /* the look at the index */
+    const uint64_t *ids; /* of the segments, ascending, borrowed */
+    const uint64_t *sizes;
+    size_t n_ids;
+    struct sift_run strays[SIFT_STRAYS]; /* their place is nowhere, unless it is newer than `ids` */
+    unsigned n_strays;
+};
+
+int sift_init(struct sift *s, struct index *index, const char *dir); /* -ERROR_NOMEM */
+void sift_fini(struct sift *s);
+
+/* Begins to look at a sealed segment, or (`until` not 0) at what is settled of the newest one. -ERROR_NOMEM. */
+int sift_begin(struct sift *s, const struct wal_segment *segment, uint64_t until);
+/* 1: there is more to do. 0: s->ranges are what is damaged in the file. */
+int sift_step(struct sift *s);
+
+/* Then, of a segment that is not Raft's: 1: there is more to do; 0: s->runs[0..n_checked) are the damaged appends; or an error of the index. */
+void sift_list(struct sift *s);
+int sift_list_step(struct sift *s, struct error *e);
+
+/* Every row of the index: can it be read, and is its place within a segment? -ERROR_CORRUPT: no. */
+void sift_index(struct sift *s, const uint64_t *ids, const uint64_t *sizes, size_t n);
+int sift_index_step(struct sift *s, struct error *e);
+
+void sift_close(struct sift *s); /* the file */
+
+#endif

@@ -1,0 +1,403 @@
+#include "operator/drivers/kubernetes/agents.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/queue.h>
+#include <uthash.h>
+
+#include "common/log.h"
+#include "common/loop.h"
+#include "operator/kube/object.h"
+
+enum { ENTRIES_MAX = 1024 /* containers or checkpoints that one agent may list */ };
+
+struct node {
+    UT_hash_handle hh;
+    struct agents *agents;
+    char name[AGENTS_NODE_MAX], address[64];
+    bool wanted, complained;
+    uint64_t heard_ms, listed_ms; /* 0: never */
+    struct http_call *containers_call, *checkpoints_call;
+    struct agent_container *containers;
+    size_t n_containers;
+    struct agent_checkpoint *checkpoints;
+    size_t n_checkpoints;
+};
+
+struct agents {
+    struct http_client *http;
+    struct node *nodes;
+    char *ca, *cert, *key;
+    uint16_t port;
+    uint32_t poll_ms;
+    uv_timer_t timer;
+    void (*on_change)(void *user);
+    void *user;
+    LIST_HEAD(, call) calls;
+    bool closing;
+    unsigned open;
+    void (*done)(void *user);
+    void *done_user;
+};
+
+struct call {
+    LIST_ENTRY(call) entry;
+    agents_cb *cb;
+    void *user;
+};
+
+static uint64_t now_ms(void)
+{
+    return loop_monotonic_us() / 1000;
+}
+
+static struct node *find(const struct agents *a, const char *name)
+{
+    struct node *n;
+    HASH_FIND_STR(a->nodes, name, n);
+    return n;
+}
+
+static bool is_heard(const struct node *n)
+{
+    return n->heard_ms != 0 && now_ms() - n->heard_ms < AGENTS_SILENCE_MS;
+}
+
+static void url_of(const struct node *n, const char *path, char *to, size_t cap)
+{
+    const char *format = strchr(n->address, ':') != NULL ? "https://[%s]:%u%s" : "https://%s:%u%s";
+    snprintf(to, cap, format, n->address, n->agents->port, path);
+}
+
+static struct http_tls tls_of(const struct node *n)
+{
+    return (struct http_tls){.ca = n->agents->ca, .cert = n->agents->cert, .key = n->agents->key, .name = n->name};
+}
+
+/* ---- reading -------------------------------------------------------------------------------------------------- */
+
+#define COPY(to, o, path) snprintf(to, sizeof to, "%s", object_text(o, path))
+
+static void read_container(yyjson_val *o, const struct node *n, struct agent_container *c)
+{
+    memset(c, 0, sizeof *c);
+    COPY(c->pod_uid, o, "pod_uid");
+    COPY(c->identity, o, "identity");
+    COPY(c->began, o, "began");
+    COPY(c->snapshot, o, "snapshot");
+    COPY(c->reason, o, "reason");
+    snprintf(c->node, sizeof c->node, "%s", n->name);
+    c->offset = object_number(o, "offset");
+    c->attached = object_true(o, "attached");
+    c->restored_us = object_number(o, "restored_us");
+    c->attached_us = object_number(o, "attached_us");
+    c->executed = object_number(o, "interceptor.offsets.executed");
+    c->last = object_number(o, "interceptor.offsets.last");
+    c->replayed = object_number(o, "interceptor.replay.done");
+    c->lost_us = object_number(o, "interceptor.times.lost_us");
+    c->active_us = object_number(o, "interceptor.times.active_us");
+    const char *state = object_text(o, "interceptor.state"); /* draining: a checkpoint is being taken of an app that is well */
+    c->active = strcmp(state, "active") == 0 || strcmp(state, "draining") == 0;
+}
+
+static void read_checkpoint(yyjson_val *o, const struct node *n, struct agent_checkpoint *c)
+{
+    memset(c, 0, sizeof *c);
+    COPY(c->id, o, "id");
+    COPY(c->stream, o, "stream");
+    COPY(c->phase, o, "phase");
+    COPY(c->image, o, "image");
+    COPY(c->digest, o, "digest");
+    COPY(c->hash, o, "template_hash");
+    COPY(c->error, o, "error");
+    snprintf(c->node, sizeof c->node, "%s", n->name);
+    c->offset = object_number(o, "offset");
+    c->size = object_number(o, "size");
+    c->started_us = object_number(o, "started_us");
+    c->finished_us = object_number(o, "finished_us");
+    c->pause_ms = yyjson_get_num(object_get(o, "pause_ms"));
+    c->dump_ms = yyjson_get_num(object_get(o, "dump_ms"));
+    c->push_ms = yyjson_get_num(object_get(o, "push_ms"));
+}
+
+static void heard(struct node *n, const struct http_reply *reply)
+{
+    if (reply->status == 0 && reply->code == 200) {
+        if (n->complained) log_info("an agent answers again", "node=%s", n->name);
+        n->complained = false;
+        n->heard_ms = now_ms();
+        return;
+    }
+    if (!n->complained)
+        log_warn("an agent does not answer", "node=%s code=%d reason=%s", n->name, reply->code, reply->status != 0 ? reply->error.text : "it refuses");
+    n->complained = true;
+}
+
+static bool differs(const void *a, size_t n_a, const void *b, size_t n_b, size_t size)
+{
+    return n_a != n_b || (n_a > 0 && memcmp(a, b, n_a * size) != 0);
+}
+
+static void on_containers(void *user, const struct http_reply *reply)
+{
+    struct node *n = user;
+    size_t i, max, count = 0;
+    yyjson_val *one;
+    n->containers_call = NULL;
+    bool was = is_heard(n);
+    heard(n, reply);
+    if (reply->status != 0 || reply->code != 200) {
+        if (was != is_heard(n)) n->agents->on_change(n->agents->user);
+        return;
+    }
+    yyjson_doc *doc = yyjson_read(reply->body, reply->len, YYJSON_READ_NOFLAG);
+    yyjson_val *all = yyjson_obj_get(yyjson_doc_get_root(doc), "containers");
+    size_t size = yyjson_arr_size(all) < ENTRIES_MAX ? yyjson_arr_size(all) : ENTRIES_MAX;
+    struct agent_container *list = calloc(size + 1, sizeof *list);
+    if (list != NULL && yyjson_is_arr(all)) {
+        yyjson_arr_foreach(all, i, max, one)
+        {
+            if (count < size) read_container(one, n, &list[count++]);
+        }
+        bool changed = !was || differs(list, count, n->containers, n->n_containers, sizeof *list);
+        free(n->containers);
+        n->containers = list;
+        n->n_containers = count;
+        if (changed) n->agents->on_change(n->agents->user);
+    } else {
+        free(list);
+    }
+    yyjson_doc_free(doc);
+}
+
+static void on_checkpoints(void *user, const struct http_reply *reply)
+{
+    struct node *n = user;
+    size_t i, max, count = 0;
+    yyjson_val *one;
+    n->checkpoints_call = NULL;
+    if (reply->status != 0 || reply->code != 200) return;
+    yyjson_doc *doc = yyjson_read(reply->body, reply->len, YYJSON_READ_NOFLAG);
+    yyjson_val *all = yyjson_obj_get(yyjson_doc_get_root(doc), "checkpoints");
+    size_t size = yyjson_arr_size(all) < ENTRIES_MAX ? yyjson_arr_size(all) : ENTRIES_MAX;
+    struct agent_checkpoint *list = calloc(size + 1, sizeof *list);
+    if (list != NULL && yyjson_is_arr(all)) {
+        yyjson_arr_foreach(all, i, max, one)
+        {
+            if (count < size) read_checkpoint(one, n, &list[count++]);
+        }
+        bool changed = differs(list, count, n->checkpoints, n->n_checkpoints, sizeof *list);
+        free(n->checkpoints);
+        n->checkpoints = list;
+        n->listed_ms = now_ms();
+        n->n_checkpoints = count;
+        if (changed) n->agents->on_change(n->agents->user);
+    } else {
+        free(list);
+    }
+    yyjson_doc_free(doc);
+}
+
+/* ---- asking --------------------------------------------------------------------------------------------------- */
+
+static void ask(struct node *n, const char *path, http_call_cb *cb, struct http_call **call)
+{
+    char url[512];
+    struct http_tls tls = tls_of(n);
+    struct error e;
+    const struct http_call_options o = {.method = "GET", .url = url, .timeout_ms = AGENTS_SILENCE_MS, .tls = &tls};
+    url_of(n, path, url, sizeof url);
+    if (*call == NULL && http_client_call(n->agents->http, &o, cb, n, call, &e) != 0) *call = NULL;
+}
+
+static void on_timer(uv_timer_t *timer)
+{
+    struct agents *a = timer->data;
+    for (struct node *n = a->nodes; n != NULL; n = n->hh.next) {
+        if (!n->wanted || n->address[0] == '\0' || a->ca == NULL) continue;
+        ask(n, "/v1/containers", on_containers, &n->containers_call);
+        ask(n, "/v1/checkpoints", on_checkpoints, &n->checkpoints_call);
+    }
+}
+
+void agents_node(struct agents *a, const char *name, const char *address)
+{
+    struct node *n = find(a, name);
+    if (n == NULL) {
+        if (address[0] == '\0' || (n = calloc(1, sizeof *n)) == NULL) return;
+        n->agents = a;
+        snprintf(n->name, sizeof n->name, "%s", name);
+        HASH_ADD_STR(a->nodes, name, n);
+    }
+    if (strcmp(n->address, address) == 0) return;
+    snprintf(n->address, sizeof n->address, "%s", address);
+    n->heard_ms = 0;
+}
+
+void agents_want(struct agents *a, const char *node, bool wanted)
+{
+    struct node *n = find(a, node);
+    if (n != NULL) n->wanted = wanted;
+}
+
+bool agents_answers(const struct agents *a, const char *node)
+{
+    const struct node *n = find(a, node);
+    return n != NULL && is_heard(n);
+}
+
+bool agents_lists(const struct agents *a, const char *node)
+{
+    const struct node *n = find(a, node);
+    return n != NULL && is_heard(n) && n->listed_ms != 0 && now_ms() - n->listed_ms < AGENTS_SILENCE_MS;
+}
+
+const struct agent_container *agents_container(const struct agents *a, const char *pod_uid)
+{
+    for (const struct node *n = a->nodes; n != NULL; n = n->hh.next)
+        for (size_t i = 0; is_heard(n) && i < n->n_containers; i++)
+            if (strcmp(n->containers[i].pod_uid, pod_uid) == 0) return &n->containers[i];
+    return NULL;
+}
+
+const struct agent_checkpoint *agents_checkpoint(const struct agents *a, const char *node, const char *stream, const char *id)
+{
+    const struct node *n = find(a, node);
+    for (size_t i = 0; n != NULL && is_heard(n) && i < n->n_checkpoints; i++)
+        if (strcmp(n->checkpoints[i].id, id) == 0 && strcmp(n->checkpoints[i].stream, stream) == 0) return &n->checkpoints[i];
+    return NULL;
+}
+
+/* ---- calling -------------------------------------------------------------------------------------------------- */
+
+static void on_called(void *user, const struct http_reply *reply)
+{
+    struct call call = *(struct call *)user;
+    struct error e = {0};
+    int status = 0;
+    LIST_REMOVE((struct call *)user, entry);
+    free(user);
+    yyjson_doc *doc = reply->status == 0 ? yyjson_read(reply->body, reply->len, YYJSON_READ_NOFLAG) : NULL;
+    yyjson_val *root = yyjson_doc_get_root(doc);
+    if (reply->status != 0)
+        status = error_set(&e, ERROR_UNAVAILABLE, "the agent does not answer: %.180s", reply->error.text);
+    else if (reply->code < 200 || reply->code > 299)
+        status = error_set(&e,
+                           reply->code == 404   ? ERROR_NOT_FOUND
+                           : reply->code == 409 ? ERROR_CONFLICT
+                           : reply->code >= 500 ? ERROR_UNAVAILABLE
+                                                : ERROR_INVALID,
+                           "the agent says: %.180s (%d)", object_text(root, "error"), reply->code);
+    call.cb(call.user, status, &e, root);
+    yyjson_doc_free(doc);
+}
+
+int agents_call(struct agents *a, const char *node, const char *method, const char *path, const char *body, agents_cb *cb, void *user,
+                struct error *e)
+{
+    char url[2048];
+    struct node *n = find(a, node);
+    struct http_call *unused;
+    if (a->closing) return error_set(e, ERROR_CANCELED, "the end");
+    if (n == NULL || n->address[0] == '\0' || a->ca == NULL) return error_set(e, ERROR_NOT_FOUND, "node %.60s has no agent that we know of", node);
+    struct call *call = malloc(sizeof *call);
+    if (call == NULL) return error_set(e, ERROR_NOMEM, "no memory");
+    *call = (struct call){.cb = cb, .user = user};
+    struct http_tls tls = tls_of(n);
+    const struct http_call_options o = {.method = method, .url = url, .body = body, .timeout_ms = AGENTS_CALL_MS, .tls = &tls};
+    url_of(n, path, url, sizeof url);
+    int rv = http_client_call(a->http, &o, on_called, call, &unused, e);
+    if (rv != 0)
+        free(call);
+    else
+        LIST_INSERT_HEAD(&a->calls, call, entry);
+    return rv;
+}
+
+/* ---- begin and end -------------------------------------------------------------------------------------------- */
+
+static bool set(char **place, const char *text)
+{
+    char *copy = text != NULL ? strdup(text) : NULL;
+    if (text != NULL && copy == NULL) return false;
+    free(*place);
+    *place = copy;
+    return true;
+}
+
+int agents_set_tls(struct agents *a, const struct http_tls *tls)
+{
+    return set(&a->ca, tls->ca) && set(&a->cert, tls->cert) && set(&a->key, tls->key) ? 0 : -ERROR_NOMEM;
+}
+
+int agents_new(uv_loop_t *loop, const struct agents_options *o, struct agents **ret_agents, struct error *e)
+{
+    struct agents *a = calloc(1, sizeof *a);
+    if (a == NULL || agents_set_tls(a, &o->tls) != 0) {
+        free(a);
+        return error_set(e, ERROR_NOMEM, "no memory");
+    }
+    int rv = http_client_new(loop, &a->http, e);
+    if (rv != 0) {
+        free(a);
+        return rv;
+    }
+    a->port = o->port;
+    a->poll_ms = o->poll_ms;
+    a->on_change = o->on_change;
+    a->user = o->user;
+    uv_timer_init(loop, &a->timer);
+    a->timer.data = a;
+    uv_timer_start(&a->timer, on_timer, 0, a->poll_ms);
+    *ret_agents = a;
+    return 0;
+}
+
+static void let_go(struct agents *a)
+{
+    struct node *n, *next;
+    if (--a->open > 0) return;
+    HASH_ITER(hh, a->nodes, n, next) {
+        HASH_DEL(a->nodes, n);
+        free(n->containers);
+        free(n->checkpoints);
+        free(n);
+    }
+    void (*done)(void *user) = a->done;
+    void *user = a->done_user;
+    free(a->ca);
+    free(a->cert);
+    free(a->key);
+    free(a);
+    if (done != NULL) done(user);
+}
+
+static void on_timer_closed(uv_handle_t *handle)
+{
+    let_go(handle->data);
+}
+
+static void on_http_closed(void *user)
+{
+    let_go(user);
+}
+
+void agents_close(struct agents *a, void (*done)(void *user), void *user)
+{
+    struct call *call;
+    const struct error e = {.code = ERROR_CANCELED, .text = "the end"};
+    a->done = done;
+    a->done_user = user;
+    a->open = 2;
+    a->closing = true;
+    while ((call = LIST_FIRST(&a->calls)) != NULL) {
+        agents_cb *cb = call->cb;
+        void *cb_user = call->user;
+        LIST_REMOVE(call, entry);
+        free(call);
+        cb(cb_user, -ERROR_CANCELED, &e, NULL);
+    }
+    uv_close((uv_handle_t *)&a->timer, on_timer_closed);
+    http_client_close(a->http, on_http_closed, a);
+}

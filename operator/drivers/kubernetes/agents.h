@@ -1,0 +1,60 @@
+/* The agents of the nodes, as the operator sees them (docs/AGENT.md): asked for their containers and checkpoints from time to time, and
+ * called. Each node has one, at the node's address; its certificate must carry the node's name.
+ *
+ * Only nodes that are wanted (they have protected pods, or checkpoints under way) are asked. What an agent said last is kept while it
+ * answers, and forgotten when it did not for AGENTS_SILENCE_MS. Thread: the loop's. What it shows is borrowed until the loop goes on. */
+#ifndef CRSC_OPERATOR_DRIVERS_KUBERNETES_AGENTS_H
+#define CRSC_OPERATOR_DRIVERS_KUBERNETES_AGENTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <uv.h>
+#include <yyjson.h>
+
+#include "common/error.h"
+#include "common/http_client.h"
+
+enum { AGENTS_SILENCE_MS = 5000, AGENTS_CALL_MS = 10000, AGENTS_ID_MAX = 64, AGENTS_NODE_MAX = 254, AGENTS_REASON_MAX = 200, AGENTS_STREAM_MAX = 256 };
+
+struct agents;
+
+struct agent_container {
+    char pod_uid[64], node[AGENTS_NODE_MAX], identity[64], began[16], snapshot[AGENTS_ID_MAX + 1], reason[AGENTS_REASON_MAX];
+    uint64_t offset, executed, last, replayed;
+    bool attached, active;
+    uint64_t restored_us, attached_us, lost_us, active_us;
+};
+
+struct agent_checkpoint {
+    char node[AGENTS_NODE_MAX], stream[AGENTS_STREAM_MAX], id[AGENTS_ID_MAX + 1], phase[16], image[768], digest[80], hash[130], error[AGENTS_REASON_MAX];
+    uint64_t offset, size, started_us, finished_us;
+    double pause_ms, dump_ms, push_ms;
+};
+
+struct agents_options {
+    struct http_tls tls; /* ca, cert, key: copied */
+    uint16_t port;
+    uint32_t poll_ms;
+    void (*on_change)(void *user); /* something of what is shown changed */
+    void *user;
+};
+
+int agents_new(uv_loop_t *loop, const struct agents_options *options, struct agents **ret_agents, struct error *e);
+/* Calls under way call back with -ERROR_CANCELED before this returns. */
+void agents_close(struct agents *a, void (*done)(void *user), void *user);
+int agents_set_tls(struct agents *a, const struct http_tls *tls); /* a renewed certificate */
+
+void agents_node(struct agents *a, const char *node, const char *address); /* it is there, at this address; "": it is gone */
+void agents_want(struct agents *a, const char *node, bool wanted);
+bool agents_answers(const struct agents *a, const char *node);
+bool agents_lists(const struct agents *a, const char *node); /* it said lately which checkpoints it has */
+const struct agent_container *agents_container(const struct agents *a, const char *pod_uid);           /* NULL: unknown */
+/* NULL: it says nothing of it. Two streams may have checkpoints of one id. */
+const struct agent_checkpoint *agents_checkpoint(const struct agents *a, const char *node, const char *stream, const char *id);
+
+/* One call. `root` of the answer, NULL when it is no JSON. `status` as of kube_reply: 0 for 2xx, -ERROR_NOT_FOUND, -ERROR_CONFLICT, ... */
+typedef void agents_cb(void *user, int status, const struct error *e, yyjson_val *root);
+int agents_call(struct agents *a, const char *node, const char *method, const char *path, const char *body, agents_cb *cb, void *user,
+                struct error *e);
+
+#endif

@@ -1,0 +1,274 @@
+#include "operator/drivers/kubernetes/controller.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/queue.h>
+#include <sys/random.h>
+
+#include "common/log.h"
+#include "common/loop.h"
+#include "operator/drivers/kubernetes/wishes.h"
+#include "operator/kube/object.h"
+#include "operator/kube/queue.h"
+
+enum { JOBS_MAX = 8 };
+
+struct job {
+    LIST_ENTRY(job) entry;
+    struct controller *controller;
+    char key[VIEW_KEY_MAX];
+    struct view view;
+    struct protect_plan plan;
+    uint32_t next;
+};
+
+struct controller {
+    struct act_parts parts;
+    struct queue *queue;
+    uv_timer_t timer;
+    LIST_HEAD(, job) jobs;
+    unsigned n_jobs;
+    bool leads, closing;
+    uint64_t looks, actions, failures;
+    void (*done)(void *user);
+    void *done_user;
+};
+
+static void wake(struct controller *c);
+
+static uint64_t wall_ms(void)
+{
+    return loop_wall_us() / 1000;
+}
+
+/* ---- a job: one look at one workload -------------------------------------------------------------------------- */
+
+static void job_end(struct job *j, bool ok)
+{
+    struct controller *c = j->controller;
+    uint64_t random = 0;
+    if (getrandom(&random, sizeof random, GRND_NONBLOCK) < 0) random = loop_monotonic_us();
+    if (!ok) c->failures++;
+    /* something was done: look again soon at what it led to; else when the plan says so */
+    bool alive = j->view.world.record || (j->view.world.exists && j->view.world.annotated);
+    if (ok && alive) queue_add(c->queue, j->key, j->plan.n > 0 ? wall_ms() + 50 : j->plan.look_ms);
+    queue_done(c->queue, j->key, ok, wall_ms(), random);
+    LIST_REMOVE(j, entry);
+    c->n_jobs--;
+    free(j);
+    wake(c);
+}
+
+static void on_status(void *user, int status, const struct error *e)
+{
+    struct job *j = user;
+    if (status != 0 && status != -ERROR_CANCELED) log_warn("the status cannot be written", "workload=%s reason=%s", j->key, e->text);
+    job_end(j, status == 0);
+}
+
+static void on_wish(void *user, int status, const struct error *e)
+{
+    struct job *j = user;
+    (void)e;
+    if (j->controller->closing)
+        job_end(j, status == 0);
+    else
+        act_status(&j->controller->parts, &j->view, j->plan.state, on_status, j);
+}
+
+static void on_restores(void *user, int status, const struct error *e)
+{
+    struct job *j = user;
+    (void)e;
+    if (j->controller->closing)
+        job_end(j, status == 0);
+    else
+        wishes_go_on(&j->controller->parts, &j->view, on_wish, j);
+}
+
+static void on_acted(void *user, int status, const struct error *e);
+
+static void go_on(struct job *j)
+{
+    struct controller *c = j->controller;
+    if (j->next == j->plan.n && !c->closing && c->leads) {
+        act_restores(&c->parts, &j->view, on_restores, j);
+        return;
+    }
+    if (!c->leads || c->closing) {
+        job_end(j, true);
+        return;
+    }
+    struct protect_action action = j->plan.actions[j->next++];
+    c->actions++;
+    log_debug("action", "workload=%s action=%s which=%u", j->key, protect_do_name(action.what), action.which);
+    act_run(&c->parts, &j->view, action, on_acted, j);
+}
+
+static void on_acted(void *user, int status, const struct error *e)
+{
+    struct job *j = user;
+    if (status == 0) {
+        go_on(j);
+        return;
+    }
+    const char *name = protect_do_name(j->plan.actions[j->next - 1].what);
+    if (status == -ERROR_CONFLICT || status == -ERROR_BUSY)
+        log_debug("not now; looking again", "workload=%s action=%s reason=%s", j->key, name, e->text);
+    else if (status != -ERROR_CANCELED)
+        log_warn("action failed", "workload=%s action=%s code=%s reason=%s", j->key, name, error_name(status), e->text);
+    job_end(j, false);
+}
+
+static void begin(struct controller *c, const char *key)
+{
+    struct job *j = calloc(1, sizeof *j);
+    if (j == NULL || strlen(key) >= sizeof j->key) {
+        free(j);
+        queue_done(c->queue, key, j != NULL, wall_ms(), 0);
+        return;
+    }
+    memcpy(j->key, key, strlen(key) + 1);
+    j->controller = c;
+    c->n_jobs++;
+    c->looks++;
+    LIST_INSERT_HEAD(&c->jobs, j, entry);
+    if (!view_make(c->parts.caches, j->key, wall_ms(), &j->view)) {
+        job_end(j, true);
+        return;
+    }
+    for (uint32_t i = 0; i < j->view.world.n_pods; i++) agents_want(c->parts.caches->agents, j->view.pods[i].node, true);
+    for (uint32_t i = 0; i < j->view.world.n_checkpoints; i++)
+        if (j->view.world.checkpoints[i].phase == PROTECT_RUNNING) agents_want(c->parts.caches->agents, j->view.checkpoints[i].node, true);
+    protect_plan(&j->view.world, &j->plan);
+    go_on(j);
+}
+
+/* ---- the queue ------------------------------------------------------------------------------------------------ */
+
+static bool is_synced(const struct caches *k)
+{
+    return kube_watch_synced(k->deployments) && kube_watch_synced(k->statefulsets) && kube_watch_synced(k->pods) && kube_watch_synced(k->services) &&
+           kube_watch_synced(k->nodes) && kube_watch_synced(k->records) && kube_watch_synced(k->checkpoints) && kube_watch_synced(k->restores) &&
+           kube_watch_synced(k->migrations);
+}
+
+static void on_timer(uv_timer_t *timer)
+{
+    struct controller *c = timer->data;
+    const char *key;
+    if (c->closing || !c->leads) return;
+    if (!is_synced(c->parts.caches)) { /* on half a world nothing is decided */
+        uv_timer_start(&c->timer, on_timer, 50, 0);
+        return;
+    }
+    while (c->n_jobs < JOBS_MAX && (key = queue_take(c->queue, wall_ms())) != NULL) begin(c, key);
+    wake(c);
+}
+
+static void wake(struct controller *c)
+{
+    uint64_t next = queue_next(c->queue), now = wall_ms();
+    if (c->closing || !c->leads || next == UINT64_MAX || c->n_jobs >= JOBS_MAX) return;
+    uv_timer_start(&c->timer, on_timer, next > now ? next - now : 0, 0);
+}
+
+struct each {
+    struct controller *controller;
+    const struct kube_watch *kind;
+    const char *space; /* NULL: any */
+};
+
+static bool each_record(void *user, yyjson_val *o)
+{
+    struct each *e = user;
+    char key[VIEW_KEY_MAX];
+    if ((e->space == NULL || strcmp(object_space(o), e->space) == 0) && view_key_of(e->controller->parts.caches, e->kind, o, key))
+        queue_add(e->controller->queue, key, wall_ms());
+    return true;
+}
+
+static bool is_of_interest(const struct caches *k, const struct kube_watch *kind, yyjson_val *o)
+{
+    if (kind == k->records || kind == k->pods) return true;
+    return object_get(o, "metadata.annotations") != NULL && object_annotation(o, "crsc.io/checkpoint-restore")[0] != '\0';
+}
+
+void controller_changed(struct controller *c, const struct kube_watch *kind, yyjson_val *o)
+{
+    const struct caches *k = c->parts.caches;
+    char key[VIEW_KEY_MAX];
+    struct each each = {.controller = c, .kind = k->records, .space = o != NULL && kind != k->nodes ? object_space(o) : NULL};
+    bool own = kind != NULL && (kind == k->deployments || kind == k->statefulsets || kind == k->pods || kind == k->records);
+    if (own && is_of_interest(k, kind, o) && view_key_of(k, kind, o, key)) queue_add(c->queue, key, wall_ms());
+    bool own_note = kind == k->restores && o != NULL && object_text(o, "spec.cause")[0] != '\0';
+    if (kind != k->pods && !own_note) kube_watch_each(k->records, each_record, &each); /* what they belong to is seen from the records */
+    wake(c);
+}
+
+static bool each_annotated(void *user, yyjson_val *o)
+{
+    struct each *e = user;
+    char key[VIEW_KEY_MAX];
+    if (is_of_interest(e->controller->parts.caches, e->kind, o) && view_key_of(e->controller->parts.caches, e->kind, o, key))
+        queue_add(e->controller->queue, key, wall_ms());
+    return true;
+}
+
+void controller_lead(struct controller *c, bool leads)
+{
+    const struct caches *k = c->parts.caches;
+    const struct kube_watch *kinds[] = {k->deployments, k->statefulsets, k->pods, k->records};
+    c->leads = leads;
+    if (!leads) return;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) kube_watch_each(kinds[i], each_annotated, &(struct each){.controller = c, .kind = kinds[i]});
+    wake(c);
+}
+
+void controller_counts(const struct controller *c, struct controller_counts *ret)
+{
+    *ret = (struct controller_counts){.looks = c->looks, .actions = c->actions, .failures = c->failures, .waiting = queue_waiting(c->queue)};
+}
+
+/* ---- begin and end -------------------------------------------------------------------------------------------- */
+
+int controller_new(uv_loop_t *loop, const struct act_parts *parts, struct controller **ret_controller, struct error *e)
+{
+    struct controller *c = calloc(1, sizeof *c);
+    if (c == NULL || (c->queue = queue_new()) == NULL) {
+        free(c);
+        return error_set(e, ERROR_NOMEM, "no memory");
+    }
+    c->parts = *parts;
+    LIST_INIT(&c->jobs);
+    uv_timer_init(loop, &c->timer);
+    c->timer.data = c;
+    *ret_controller = c;
+    return 0;
+}
+
+static void on_closed(uv_handle_t *handle)
+{
+    struct controller *c = handle->data;
+    void (*done)(void *user) = c->done;
+    void *user = c->done_user;
+    queue_free(c->queue);
+    free(c);
+    if (done != NULL) done(user);
+}
+
+void controller_stop(struct controller *c)
+{
+    c->closing = true;
+    c->leads = false;
+    uv_timer_stop(&c->timer);
+}
+
+void controller_close(struct controller *c, void (*done)(void *user), void *user)
+{
+    assert(c->closing && c->n_jobs == 0);
+    c->done = done;
+    c->done_user = user;
+    uv_close((uv_handle_t *)&c->timer, on_closed);
+}

@@ -1,0 +1,100 @@
+#include "operator/drivers/local_internal.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "checkpoint/tree.h"
+#include "common/log.h"
+#include "common/loop.h"
+
+/* ---- dump ----------------------------------------------------------------------------------------------------- */
+
+static int run_drop_dump(void *owner, struct error *e)
+{
+    struct local *l = owner;
+    char path[PATH_MAX];
+    shelf_dump_path(l->shelf, l->call.snapshot, path);
+    return tree_remove(path, e);
+}
+
+/* A dump whose files stay is on the shelf still: it will be discarded. */
+static void on_dump_dropped(void *owner, int status, const struct error *e)
+{
+    struct local *l = owner;
+    if (status == 0) shelf_dump_gone(l->shelf, l->call.snapshot);
+    else log_warn("a failed dump cannot be removed", "workload=%s snapshot=%s reason=%s", l->name, l->call.snapshot, e->text);
+    local_finish(l);
+}
+
+/* After a failed dump: is the container as it was? Not if CRIU was ended with its own code still inside the processes. */
+static void on_queried_after(void *user, const struct runc_result *result)
+{
+    struct local *l = user;
+    bool runs = result->status == 0 && result->container == RUNC_RUNNING;
+    l->call.outcome.lost = !runs || l->call.cut;
+    if (!l->call.outcome.lost) record_unmark_dump(l->records, l->instance.generation);
+    task_start(l->loop, &l->task, l, run_drop_dump, on_dump_dropped);
+}
+
+static void on_resumed(void *user, const struct runc_result *result)
+{
+    struct local *l = user;
+    (void)result; /* what is, is asked for */
+    local_command(l, QUERY, l->instance.generation, on_queried_after);
+}
+
+static void on_dumped(void *user, const struct runc_result *result)
+{
+    struct local *l = user;
+    if (result->status != 0) {
+        local_fail(l, result->status, &result->error, result->detail);
+        l->call.cut = result->criu == RUNC_CRIU_CUT;
+        local_command(l, RESUME, l->instance.generation, on_resumed); /* killed at its bound it could not do so itself */
+        return;
+    }
+    record_unmark_dump(l->records, l->instance.generation);
+    shelf_dump_complete(l->shelf, l->call.snapshot, l->record.spec);
+    local_finish(l);
+}
+
+int local_dump(struct driver *d, uint64_t generation, const char *snapshot, driver_cb *cb, void *user, struct error *e)
+{
+    struct local *l = local_of(d);
+    if (!shelf_id_valid(snapshot)) return error_set(e, ERROR_INVALID, "\"%.100s\" is no name of a snapshot", snapshot);
+    if (l->instance.state != WORLD_APP_RUNNING || !l->instance.origin_known)
+        return error_set(e, ERROR_CONFLICT, "container %s-%" PRIu64 " does not run", l->name, generation);
+    int rc = local_begin_about(l, DUMP, generation, cb, user, e);
+    if (rc != 0) return rc;
+    snprintf(l->call.snapshot, sizeof l->call.snapshot, "%s", snapshot);
+    rc = record_mark_dump(l->records, generation, e);
+    if (rc == 0) rc = shelf_dump_begins(l->shelf, snapshot, e);
+    if (rc == 0) {
+        local_command(l, CHECKPOINT, generation, on_dumped);
+        return 0;
+    }
+    record_unmark_dump(l->records, generation);
+    l->call = (struct call){0};
+    return rc;
+}
+
+/* ---- the store's lane ----------------------------------------------------------------------------------------- */
+
+int local_pack(struct driver *d, const char *snapshot, uint64_t offset, driver_cb *cb, void *user, struct error *e)
+{
+    struct local *l = local_of(d);
+    if (l->closing) return error_set(e, ERROR_CANCELED, "the containers' driver is closing");
+    return packer_pack(&l->packer, l->name, l->stream, snapshot, offset, cb, user, e);
+}
+
+int local_discard(struct driver *d, const char *snapshot, driver_cb *cb, void *user, struct error *e)
+{
+    struct local *l = local_of(d);
+    if (l->closing) return error_set(e, ERROR_CANCELED, "the containers' driver is closing");
+    return packer_discard(&l->packer, snapshot, cb, user, e);
+}
+
+bool local_has(const struct driver *d, const char *snapshot)
+{
+    return shelf_has(local_of(d)->shelf, snapshot);
+}

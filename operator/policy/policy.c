@@ -1,0 +1,162 @@
+#include "operator/policy/policy.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/config.h"
+
+#define AT(field) offsetof(struct policy, field)
+
+static const struct policy_annotation table[POLICY_ANNOTATIONS] = {
+    {"checkpoint-restore", POLICY_BOOL, AT(enabled), "false", "true, false", 0, 0, false},
+    {"checkpoint-interval", POLICY_DURATION, AT(interval_ms), "30s", "1s to 24h", 1000, 86400000, false},
+    {"recovery-time-objective", POLICY_DURATION, AT(objective_ms), "0s", "0s (none) to 1h", 0, 3600000, false},
+    {"ordering", POLICY_ORDERING, AT(ordering), "serial", "serial, concurrent, keyed:HEADER, keyed:/path/{id}", 0, 0, true},
+    {"logging", POLICY_WORD, AT(logging), "pessimistic", "pessimistic|optimistic", 0, 0, true},
+    {"reads", POLICY_WORD, AT(reads), "linearizable", "linearizable|local", 0, 0, true},
+    {"log-safe-methods", POLICY_BOOL, AT(log_safe_methods), "false", "true, false", 0, 0, true},
+    {"retain", POLICY_NUMBER, AT(retain), "3", "1 to 32", 1, 32, false},
+    {"port", POLICY_NUMBER, AT(port), "0", "1 to 65535; 0: the container's only port", 0, 65535, true},
+    {"container", POLICY_NAME, AT(container), "", "a container of the pod; empty: its first", 0, 0, true},
+    {"traffic", POLICY_WORD, AT(traffic), "service", "service|none", 0, 0, false},
+    {"image-registry", POLICY_TEXT, AT(registry), "", "host[:port]/prefix; -: none; empty: the agents' own", 0, 0, true},
+};
+
+static const char *const ours[] = {"workload", "stream", "upstream", "admin", "template-hash", "injected", "restore", "original-ports", "data-port"};
+
+const struct policy_annotation *policy_table(void)
+{
+    return table;
+}
+
+void policy_field(const struct policy_annotation *a, char to[POLICY_NAME_MAX])
+{
+    size_t n = 0;
+    for (const char *p = a->name; *p != '\0' && n + 1 < POLICY_NAME_MAX; p++) {
+        bool up = *p == '-';
+        if (up) p++;
+        to[n++] = up && *p >= 'a' && *p <= 'z' ? (char)(*p - 'a' + 'A') : *p;
+    }
+    to[n] = '\0';
+}
+
+static size_t capacity(const struct policy_annotation *a)
+{
+    return a->at == AT(registry) || a->at == AT(ordering) ? POLICY_TEXT_MAX : POLICY_NAME_MAX;
+}
+
+static bool is_one_of(const char *values, const char *value)
+{
+    size_t len = strlen(value);
+    if (strchr(value, '|') != NULL) return false;
+    for (const char *p = values; len > 0; p++) {
+        if (strncmp(p, value, len) == 0 && (p[len] == '|' || p[len] == '\0')) return true;
+        if ((p = strchr(p, '|')) == NULL) return false;
+    }
+    return false;
+}
+
+/* What ends up in arguments, patches and paths: nothing that would need quoting anywhere. */
+static bool is_plain(const char *value)
+{
+    return value[strspn(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.:/_-")] == '\0';
+}
+
+/* The interceptor reads it more closely; here it must only be of that kind. */
+static bool is_ordering(const char *value)
+{
+    if (strcmp(value, "serial") == 0 || strcmp(value, "concurrent") == 0) return true;
+    if (strncmp(value, "keyed:", 6) != 0 || value[6] == '\0') return false;
+    return value[strspn(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.:/_-{}")] == '\0';
+}
+
+static int wrong(struct error *e, const struct policy_annotation *a, const char *value)
+{
+    return error_set(e, ERROR_INVALID, POLICY_PREFIX "%s: %s is wanted, not \"%.60s\"", a->name, a->values, value);
+}
+
+static int number(const char *value, uint64_t *ret)
+{
+    size_t digits = strspn(value, "0123456789");
+    if (digits == 0 || digits > 10 || value[digits] != '\0') return -ERROR_INVALID;
+    *ret = strtoull(value, NULL, 10);
+    return 0;
+}
+
+static int set(struct policy *p, const struct policy_annotation *a, const char *value, struct error *e)
+{
+    char *at = (char *)p + a->at;
+    uint64_t n = 0;
+    switch (a->kind) {
+    case POLICY_BOOL:
+        if (strcmp(value, "true") != 0 && strcmp(value, "false") != 0) return wrong(e, a, value);
+        *(bool *)at = value[0] == 't';
+        return 0;
+    case POLICY_DURATION:
+        if (config_parse_duration(value, &n) != 0 || n < a->min || n > a->max) return wrong(e, a, value);
+        *(uint64_t *)(void *)at = n;
+        return 0;
+    case POLICY_NUMBER:
+        if (number(value, &n) != 0 || n < a->min || n > a->max) return wrong(e, a, value);
+        *(uint32_t *)(void *)at = (uint32_t)n;
+        return 0;
+    case POLICY_WORD:
+        if (strcmp(a->name, "traffic") == 0 && strcmp(value, "redirect") == 0)
+            return error_set(e, ERROR_INVALID, POLICY_PREFIX "traffic: redirect is not offered: it would take a container with NET_ADMIN in your pod, which "
+                             "hardened namespaces refuse; service needs nothing, and none leaves it to you");
+        if (!is_one_of(a->values, value)) return wrong(e, a, value);
+        break;
+    case POLICY_ORDERING:
+        if (strlen(value) >= capacity(a) || !is_ordering(value)) return wrong(e, a, value);
+        break;
+    case POLICY_NAME:
+    case POLICY_TEXT:
+        if (strlen(value) >= capacity(a) || !is_plain(value)) return wrong(e, a, value);
+        break;
+    }
+    snprintf(at, capacity(a), "%s", value);
+    return 0;
+}
+
+void policy_defaults(struct policy *p)
+{
+    memset(p, 0, sizeof *p);
+    for (size_t i = 0; i < POLICY_ANNOTATIONS; i++) set(p, &table[i], table[i].initial, NULL);
+}
+
+bool policy_is_ours(const char *key)
+{
+    if (strncmp(key, POLICY_PREFIX, strlen(POLICY_PREFIX)) != 0) return false;
+    for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
+        if (strcmp(key + strlen(POLICY_PREFIX), ours[i]) == 0) return true;
+    return false;
+}
+
+int policy_set(struct policy *p, const char *key, const char *value, struct error *e)
+{
+    if (strncmp(key, POLICY_PREFIX, strlen(POLICY_PREFIX)) != 0 || policy_is_ours(key)) return 0;
+    const char *name = key + strlen(POLICY_PREFIX);
+    for (size_t i = 0; i < POLICY_ANNOTATIONS; i++)
+        if (strcmp(table[i].name, name) == 0) return set(p, &table[i], value, e);
+    return error_set(e, ERROR_INVALID, "there is no annotation %.100s (docs/ANNOTATIONS.md has them all)", key);
+}
+
+void policy_text(const struct policy *p, const struct policy_annotation *a, char *to, size_t cap)
+{
+    const char *at = (const char *)p + a->at;
+    uint64_t ms;
+    switch (a->kind) {
+    case POLICY_BOOL: snprintf(to, cap, "%s", *(const bool *)at ? "true" : "false"); break;
+    case POLICY_DURATION:
+        ms = *(const uint64_t *)(const void *)at;
+        snprintf(to, cap, ms % 1000 == 0 ? "%" PRIu64 "s" : "%" PRIu64 "ms", ms % 1000 == 0 ? ms / 1000 : ms);
+        break;
+    case POLICY_NUMBER: snprintf(to, cap, "%" PRIu32, *(const uint32_t *)(const void *)at); break;
+    case POLICY_WORD:
+    case POLICY_NAME:
+    case POLICY_ORDERING:
+    case POLICY_TEXT: snprintf(to, cap, "%s", at); break;
+    }
+}

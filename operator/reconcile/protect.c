@@ -1,0 +1,317 @@
+#include "operator/reconcile/protect.h"
+
+#include <string.h>
+
+static void add(struct protect_plan *p, enum protect_do what, uint32_t which)
+{
+    if (p->n < PROTECT_ACTIONS_MAX) p->actions[p->n++] = (struct protect_action){.what = what, .which = which};
+}
+
+static void look_at(struct protect_plan *p, uint64_t at_ms)
+{
+    if (at_ms < p->look_ms) p->look_ms = at_ms;
+}
+
+uint64_t protect_estimate(bool has_checkpoint, uint64_t tail)
+{
+    return (has_checkpoint ? PROTECT_RESTORE_MS : 0) + tail * PROTECT_REPLAY_US / 1000;
+}
+
+static bool is_wanted(const struct protect_world *w)
+{
+    return w->record && !w->record_deleting && w->exists && w->policy_valid;
+}
+
+/* Annotations that turned wrong while it was protected change nothing but the state shown: it stays protected as it was. */
+static bool is_kept(const struct protect_world *w)
+{
+    return w->record && !w->record_deleting && w->exists;
+}
+
+/* ---- the record, the template, the Services ------------------------------------------------------------------- */
+
+static void plan_record(const struct protect_world *w, struct protect_plan *p)
+{
+    if (w->record && w->record_deleting) return;
+    if (w->exists && w->annotated && (!w->record || (w->by_annotation && !w->policy_current)))
+        add(p, PROTECT_MAKE_RECORD, 0);
+    else if (w->record && w->by_annotation && !(w->exists && w->annotated))
+        add(p, PROTECT_DELETE_RECORD, 0);
+    else if (w->record && !w->record_finalizer)
+        add(p, PROTECT_HOLD_RECORD, 0);
+}
+
+static bool has_ready_interceptor(const struct protect_world *w)
+{
+    for (uint32_t i = 0; i < w->n_pods; i++)
+        if (w->pods[i].injected && w->pods[i].ready && !w->pods[i].terminating && !w->pods[i].node_lost && !w->pods[i].backing_off) return true;
+    return false;
+}
+
+static bool has_interceptor(const struct protect_world *w)
+{
+    for (uint32_t i = 0; i < w->n_pods; i++)
+        if (w->pods[i].injected && !w->pods[i].terminating) return true;
+    return false;
+}
+
+/* P2. Switched at the first pod that has the port, not before. What is switched stays so while there are such pods, or while the
+ * template makes some: a recovery has moments without any. */
+static void plan_services(const struct protect_world *w, struct protect_plan *p)
+{
+    bool on = is_kept(w) && w->switch_services;
+    for (uint32_t i = 0; i < w->n_services; i++) {
+        if (w->services[i].switched && (!on || !w->services[i].matches || (!w->template_ours && !has_interceptor(w))))
+            add(p, PROTECT_RESTORE_SERVICE, i);
+        else if (on && !w->services[i].switched && w->services[i].matches && w->record_finalizer && has_ready_interceptor(w))
+            add(p, PROTECT_SWITCH_SERVICE, i);
+    }
+}
+
+static void plan_template(const struct protect_world *w, struct protect_plan *p)
+{
+    if (w->kind == PROTECT_POD || !w->exists) return; /* a pod's own spec cannot be changed: the webhook saw it */
+    if (is_wanted(w) && w->record_finalizer && !w->template_current) add(p, PROTECT_SET_TEMPLATE, 0);
+    bool ended = !w->record || w->record_deleting;
+    if (ended && w->template_ours && !w->annotated) add(p, PROTECT_CLEAR_TEMPLATE, 0);
+    /* still annotated: the record was deleted by hand, and is made again: the template stays as it is */
+}
+
+/* ---- checkpoints ---------------------------------------------------------------------------------------------- */
+
+static bool is_under_way(const struct protect_checkpoint *c)
+{
+    return c->phase == PROTECT_NEW || c->phase == PROTECT_RUNNING;
+}
+
+static bool can_be_taken(const struct protect_world *w, int pod)
+{
+    const struct protect_pod *p = pod >= 0 ? &w->pods[pod] : NULL;
+    return p != NULL && p->injected && !p->terminating && !p->node_lost && p->agent && p->active && p->running;
+}
+
+static bool is_busy(const struct protect_world *w, uint32_t stream, const struct protect_checkpoint *but)
+{
+    for (uint32_t i = 0; i < w->n_checkpoints; i++)
+        if (&w->checkpoints[i] != but && w->checkpoints[i].stream == stream && w->checkpoints[i].phase == PROTECT_RUNNING) return true;
+    return false;
+}
+
+static void plan_deleting(const struct protect_world *w, uint32_t i, struct protect_plan *p)
+{
+    const struct protect_checkpoint *c = &w->checkpoints[i];
+    if (!c->finalizer) return;
+    if (c->phase == PROTECT_RUNNING && c->seen == PROTECT_RUNNING && w->now_ms - c->deleting_ms < PROTECT_LOST_MS) return; /* until it has ended */
+    add(p, w->now_ms - c->deleting_ms >= PROTECT_GIVE_UP_MS ? PROTECT_ABANDON_CHECKPOINT : PROTECT_FORGET_CHECKPOINT, i);
+}
+
+static void plan_checkpoint(const struct protect_world *w, uint32_t i, struct protect_plan *p, bool *started)
+{
+    const struct protect_checkpoint *c = &w->checkpoints[i];
+    uint64_t age = w->now_ms - c->created_ms;
+    if (c->deleting) {
+        plan_deleting(w, i, p);
+    } else if (!c->finalizer) {
+        add(p, PROTECT_HOLD_CHECKPOINT, i);
+    } else if (c->phase == PROTECT_NEW) {
+        if (can_be_taken(w, c->pod) && !is_busy(w, c->stream, c) && !started[c->stream]) {
+            started[c->stream] = true;
+            add(p, PROTECT_START_CHECKPOINT, i);
+        } else if (age > PROTECT_PENDING_MS) {
+            add(p, PROTECT_FAIL_CHECKPOINT, i);
+        }
+    } else if (c->phase == PROTECT_RUNNING) {
+        if (c->seen == PROTECT_VALID || c->seen == PROTECT_FAILED)
+            add(p, PROTECT_END_CHECKPOINT, i);
+        else if (c->seen == PROTECT_NEW && (c->lost || age > PROTECT_LOST_MS || (c->denied && w->now_ms - c->started_ms > PROTECT_FORGOTTEN_MS)))
+            add(p, PROTECT_FAIL_CHECKPOINT, i);
+    }
+}
+
+/* P3. How many of the same kind of the stream are newer; the same offset is ordered by time. */
+static uint32_t newer(const struct protect_world *w, const struct protect_checkpoint *c)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < w->n_checkpoints; i++) {
+        const struct protect_checkpoint *o = &w->checkpoints[i];
+        if (o == c || o->stream != c->stream || o->phase != c->phase || o->deleting) continue;
+        if (o->offset > c->offset || (o->offset == c->offset && (o->created_ms > c->created_ms || (o->created_ms == c->created_ms && o > c)))) n++;
+    }
+    return n;
+}
+
+static void plan_retention(const struct protect_world *w, struct protect_plan *p)
+{
+    for (uint32_t i = 0; i < w->n_checkpoints; i++) {
+        const struct protect_checkpoint *c = &w->checkpoints[i];
+        if (c->deleting || c->manual || c->in_use) continue;
+        if (c->phase == PROTECT_VALID && newer(w, c) >= w->retain) add(p, PROTECT_DELETE_CHECKPOINT, i);
+        if (c->phase == PROTECT_FAILED && newer(w, c) >= PROTECT_FAILED_KEPT) add(p, PROTECT_DELETE_CHECKPOINT, i);
+    }
+}
+
+struct history {
+    bool busy, any_fits;
+    uint64_t last_ms, offset; /* when the newest was begun; of the newest valid one that fits */
+    uint32_t failures;        /* since the newest valid one */
+};
+
+static void read_history(const struct protect_world *w, uint32_t stream, struct history *h)
+{
+    uint64_t valid_ms = 0;
+    memset(h, 0, sizeof *h);
+    for (uint32_t i = 0; i < w->n_checkpoints; i++) {
+        const struct protect_checkpoint *c = &w->checkpoints[i];
+        if (c->stream != stream) continue;
+        if (is_under_way(c) && !c->deleting) h->busy = true;
+        if (c->created_ms > h->last_ms) h->last_ms = c->created_ms;
+        if (c->phase != PROTECT_VALID || c->deleting) continue;
+        if (c->created_ms > valid_ms) valid_ms = c->created_ms;
+        if (c->fits && (!h->any_fits || c->offset > h->offset)) h->offset = c->offset;
+        h->any_fits = h->any_fits || c->fits;
+    }
+    for (uint32_t i = 0; i < w->n_checkpoints; i++)
+        if (w->checkpoints[i].stream == stream && w->checkpoints[i].phase == PROTECT_FAILED && w->checkpoints[i].created_ms >= valid_ms) h->failures++;
+}
+
+/* Nothing is taken of an app that did nothing since the last one. */
+static void plan_schedule(const struct protect_world *w, struct protect_plan *p, bool *started)
+{
+    for (uint32_t i = 0; i < w->n_pods; i++) {
+        const struct protect_pod *pod = &w->pods[i];
+        struct history h;
+        if (!can_be_taken(w, (int)i) || started[pod->stream]) continue;
+        read_history(w, pod->stream, &h);
+        if (h.busy || pod->executed == 0 || (h.any_fits && pod->executed <= h.offset)) continue;
+        uint64_t pause = w->interval_ms << (h.failures < 3 ? h.failures : 3);
+        uint64_t tail = pod->executed - (h.any_fits ? h.offset : 0);
+        if (w->objective_ms > 0 && h.failures == 0 && protect_estimate(h.any_fits, tail) > w->objective_ms) pause = pause < 1000 ? pause : 1000;
+        if (h.last_ms == 0 || w->now_ms - h.last_ms >= pause) {
+            started[pod->stream] = true;
+            add(p, PROTECT_NEW_CHECKPOINT, i);
+        } else {
+            look_at(p, h.last_ms + pause);
+        }
+    }
+}
+
+/* ---- recovery ------------------------------------------------------------------------------------------------- */
+
+static uint32_t replacements(const struct protect_world *w)
+{
+    uint32_t n = 0;
+    for (int i = 0; i < PROTECT_REPLACEMENTS; i++) n += w->replaced_ms[i] != 0 && w->now_ms - w->replaced_ms[i] < PROTECT_WINDOW_MS;
+    return n;
+}
+
+static bool has_other(const struct protect_world *w, uint32_t pod)
+{
+    for (uint32_t i = 0; i < w->n_pods; i++)
+        if (i != pod && w->pods[i].stream == w->pods[pod].stream && w->pods[i].injected && !w->pods[i].terminating && !w->pods[i].node_lost) return true;
+    return false;
+}
+
+/* It is of our template and has no interceptor: nobody answered the API server when it was made. It began without its state, and nothing leads to
+ * it. Where no pod ever had one the webhook is not asked at all, and replacing pods would change nothing. */
+static bool has_missed_us(const struct protect_world *w, const struct protect_pod *pod, struct protect_plan *p)
+{
+    uint64_t since = pod->created_ms > w->leads_ms ? pod->created_ms : w->leads_ms;
+    bool worked = w->n_checkpoints > 0;
+    for (uint32_t i = 0; i < w->n_services; i++) worked = worked || w->services[i].switched;
+    if (!worked || !is_wanted(w) || !w->template_current || pod->injected || pod->refused || pod->terminating) return false;
+    if (w->now_ms >= since + PROTECT_MISSED_MS) return true;
+    look_at(p, since + PROTECT_MISSED_MS); /* another one would miss us, too */
+    return false;
+}
+
+static void plan_recovery(const struct protect_world *w, struct protect_plan *p)
+{
+    uint32_t budget = PROTECT_REPLACEMENTS - replacements(w);
+    if (w->kind == PROTECT_POD) return; /* nobody would make it again: the kubelet's own restart is its recovery */
+    for (uint32_t i = 0; i < w->n_pods; i++) {
+        const struct protect_pod *pod = &w->pods[i];
+        if (has_missed_us(w, pod, p)) {
+            add(p, pod->node_lost ? PROTECT_REMOVE_POD : PROTECT_REPLACE_POD, i); /* it has no producer to be fenced */
+        }
+        if (!pod->injected) continue;
+        if (pod->node_lost) {
+            if (!has_other(w, i)) add(p, PROTECT_FENCE, i);
+            add(p, PROTECT_REMOVE_POD, i);
+        } else if (pod->backing_off && !pod->terminating && pod->backoff_ms > PROTECT_REPLACE_COST_MS && budget > 0) {
+            budget--;
+            add(p, PROTECT_REPLACE_POD, i);
+        }
+    }
+}
+
+/* ---- the end of protection ------------------------------------------------------------------------------------ */
+
+/* Services first, then the template, then the checkpoints, at last the record. */
+static void plan_ending(const struct protect_world *w, struct protect_plan *p)
+{
+    for (uint32_t i = 0; i < w->n_checkpoints; i++)
+        if (!w->checkpoints[i].deleting) add(p, PROTECT_DELETE_CHECKPOINT, i);
+    bool services = false;
+    for (uint32_t i = 0; i < w->n_services; i++) services = services || w->services[i].switched;
+    bool template_left = w->exists && w->template_ours && w->kind != PROTECT_POD && !w->annotated;
+    if (w->record_finalizer && !services && !template_left && w->n_checkpoints == 0) add(p, PROTECT_RELEASE_RECORD, 0);
+}
+
+/* ---- all of it ------------------------------------------------------------------------------------------------ */
+
+static enum protect_state state_of(const struct protect_world *w)
+{
+    bool injected = false, active = false, lost = false, backing_off = false, gone = false;
+    if (w->record_deleting) return PROTECT_ENDING;
+    if (!w->policy_valid) return PROTECT_INVALID;
+    for (uint32_t i = 0; i < w->n_pods; i++) {
+        const struct protect_pod *pod = &w->pods[i];
+        if (!pod->injected || pod->terminating) continue;
+        injected = true;
+        lost = lost || pod->node_lost;
+        backing_off = backing_off || pod->backing_off;
+        active = active || pod->active;
+        gone = gone || !pod->active;
+    }
+    if (backing_off && replacements(w) == PROTECT_REPLACEMENTS) return PROTECT_CRASH_LOOP;
+    if (lost) return PROTECT_NODE_LOST;
+    if (!injected) return w->n_checkpoints > 0 ? PROTECT_RECOVERING : PROTECT_PENDING;
+    if (active && !gone) return PROTECT_PROTECTED;
+    return w->n_checkpoints > 0 || active ? PROTECT_RECOVERING : PROTECT_STARTING;
+}
+
+void protect_plan(const struct protect_world *w, struct protect_plan *ret_plan)
+{
+    bool started[PROTECT_STREAMS_MAX] = {false};
+    struct protect_plan *p = ret_plan;
+    memset(p, 0, sizeof *p);
+    p->look_ms = w->now_ms + PROTECT_LOOK_MS;
+    p->state = state_of(w);
+    plan_record(w, p);
+    if (is_kept(w)) plan_recovery(w, p); /* before the rest: somebody waits for it */
+    plan_services(w, p);
+    bool switched_back = true; /* P2: the pods lose the interceptor only in a plan after the Services lead back */
+    for (uint32_t i = 0; i < p->n; i++) switched_back = switched_back && p->actions[i].what != PROTECT_RESTORE_SERVICE;
+    if (switched_back || is_kept(w)) plan_template(w, p);
+    for (uint32_t i = 0; i < w->n_checkpoints; i++) plan_checkpoint(w, i, p, started);
+    if (is_kept(w)) {
+        plan_retention(w, p);
+        plan_schedule(w, p, started);
+    }
+    if (w->record && w->record_deleting) plan_ending(w, p);
+}
+
+const char *protect_do_name(enum protect_do what)
+{
+    static const char *const names[] = {
+        "make-record", "delete-record", "hold-record", "release-record", "set-template", "clear-template", "switch-service", "restore-service",
+        "new-checkpoint", "hold-checkpoint", "start-checkpoint", "end-checkpoint", "fail-checkpoint", "delete-checkpoint", "forget-checkpoint",
+        "abandon-checkpoint", "replace-pod", "fence", "remove-pod"};
+    return (unsigned)what < sizeof names / sizeof *names ? names[what] : "unknown";
+}
+
+const char *protect_state_name(enum protect_state state)
+{
+    static const char *const names[] = {"Invalid", "Pending", "Starting", "Protected", "Recovering", "CrashLoop", "NodeLost", "Ending"};
+    return (unsigned)state < sizeof names / sizeof *names ? names[state] : "Unknown";
+}

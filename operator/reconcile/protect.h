@@ -1,0 +1,148 @@
+/* What to do next for one workload on Kubernetes: the decisions of the operator, without I/O, clock or memory of its own.
+ *
+ * World in, actions out. Everything is read from what the cluster, the agents and the log say at this moment, so an operator that is
+ * killed between any two actions is continued by the next one. Actions of one plan are done in order; when one fails, the rest is not done and
+ * the world is looked at again. Each is idempotent.
+ *
+ * Promises (test_protect_random.c holds them against thousands of random clusters):
+ *   P1  an annotated workload comes to be protected; one that is not annotated any more comes to be as it was, and nothing is left of us.
+ *   P2  Services lead to the interceptor only while a pod of the workload has one, and lead back before the pods lose it.
+ *   P3  the newest `retain` valid checkpoints of a stream, and those in use, are never deleted while it is protected.
+ *   P4  a pod with an interceptor on a lost node is removed only after its producer was fenced, or after another pod of that stream opened a newer
+ *       epoch.
+ *   P5  at most PROTECT_REPLACEMENTS pods are replaced in PROTECT_WINDOW_MS because they die; those that missed the webhook not before they are
+ *       PROTECT_MISSED_MS old.
+ *   P6  one checkpoint of a stream at a time.
+ * Thread: any. No pointer is kept. */
+#ifndef CRSC_OPERATOR_RECONCILE_PROTECT_H
+#define CRSC_OPERATOR_RECONCILE_PROTECT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+    PROTECT_PODS_MAX = 64,
+    PROTECT_STREAMS_MAX = 64,
+    PROTECT_SERVICES_MAX = 16,
+    PROTECT_CHECKPOINTS_MAX = 256,
+    PROTECT_ACTIONS_MAX = 64,
+    PROTECT_REPLACEMENTS = 3,
+    PROTECT_WINDOW_MS = 600000,
+    PROTECT_REPLACE_COST_MS = 4000,   /* what a new pod takes: a shorter backoff is waited for */
+    PROTECT_FAILED_KEPT = 3,          /* failed checkpoints that stay to be read */
+    PROTECT_MISSED_MS = 15000,        /* from the beginning of our lead, and the age of a pod: until the API server finds our webhook */
+    PROTECT_PENDING_MS = 60000,       /* a checkpoint whose pod is gone fails after this */
+    PROTECT_LOST_MS = 600000,         /* one of which nobody knows anything fails after this */
+    PROTECT_FORGOTTEN_MS = 10000,     /* one that its agent, which answers, knows nothing of fails after this: longer than its list is old */
+    PROTECT_GIVE_UP_MS = 600000,      /* an image that cannot be removed is left behind after this */
+    PROTECT_LOOK_MS = 5000,           /* at the latest, the world is looked at again */
+    PROTECT_REPLAY_US = 100,          /* for estimates: a replayed event */
+    PROTECT_RESTORE_MS = 700,         /* for estimates: a restore */
+};
+
+enum protect_kind { PROTECT_DEPLOYMENT, PROTECT_STATEFULSET, PROTECT_POD };
+
+struct protect_pod {
+    uint32_t stream;      /* index of its stream */
+    bool injected;        /* it has the interceptor */
+    bool refused;         /* it cannot have it: the webhook said so */
+    bool ready, terminating;
+    bool node_lost;       /* its node was not ready for longer than the grace */
+    bool agent;           /* the agent of its node answers */
+    bool active;          /* the agent says: its interceptor gives requests to the app */
+    bool running;         /* its protected container runs */
+    bool backing_off;     /* the kubelet waits before it starts that container again */
+    uint64_t backoff_ms;  /* for about how long still */
+    uint64_t executed;    /* offset its app has executed; 0: unknown or nothing */
+    uint64_t created_ms;
+};
+
+enum protect_phase { PROTECT_NEW, PROTECT_RUNNING, PROTECT_VALID, PROTECT_FAILED };
+
+struct protect_checkpoint {
+    uint32_t stream;
+    int pod;              /* index of the pod it is to be taken of; -1: that is gone */
+    enum protect_phase phase;
+    enum protect_phase seen; /* RUNNING: what its agent says of it now; NEW: nothing */
+    bool denied;          /* its agent answers, and has nothing of that name: it was started again since */
+    bool lost;            /* its node was not ready for longer than the grace: its agent will not say how it ended */
+    bool finalizer, deleting, manual;
+    bool in_use;          /* a pod runs on what was restored from it */
+    bool fits;            /* the pods that run now could be restored from it */
+    uint64_t offset, created_ms, started_ms, deleting_ms;
+};
+
+struct protect_world {
+    uint64_t now_ms;
+    uint64_t leads_ms;     /* since when this operator leads */
+    enum protect_kind kind;
+    /* the workload */
+    bool exists, annotated;
+    bool template_ours;    /* its pods' template carries something of us (a bare pod: it was injected) */
+    bool template_current; /* exactly what the policy asks for */
+    /* its ProtectedWorkload */
+    bool record, record_deleting, record_finalizer;
+    bool by_annotation;    /* we made it */
+    bool policy_valid, policy_current; /* current: its spec is what the annotations say now */
+    bool switch_services;
+    uint64_t interval_ms, objective_ms;
+    uint32_t retain;
+    uint64_t replaced_ms[PROTECT_REPLACEMENTS]; /* when pods were replaced last; 0: never */
+
+    uint32_t n_services;
+    struct {
+        bool matches;      /* it leads to the app's port of these pods, or did before we switched it */
+        bool switched;     /* it carries our record */
+    } services[PROTECT_SERVICES_MAX];
+    uint32_t n_pods;
+    struct protect_pod pods[PROTECT_PODS_MAX];
+    uint32_t n_checkpoints;
+    struct protect_checkpoint checkpoints[PROTECT_CHECKPOINTS_MAX];
+};
+
+enum protect_do {
+    PROTECT_MAKE_RECORD,      /* ProtectedWorkload with its finalizer, from the annotations; also brings its spec up to date */
+    PROTECT_DELETE_RECORD,
+    PROTECT_HOLD_RECORD,      /* add the finalizer */
+    PROTECT_RELEASE_RECORD,   /* remove it */
+    PROTECT_SET_TEMPLATE,
+    PROTECT_CLEAR_TEMPLATE,
+    PROTECT_SWITCH_SERVICE,   /* which */
+    PROTECT_RESTORE_SERVICE,  /* which */
+    PROTECT_NEW_CHECKPOINT,   /* of pod `which` */
+    PROTECT_HOLD_CHECKPOINT,  /* add the finalizer */
+    PROTECT_START_CHECKPOINT, /* tell the agent, note that it runs */
+    PROTECT_END_CHECKPOINT,   /* note how it ended: what was `seen` */
+    PROTECT_FAIL_CHECKPOINT,  /* note that it failed: nobody took it */
+    PROTECT_DELETE_CHECKPOINT,
+    PROTECT_FORGET_CHECKPOINT, /* out of the log, the nodes and the registry, then off with the finalizer */
+    PROTECT_ABANDON_CHECKPOINT, /* off with the finalizer alone */
+    PROTECT_REPLACE_POD,      /* note the time, then delete it */
+    PROTECT_FENCE,            /* the producer of pod `which` */
+    PROTECT_REMOVE_POD,       /* at once: its kubelet will not do it */
+};
+
+enum protect_state {
+    PROTECT_INVALID, PROTECT_PENDING, PROTECT_STARTING, PROTECT_PROTECTED, PROTECT_RECOVERING, PROTECT_CRASH_LOOP, PROTECT_NODE_LOST, PROTECT_ENDING
+};
+
+struct protect_action {
+    enum protect_do what;
+    uint32_t which; /* index of the service, pod or checkpoint */
+};
+
+struct protect_plan {
+    uint32_t n;
+    struct protect_action actions[PROTECT_ACTIONS_MAX]; /* those that do not fit follow the next look */
+    enum protect_state state;
+    uint64_t look_ms; /* look again then, though nothing changes */
+};
+
+void protect_plan(const struct protect_world *w, struct protect_plan *ret_plan);
+const char *protect_do_name(enum protect_do what);
+const char *protect_state_name(enum protect_state state); /* as in status.phase */
+
+/* Milliseconds that a recovery would take now: restore, and replay of `tail` events. */
+uint64_t protect_estimate(bool has_checkpoint, uint64_t tail);
+
+#endif

@@ -1,0 +1,519 @@
+/* The decisions of protect.c against thousands of random clusters: workloads annotated and not, pods and nodes that come and go, agents that
+ * fail, an operator that is killed before or after any action. The cluster of the test is the truth: P1 to P6 are checked on it after
+ * every action, and at last, when nothing disturbs any more, that it comes to rest where it should. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "operator/reconcile/protect.h"
+
+enum { SEEDS = 3000, STEPS = 120, PODS = 6, CHECKPOINTS = 64 };
+
+struct pod {
+    bool there, ours, injected, ready, terminating, lost, agent, active, running, backing_off;
+    uint64_t executed, producer, created; /* producer: the epoch it opened; 0: none */
+};
+
+struct image {
+    bool there, finalizer, deleting;
+    enum protect_phase phase, agent; /* as its object says, as the agent knows */
+    bool image;                      /* the bytes are somewhere */
+    int pod;
+    uint64_t offset, created, deleting_since;
+};
+
+struct cluster {
+    uint64_t random, now;
+    bool exists, annotated, valid;
+    bool template_ours, record, record_deleting, finalizer;
+    bool service_switched;
+    uint64_t epoch; /* of the stream: every older producer is fenced */
+    uint64_t replaced[PROTECT_REPLACEMENTS + 1];
+    unsigned n_replaced; /* ever, for P5 */
+    uint64_t replaced_at[256];
+    struct pod pods[PODS];
+    struct image images[CHECKPOINTS];
+    uint64_t next_offset;
+    unsigned missed_percent; /* of new pods: without an interceptor */
+};
+
+static uint64_t roll(struct cluster *c)
+{
+    uint64_t z = (c->random += UINT64_C(0x9e3779b97f4a7c15)); /* splitmix64 */
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+static bool chance(struct cluster *c, unsigned percent)
+{
+    return roll(c) % 100 < percent;
+}
+
+/* ---- what the operator sees ----------------------------------------------------------------------------------- */
+
+static void see(const struct cluster *c, struct protect_world *w, int pod_of[PODS], int image_of[CHECKPOINTS])
+{
+    memset(w, 0, sizeof *w);
+    w->now_ms = c->now;
+    w->kind = PROTECT_DEPLOYMENT;
+    w->exists = c->exists;
+    w->annotated = c->exists && c->annotated;
+    w->template_ours = w->template_current = c->template_ours;
+    w->record = c->record;
+    w->record_deleting = c->record_deleting;
+    w->record_finalizer = c->finalizer;
+    w->by_annotation = true;
+    w->policy_valid = c->valid;
+    w->policy_current = true;
+    w->switch_services = true;
+    w->interval_ms = 2000;
+    w->retain = 2;
+    memcpy(w->replaced_ms, c->replaced, sizeof w->replaced_ms);
+    w->n_services = 1;
+    w->services[0].matches = c->exists;
+    w->services[0].switched = c->service_switched;
+    for (int i = 0; i < PODS; i++) {
+        const struct pod *p = &c->pods[i];
+        if (!p->there || !p->ours) continue; /* the cache has pods of our template only */
+        pod_of[w->n_pods] = i;
+        w->pods[w->n_pods++] = (struct protect_pod){.injected = p->injected, .ready = p->ready, .terminating = p->terminating, .node_lost = p->lost,
+            .agent = p->agent, .active = p->active && p->agent, .running = p->running, .backing_off = p->backing_off,
+            .backoff_ms = p->backing_off ? 40000 : 0, .executed = p->agent ? p->executed : 0,
+            .created_ms = p->created};
+    }
+    for (int i = 0; i < CHECKPOINTS; i++) {
+        const struct image *m = &c->images[i];
+        if (!m->there) continue;
+        int pod = -1;
+        for (uint32_t k = 0; k < w->n_pods; k++)
+            if (pod_of[k] == m->pod) pod = (int)k;
+        image_of[w->n_checkpoints] = i;
+        w->checkpoints[w->n_checkpoints++] = (struct protect_checkpoint){.pod = pod, .phase = m->phase, .seen = m->agent, .finalizer = m->finalizer,
+            .deleting = m->deleting, .offset = m->offset, .created_ms = m->created, .started_ms = m->created,
+            .denied = m->agent == PROTECT_NEW && m->pod >= 0 && c->pods[m->pod].agent,
+            .lost = m->pod >= 0 && c->pods[m->pod].there && c->pods[m->pod].lost, .deleting_ms = m->deleting_since, .fits = true};
+    }
+}
+
+/* ---- what an action does --------------------------------------------------------------------------------------- */
+
+static bool other_than(const struct cluster *c, int pod)
+{
+    for (int i = 0; i < PODS; i++)
+        if (i != pod && c->pods[i].there && c->pods[i].injected && !c->pods[i].terminating && !c->pods[i].lost) return true;
+    return false;
+}
+
+static unsigned valid_images(const struct cluster *c)
+{
+    unsigned n = 0;
+    for (int i = 0; i < CHECKPOINTS; i++) n += c->images[i].there && c->images[i].phase == PROTECT_VALID && !c->images[i].deleting;
+    return n;
+}
+
+static bool is_among_newest(const struct cluster *c, int image, unsigned keep)
+{
+    unsigned newer = 0;
+    for (int i = 0; i < CHECKPOINTS; i++)
+        newer += c->images[i].there && c->images[i].phase == PROTECT_VALID && !c->images[i].deleting && c->images[i].offset > c->images[image].offset;
+    return newer < keep;
+}
+
+static void gone_if_free(struct image *m)
+{
+    if (m->deleting && !m->finalizer) memset(m, 0, sizeof *m);
+}
+
+static void checkpoint_action(struct cluster *c, enum protect_do what, int i)
+{
+    struct image *m = &c->images[i];
+    bool protects = c->record && !c->record_deleting && c->exists;
+    switch (what) {
+    case PROTECT_HOLD_CHECKPOINT: m->finalizer = true; break;
+    case PROTECT_START_CHECKPOINT:
+        for (int k = 0; k < CHECKPOINTS; k++) /* P6 */
+            assert_false(k != i && c->images[k].there && c->images[k].phase == PROTECT_RUNNING && c->images[k].agent == PROTECT_RUNNING);
+        assert_true(m->finalizer);
+        if (m->agent == PROTECT_NEW) m->agent = PROTECT_RUNNING;
+        m->phase = PROTECT_RUNNING;
+        m->image = true;
+        break;
+    case PROTECT_END_CHECKPOINT:
+        assert_true(m->agent == PROTECT_VALID || m->agent == PROTECT_FAILED);
+        m->phase = m->agent;
+        break;
+    case PROTECT_FAIL_CHECKPOINT: m->phase = PROTECT_FAILED; break;
+    case PROTECT_DELETE_CHECKPOINT:
+        if (protects && m->phase == PROTECT_VALID) assert_false(is_among_newest(c, i, 2)); /* P3 */
+        if (!m->deleting) m->deleting_since = c->now;
+        m->deleting = true;
+        gone_if_free(m);
+        break;
+    case PROTECT_FORGET_CHECKPOINT: m->image = false; /* fall through */
+    case PROTECT_ABANDON_CHECKPOINT:
+        assert_true(m->deleting);
+        m->finalizer = false;
+        gone_if_free(m);
+        break;
+    default: fail();
+    }
+}
+
+static void pod_action(struct cluster *c, enum protect_do what, int i)
+{
+    struct pod *p = &c->pods[i];
+    if (what == PROTECT_FENCE) {
+        c->epoch++;
+    } else if (what == PROTECT_REMOVE_POD) {
+        assert_true(p->lost);
+        assert_true(p->producer < c->epoch || other_than(c, i)); /* P4: fenced, or another one is there and opens a newer epoch */
+        memset(p, 0, sizeof *p);
+    } else if (!p->injected) { /* replace: it missed the webhook */
+        assert_true(c->now - p->created >= PROTECT_MISSED_MS); /* P5 */
+        memset(p, 0, sizeof *p);
+    } else { /* replace: the time is noted first */
+        memmove(&c->replaced[1], &c->replaced[0], sizeof c->replaced - sizeof *c->replaced);
+        c->replaced[0] = c->now;
+        c->replaced_at[c->n_replaced++ % 256] = c->now;
+        if (c->n_replaced > PROTECT_REPLACEMENTS) /* P5 */
+            assert_true(c->now - c->replaced_at[(c->n_replaced - 1 - PROTECT_REPLACEMENTS) % 256] >= PROTECT_WINDOW_MS);
+        memset(p, 0, sizeof *p);
+    }
+}
+
+static void new_checkpoint(struct cluster *c, int pod)
+{
+    for (int i = 0; i < CHECKPOINTS; i++) {
+        if (c->images[i].there) continue;
+        c->images[i] = (struct image){.there = true, .finalizer = true, .pod = pod, .created = c->now, .offset = c->pods[pod].executed};
+        return;
+    }
+    fail_msg("checkpoints pile up");
+}
+
+static bool has_ready(const struct cluster *c)
+{
+    for (int i = 0; i < PODS; i++)
+        if (c->pods[i].there && c->pods[i].injected && c->pods[i].ready) return true;
+    return false;
+}
+
+static void act(struct cluster *c, struct protect_action a, const int *pod_of, const int *image_of)
+{
+    switch (a.what) {
+    case PROTECT_MAKE_RECORD: c->record = c->finalizer = true; break;
+    case PROTECT_HOLD_RECORD: c->finalizer = true; break;
+    case PROTECT_DELETE_RECORD:
+        c->record_deleting = true;
+        if (!c->finalizer) c->record = c->record_deleting = false;
+        break;
+    case PROTECT_RELEASE_RECORD:
+        assert_true(c->record_deleting && !c->service_switched);
+        assert_true(!c->template_ours || !c->exists || c->annotated); /* P1 */
+        for (int i = 0; i < CHECKPOINTS; i++) assert_false(c->images[i].there);
+        c->record = c->record_deleting = c->finalizer = false;
+        break;
+    case PROTECT_SET_TEMPLATE:
+        assert_true(c->exists && c->valid && c->finalizer);
+        c->template_ours = true;
+        break;
+    case PROTECT_CLEAR_TEMPLATE:
+        assert_false(c->service_switched); /* P2 */
+        c->template_ours = false;
+        break;
+    case PROTECT_SWITCH_SERVICE:
+        assert_true(has_ready(c)); /* P2 */
+        c->service_switched = true;
+        break;
+    case PROTECT_RESTORE_SERVICE: c->service_switched = false; break;
+    case PROTECT_NEW_CHECKPOINT: new_checkpoint(c, pod_of[a.which]); break;
+    case PROTECT_HOLD_CHECKPOINT:
+    case PROTECT_START_CHECKPOINT:
+    case PROTECT_END_CHECKPOINT:
+    case PROTECT_FAIL_CHECKPOINT:
+    case PROTECT_DELETE_CHECKPOINT:
+    case PROTECT_FORGET_CHECKPOINT:
+    case PROTECT_ABANDON_CHECKPOINT: checkpoint_action(c, a.what, image_of[a.which]); break;
+    case PROTECT_REPLACE_POD:
+    case PROTECT_FENCE:
+    case PROTECT_REMOVE_POD: pod_action(c, a.what, pod_of[a.which]); break;
+    }
+}
+
+/* One look and what follows. Any action may fail before its effect or after it; then the rest is not done: that is a killed operator, too. */
+static uint32_t operate(struct cluster *c, unsigned trouble)
+{
+    struct protect_world w;
+    struct protect_plan plan;
+    int pod_of[PODS], image_of[CHECKPOINTS];
+    see(c, &w, pod_of, image_of);
+    protect_plan(&w, &plan);
+    for (uint32_t i = 0; i < plan.n; i++) {
+        if (chance(c, trouble)) return plan.n;
+        act(c, plan.actions[i], pod_of, image_of);
+        if (chance(c, trouble)) return plan.n;
+    }
+    return plan.n;
+}
+
+/* ---- what happens by itself ----------------------------------------------------------------------------------- */
+
+static void start_pod(struct cluster *c, struct pod *p)
+{
+    bool missed = c->template_ours && c->service_switched && chance(c, c->missed_percent); /* no operator answered the API server */
+    *p = (struct pod){.there = true, .created = c->now, .ours = c->template_ours, .injected = c->template_ours && !missed, .agent = true, .running = true};
+    if (p->injected) p->producer = ++c->epoch;
+}
+
+/* The Deployment's controller: one pod of the present template. Those of another template end. */
+static void controllers(struct cluster *c)
+{
+    int live = 0;
+    for (int i = 0; i < PODS; i++) {
+        struct pod *p = &c->pods[i];
+        if (!p->there) continue;
+        if (p->terminating && !p->lost) memset(p, 0, sizeof *p);
+        if (!p->there) continue;
+        if (!c->exists || p->ours != c->template_ours) p->terminating = true;
+        live += !p->terminating;
+    }
+    for (int i = 0; i < PODS && c->exists && live == 0; i++) {
+        if (c->pods[i].there) continue;
+        start_pod(c, &c->pods[i]);
+        live++;
+    }
+    for (int i = 0; i < PODS; i++) {
+        struct pod *p = &c->pods[i];
+        if (!p->there || p->lost || p->terminating || p->backing_off) continue;
+        p->ready = p->active = p->running = true;
+        if (p->injected && p->producer == c->epoch && chance(c, 50)) p->executed = ++c->next_offset;
+    }
+}
+
+static void agents(struct cluster *c)
+{
+    for (int i = 0; i < CHECKPOINTS; i++) {
+        struct image *m = &c->images[i];
+        if (m->there && m->agent == PROTECT_RUNNING && chance(c, 50)) m->agent = chance(c, 80) ? PROTECT_VALID : PROTECT_FAILED;
+    }
+}
+
+static void disturb(struct cluster *c)
+{
+    struct pod *p = &c->pods[roll(c) % PODS];
+    switch (roll(c) % 10) {
+    case 0: c->annotated = !c->annotated; break;
+    case 1: c->valid = chance(c, 80); break;
+    case 2: if (p->there) p->backing_off = !p->backing_off, p->running = !p->backing_off, p->active = p->running; break;
+    case 3: if (p->there) p->lost = true, p->ready = p->active = p->agent = false; break;
+    case 4: if (p->there) p->agent = !p->agent; break;
+    case 5: if (p->there) p->terminating = true; break;
+    case 6: if (chance(c, 10)) c->exists = !c->exists; break;
+    case 7: if (c->record && chance(c, 20)) c->record_deleting = true; break; /* by hand */
+    case 8: c->now += roll(c) % 700000; break;
+    case 9: {
+        struct image *m = &c->images[roll(c) % CHECKPOINTS];
+        if (m->there && chance(c, 20) && !m->deleting) m->deleting = true, m->deleting_since = c->now;
+        if (m->there) gone_if_free(m);
+        break;
+    }
+    }
+}
+
+static void settle(struct cluster *c)
+{
+    c->missed_percent = 0;
+    for (int i = 0; i < PODS; i++) {
+        c->pods[i].backing_off = false;
+        if (c->pods[i].there && !c->pods[i].lost) c->pods[i].agent = true;
+    }
+    for (int i = 0; i < 400; i++) {
+        c->now += 3000;
+        if (!c->service_switched && valid_images(c) == 0) /* where nothing worked yet it stays Pending, until somebody says kubectl rollout restart */
+            for (int k = 0; k < PODS; k++)
+                if (c->pods[k].there && c->pods[k].ours && !c->pods[k].injected) c->pods[k].terminating = true;
+        controllers(c);
+        agents(c);
+        operate(c, 0);
+    }
+}
+
+static void check_rest(struct cluster *c, uint64_t seed)
+{
+    bool on = c->exists && c->annotated;
+    if (on != c->record) fail_msg("seed %llu: annotated %d, record %d", (unsigned long long)seed, on, c->record);
+    if (on && c->valid) {
+        assert_true(c->template_ours && c->service_switched && c->finalizer);
+        if (valid_images(c) < 1 || valid_images(c) > 3) fail_msg("seed %llu: %u valid checkpoints", (unsigned long long)seed, valid_images(c));
+    }
+    if (!on) { /* P1 */
+        assert_false(c->service_switched);
+        assert_true(!c->exists || !c->template_ours);
+        for (int i = 0; i < CHECKPOINTS; i++) assert_false(c->images[i].there);
+    }
+    bool injected = false;
+    for (int i = 0; i < PODS; i++) {
+        assert_false(c->pods[i].there && c->pods[i].injected && c->pods[i].lost && on);
+        injected = injected || (c->pods[i].there && c->pods[i].injected && !c->pods[i].lost);
+    }
+    if (on && c->valid && !injected) fail_msg("seed %llu: no pod has an interceptor", (unsigned long long)seed);
+}
+
+static void test_random_clusters(void **state)
+{
+    uint64_t first = 1, rests[2] = {0, 0};
+    (void)state;
+    if (getenv("CRSC_SEED") != NULL) first = strtoull(getenv("CRSC_SEED"), NULL, 10);
+    for (uint64_t seed = first; seed < first + SEEDS; seed++) {
+        struct cluster c = {.random = seed, .now = 1000000, .exists = true, .annotated = true, .valid = true, .missed_percent = 20};
+        for (int i = 0; i < STEPS; i++) {
+            c.now += roll(&c) % 2000;
+            controllers(&c);
+            agents(&c);
+            if (chance(&c, 25)) disturb(&c);
+            operate(&c, 15);
+        }
+        settle(&c);
+        check_rest(&c, seed);
+        rests[c.exists && c.annotated && c.valid]++;
+    }
+    assert_true(rests[0] > SEEDS / 10 && rests[1] > SEEDS / 10); /* both ends were seen */
+}
+
+/* ---- single decisions ----------------------------------------------------------------------------------------- */
+
+static struct protect_world calm(void)
+{
+    struct protect_world w = {.now_ms = 1000000, .exists = true, .annotated = true, .template_ours = true, .template_current = true, .record = true,
+                              .record_finalizer = true, .by_annotation = true, .policy_valid = true, .policy_current = true, .interval_ms = 30000,
+                              .retain = 3, .n_pods = 1};
+    w.pods[0] = (struct protect_pod){.injected = true, .ready = true, .agent = true, .active = true, .running = true, .executed = 10};
+    return w;
+}
+
+static bool plans(const struct protect_world *w, enum protect_do what)
+{
+    struct protect_plan p;
+    protect_plan(w, &p);
+    for (uint32_t i = 0; i < p.n; i++)
+        if (p.actions[i].what == what) return true;
+    return false;
+}
+
+static void test_schedule(void **state)
+{
+    struct protect_world w = calm();
+    struct protect_plan p;
+    (void)state;
+    assert_true(plans(&w, PROTECT_NEW_CHECKPOINT)); /* the first one at once */
+    w.n_checkpoints = 1;
+    w.checkpoints[0] = (struct protect_checkpoint){.phase = PROTECT_VALID, .finalizer = true, .offset = 10, .created_ms = 1000000 - 31000, .fits = true};
+    assert_false(plans(&w, PROTECT_NEW_CHECKPOINT)); /* nothing happened since */
+    w.pods[0].executed = 11;
+    assert_true(plans(&w, PROTECT_NEW_CHECKPOINT));
+    w.checkpoints[0].created_ms = 1000000 - 29000;
+    assert_false(plans(&w, PROTECT_NEW_CHECKPOINT));
+    protect_plan(&w, &p);
+    assert_int_equal(p.look_ms, 1001000); /* when it is due */
+    w.objective_ms = 1000; /* 0.7 s of restore and 1 s of replay are too much */
+    w.pods[0].executed = 10 + 10000;
+    assert_true(plans(&w, PROTECT_NEW_CHECKPOINT));
+    w.checkpoints[0].phase = PROTECT_RUNNING;
+    assert_false(plans(&w, PROTECT_NEW_CHECKPOINT));
+    w.checkpoints[0].phase = PROTECT_FAILED; /* pauses grow: 60 s after one failure */
+    w.objective_ms = 0;
+    w.checkpoints[0].created_ms = 1000000 - 31000;
+    assert_false(plans(&w, PROTECT_NEW_CHECKPOINT));
+}
+
+/* An agent that was started again does not know what it was taking: the next checkpoint need not wait until nobody can know anything. */
+static void test_forgotten(void **state)
+{
+    struct protect_world w = calm();
+    (void)state;
+    w.n_checkpoints = 1;
+    w.checkpoints[0] = (struct protect_checkpoint){.phase = PROTECT_RUNNING, .finalizer = true, .created_ms = 1000000 - 60000, .started_ms = 1000000 - 9000};
+    assert_false(plans(&w, PROTECT_FAIL_CHECKPOINT)); /* the agent does not answer */
+    w.checkpoints[0].lost = true;
+    assert_true(plans(&w, PROTECT_FAIL_CHECKPOINT)); /* nor will it: checkpoints of the pod that replaces it need not wait */
+    w.checkpoints[0].lost = false;
+    w.checkpoints[0].denied = true;
+    assert_false(plans(&w, PROTECT_FAIL_CHECKPOINT)); /* what it said may be older than the question */
+    w.checkpoints[0].started_ms = 1000000 - 11000;
+    assert_true(plans(&w, PROTECT_FAIL_CHECKPOINT));
+}
+
+static void test_backoff(void **state)
+{
+    struct protect_world w = calm();
+    (void)state;
+    w.pods[0].backing_off = true;
+    w.pods[0].running = w.pods[0].active = false;
+    w.pods[0].backoff_ms = PROTECT_REPLACE_COST_MS;
+    assert_false(plans(&w, PROTECT_REPLACE_POD)); /* the kubelet is as fast */
+    w.pods[0].backoff_ms++;
+    assert_true(plans(&w, PROTECT_REPLACE_POD));
+    w.kind = PROTECT_POD;
+    assert_false(plans(&w, PROTECT_REPLACE_POD)); /* nobody would make it again */
+}
+
+/* A pod that was made while no operator answered is made again, unless that would change nothing. */
+static void test_missed(void **state)
+{
+    struct protect_world w = calm();
+    struct protect_plan p;
+    (void)state;
+    w.pods[0].injected = false;
+    assert_false(plans(&w, PROTECT_REPLACE_POD)); /* none ever had one: is the webhook asked at all? */
+    w.n_services = 1;
+    w.services[0].matches = w.services[0].switched = w.switch_services = true;
+    assert_true(plans(&w, PROTECT_REPLACE_POD));
+    w.leads_ms = w.now_ms - PROTECT_MISSED_MS + 1;
+    assert_false(plans(&w, PROTECT_REPLACE_POD)); /* the API server may not know our webhook yet */
+    protect_plan(&w, &p);
+    assert_int_equal(p.look_ms, w.now_ms + 1);
+    w.leads_ms = 0;
+    w.pods[0].created_ms = w.now_ms - PROTECT_MISSED_MS + 1;
+    assert_false(plans(&w, PROTECT_REPLACE_POD)); /* it was made just now: so would be the next one */
+    w.pods[0].created_ms--;
+    assert_true(plans(&w, PROTECT_REPLACE_POD));
+    w.pods[0].node_lost = true;
+    assert_true(plans(&w, PROTECT_REMOVE_POD) && !plans(&w, PROTECT_FENCE)); /* it has appended nothing */
+    w.pods[0].node_lost = false;
+    w.pods[0].refused = true;
+    assert_false(plans(&w, PROTECT_REPLACE_POD)); /* it was asked, and could not */
+    w.pods[0].refused = false;
+    for (int i = 0; i < PROTECT_REPLACEMENTS; i++) w.replaced_ms[i] = w.now_ms - 1000;
+    assert_true(plans(&w, PROTECT_REPLACE_POD)); /* others died: that does not matter here */
+    w.template_current = false;
+    assert_false(plans(&w, PROTECT_REPLACE_POD)); /* a rollout comes anyway */
+}
+
+static void test_wrong_policy_keeps(void **state)
+{
+    struct protect_world w = calm();
+    struct protect_plan p;
+    (void)state;
+    w.policy_valid = false;
+    w.n_services = 1;
+    w.services[0].matches = w.services[0].switched = true;
+    w.switch_services = true;
+    protect_plan(&w, &p);
+    assert_int_equal(p.state, PROTECT_INVALID);
+    assert_false(plans(&w, PROTECT_RESTORE_SERVICE));
+    assert_false(plans(&w, PROTECT_CLEAR_TEMPLATE));
+    assert_true(plans(&w, PROTECT_NEW_CHECKPOINT));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_schedule), cmocka_unit_test(test_forgotten), cmocka_unit_test(test_backoff),
+                                       cmocka_unit_test(test_missed), cmocka_unit_test(test_wrong_policy_keeps),
+                                       cmocka_unit_test(test_random_clusters)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

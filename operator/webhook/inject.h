@@ -1,0 +1,53 @@
+/* What protection changes in a pod, as a JSON patch: the pure half of the webhook.
+ *
+ * The interceptor becomes a native sidecar (an init container with restartPolicy Always), the pod gets the RuntimeClass of crsc-runtime
+ * and the annotations of docs/AGENT.md, and the probes of the protected container are made to outlast a checkpoint. Nothing else of the
+ * pod changes, and a pod that cannot be protected is left as it is, with the reason.
+ * Pure: no I/O. Thread: any. */
+#ifndef CRSC_OPERATOR_WEBHOOK_INJECT_H
+#define CRSC_OPERATOR_WEBHOOK_INJECT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <yyjson.h>
+
+#include "common/error.h"
+#include "operator/policy/policy.h"
+
+enum { INJECT_DATA_PORT = 15020, INJECT_ADMIN_PORT = 15021, INJECT_PROBE_PORT = 15022, INJECT_STREAM_MAX = 255, INJECT_HASH_MAX = 80 };
+
+#define INJECT_SIDECAR "crsc-interceptor"
+#define INJECT_PORT_NAME "crsc-data"
+#define INJECT_VOLUME "crsc-log-tls"
+#define INJECT_TLS_PATH "/etc/crsc/log-tls"
+#define INJECT_LABEL "crsc.io/protected"        /* on our templates and pods: the operator follows those */
+#define INJECT_REFUSAL "crsc.io/refused"        /* annotation of a pod that cannot be protected: why */
+
+struct inject_settings {
+    const char *image;         /* of the interceptor */
+    const char *pull_policy;   /* "IfNotPresent" */
+    const char *servers;       /* of the log */
+    const char *log_secret;    /* Secret with ca.crt, tls.crt, tls.key for it; "": no TLS */
+    const char *cluster;       /* first part of stream names */
+    const char *runtime_class; /* "crsc" */
+    const char *restore;       /* for crsc.io/restore: NULL: auto */
+    const char *node;          /* where the pod has to run (a migration): NULL: anywhere */
+};
+
+enum inject_outcome {
+    INJECT_PATCHED, /* `*ret_patch` is the patch */
+    INJECT_SKIPPED, /* not asked for, or there already: admit as it is */
+    INJECT_REFUSED, /* asked for and impossible: admit it without, and say `reason`; `*ret_patch` notes that on the pod (NULL: it may not be changed) */
+};
+
+/* `space`: the request's namespace (a pod being created often has none of its own). The patch is freed by the caller. */
+enum inject_outcome inject_pod(yyjson_val *pod, const char *space, const struct inject_settings *s, char **ret_patch, struct error *reason);
+
+/* The policy in an object's annotations. 0 or -ERROR_INVALID. */
+int inject_policy(yyjson_val *annotations, struct policy *ret_policy, struct error *e);
+/* What a checkpoint depends on in a pod's spec, as "sha256:..."; our own additions do not count. */
+int inject_template_hash(yyjson_val *spec, char ret_hash[INJECT_HASH_MAX]);
+/* The protected container of a pod's spec and the port it serves on. NULL with the reason. */
+yyjson_val *inject_container(yyjson_val *spec, const struct policy *p, uint32_t *ret_port, struct error *reason);
+
+#endif

@@ -1,0 +1,537 @@
+#!/usr/bin/env python3
+"""crsc-agent with a real log, and scripts that play runc, CRIU, the pod's interceptor and a registry: what it does when answers do not come, when it is
+killed, when copies of an image are damaged, when two streams have checkpoints of one name. Real containers are in tests/cluster."""
+import hashlib
+import http.client
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import wire
+from harness import Cluster, check, free_ports, main, wait_until
+
+# Plays runc (in whose dumps the container's words are enough) and CRIU (which "works").
+RUNC = """#!/bin/sh
+[ "$1" = --version ] && { echo "runc version 1.3.4"; exit 0; }
+verb= image= work= prev=
+for word in "$@"; do
+  [ "$prev" = --image-path ] && image=$word
+  [ "$prev" = --work-path ] && work=$word
+  case $word in pause|resume|checkpoint|restore|state) [ -n "$verb" ] || verb=$word;; esac
+  prev=$word
+done
+echo "$verb" >>"$0.calls"
+[ "$verb" = checkpoint ] && [ -e "$0.stuck" ] && { echo '(00.1) Dumping processes' >"$work/dump.log"; echo $$ >"$0.pid"; sleep 60; }
+[ "$verb" = checkpoint ] && { mkdir -p "$image"; echo inventory >"$image/inventory.img"; head -c 65536 /dev/urandom >"$image/pages-1.img"; }
+exit 0
+"""
+CRIU = "#!/bin/sh\necho 'Version: 4.2'\n"
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        """An agent that was killed leaves connections; that is all there can be."""
+
+
+def serve(handler):
+    server = Server(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    return server
+
+
+class Quiet(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def say(self, code, body=b"", headers=()):
+        self.send_response(code)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def body(self):
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+
+class Registry:
+    """The distribution protocol, as far as the agent speaks it. `pushed` is called when a manifest was asked for by digest: the push is verified then."""
+
+    def __init__(self):
+        self.blobs, self.tags, self.pushed, self.away = {}, {}, None, False
+        registry = self
+
+        class Handler(Quiet):
+            def do_HEAD(self):
+                registry.get(self)
+
+            do_GET = do_HEAD
+
+            def do_POST(self):
+                self.body()
+                self.say(202, headers=[("Location", self.path + "u")])
+
+            def do_PUT(self):
+                body = self.body()
+                digest = "sha256:" + hashlib.sha256(body).hexdigest()
+                registry.blobs[digest] = body
+                name, _, tag = self.path.partition("/manifests/")
+                if tag:
+                    registry.tags[f"{name}:{tag}"] = digest
+                self.say(201)
+
+            def do_DELETE(self):
+                digest = self.path.rpartition("/")[2]
+                found = registry.blobs.pop(digest, None)
+                registry.tags = {k: v for k, v in registry.tags.items() if v != digest}
+                self.say(202 if found else 404)
+        self.server = serve(Handler)
+        self.host = f"127.0.0.1:{self.server.server_port}"
+
+    def get(self, request):
+        if self.away:
+            request.say(503)
+            return
+        name, kind, what = re.match("(.*)/(manifests|blobs)/(.*)", request.path).groups()
+        digest = what if what.startswith("sha256:") else self.tags.get(f"{name}:{what}")
+        if digest not in self.blobs:
+            request.say(404)
+            return
+        if kind == "manifests" and what == digest and self.pushed:
+            self.pushed()
+        request.say(200, self.blobs[digest])
+
+    def damage(self):
+        """A byte of each layer."""
+        for digest, data in self.blobs.items():
+            if len(data) > 65536:
+                self.blobs[digest] = data[:40000] + bytes([data[40000] ^ 1]) + data[40001:]
+
+
+class Interceptor:
+    """The admin interface of a pod's interceptor."""
+
+    def __init__(self):
+        self.offset, self.identity, self.drain = 0, "", ""
+        interceptor = self
+
+        class Handler(Quiet):
+            def do_GET(self):
+                self.say(200, json.dumps({"instance": "i1", "state": "draining" if interceptor.drain else "active", "drain": {"token": interceptor.drain},
+                                          "app": {"identity": interceptor.identity, "lost": False, "suspect": False}}).encode())
+
+            def do_POST(self):
+                said = json.loads(self.body())
+                if self.path == "/attach":
+                    interceptor.identity = said["identity"]
+                elif self.path == "/checkpoint":
+                    interceptor.drain = said["token"]
+                elif self.path == "/resume":
+                    interceptor.drain = ""
+                self.say(200, json.dumps({"offset": interceptor.offset, "unbroken": True}).encode())
+        self.server = serve(Handler)
+        self.address = f"127.0.0.1:{self.server.server_port}"
+
+
+class Wire:
+    """Between the agent and the log: passes everything on, until it is muted: then what is sent arrives, and no answer but the greeting comes back; or cut:
+    nothing passes."""
+
+    def __init__(self, to):
+        self.to, self.muted, self.cut = to, False, False
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def run(self):
+        while True:
+            near, _ = self.listener.accept()
+            try:
+                far = socket.create_connection(self.to)
+            except OSError:
+                near.close()
+                continue
+            threading.Thread(target=self.carry, args=(near, far, False), daemon=True).start()
+            threading.Thread(target=self.carry, args=(far, near, True), daemon=True).start()
+
+    def carry(self, a, b, back):
+        try:
+            while data := a.recv(65536):
+                greeting = len(data) >= 6 and int.from_bytes(data[4:6], "little") & ~wire.REPLY == wire.HELLO
+                if not (self.cut or (back and self.muted and not greeting)):
+                    b.sendall(data)
+        except OSError:
+            pass
+        for s in (a, b):
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+
+class World:
+    """One log server, a registry, and nodes."""
+
+    def __init__(self, bench):
+        self.bench, self.log = bench, Cluster(bench, 1).start()
+        self.wire = Wire(("127.0.0.1", self.log.ports[1]))
+        self.registry = Registry()
+        self.make_certificates()
+        for name, text in (("runc", RUNC), ("criu", CRIU)):
+            with open(bench.path(name), "w") as f:
+                f.write(text)
+            os.chmod(bench.path(name), 0o755)
+
+    def make_certificates(self):
+        at = self.bench.path
+        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        self.bench.run("openssl", "req", "-x509", *key, "-days", "2", "-subj", "/CN=ca", "-keyout", at("ca.key"), "-out", at("ca.crt"))
+        with open(at("ext"), "w") as f:
+            f.write("subjectAltName=IP:127.0.0.1\n")
+        for name in ("crsc-operator", "crsc-agent"):
+            self.bench.run("openssl", "req", *key, "-subj", f"/CN={name}", "-keyout", at(name + ".key"), "-out", at(name + ".csr"))
+            self.bench.run("openssl", "x509", "-req", "-in", at(name + ".csr"), "-CA", at("ca.crt"), "-CAkey", at("ca.key"), "-CAcreateserial", "-days", "2",
+                           "-extfile", at("ext"), "-out", at(name + ".crt"))
+
+    def stream(self, name, events=3):
+        """A stream with events: snapshots of it can be recorded."""
+        stream = f"test/{name}"
+        self.bench.run("crsc-appendload", "--servers", self.log.servers, "--stream", stream, "--producers", "1", "--count", str(events), "--out",
+                       self.bench.path("acked"))
+        return stream + "-0"
+
+    def records(self, stream):
+        out, _ = self.bench.run("crsc-logctl", "--servers", self.log.servers, "--output", "json", "snapshots", stream)
+        found = json.loads(out)
+        return {s["id"]: s for s in (found["snapshots"] if isinstance(found, dict) else found)}
+
+
+class Node:
+    def __init__(self, world, name, peers="", registry=True, log_timeout="2s", node=None, servers=None):
+        self.world, self.name, bench = world, name, world.bench
+        self.here = bench.path(name)
+        self.port = free_ports(1)[0]
+        self.pods, at = {}, bench.path
+        os.makedirs(os.path.join(self.here, "run", "started"))
+        self.argv = ["crsc-agent", "--node", node or name, "--servers", servers or world.wire.address, "--listen", f"127.0.0.1:{self.port}", "--tls-ca", at("ca.crt"),
+                     "--tls-cert", at("crsc-agent.crt"), "--tls-key", at("crsc-agent.key"), "--store", os.path.join(self.here, "store"), "--run",
+                     os.path.join(self.here, "run"), "--runc", at("runc"), "--criu", at("criu"), "--runc-root", os.path.join(self.here, "runc"),
+                     "--plain-registries", world.registry.host, "--restore-cost", "0s", "--replay-cost", "1000000", "--log-timeout", log_timeout,
+                     "--peers", peers, "--image-registry", f"{world.registry.host}/checkpoints" if registry else ""]
+        self.context = ssl.create_default_context(cafile=at("ca.crt"))
+        self.context.load_cert_chain(at("crsc-operator.crt"), at("crsc-operator.key"))
+        self.start()
+
+    def start(self):
+        self.process = self.world.bench.spawn(self.name, self.argv)
+        self.process.wait_for("started")
+
+    def ask(self, method, path, body=None):
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=self.context, timeout=60)
+        connection.request(method, path, json.dumps(body) if body is not None else None)
+        answer = connection.getresponse()
+        data = answer.read()
+        connection.close()
+        return answer.status, json.loads(data)
+
+    def config(self, stream, pod):
+        words = {"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.container-name": "app", "io.kubernetes.cri.sandbox-namespace": "default",
+                 "io.kubernetes.cri.sandbox-name": pod, "crsc.io/stream": stream, "crsc.io/container": "app", "crsc.io/upstream": "127.0.0.1:1",
+                 "crsc.io/admin": self.pods[pod].address if pod in self.pods else "127.0.0.1:1", "crsc.io/template-hash": "h"}
+        return {"ociVersion": "1.0.2", "process": {"user": {"uid": 0, "gid": 0}, "args": ["/app"], "cwd": "/"}, "root": {"path": "rootfs"},
+                "mounts": [], "annotations": words, "linux": {"namespaces": [{"type": "pid"}]}}
+
+    def run_pod(self, stream, pod, offset):
+        """A pod's container runs: what crsc-runtime would have left of it."""
+        self.pods[pod] = Interceptor()
+        self.pods[pod].offset = offset
+        process = self.world.bench.spawn(f"{self.name}-{pod}", ["python3", "-c", "import signal, sys\nsignal.signal(15, lambda *a: sys.exit(0))\nsignal.pause()"])
+        bundle = os.path.join(self.here, "bundle-" + pod)
+        os.makedirs(bundle)
+        with open(os.path.join(bundle, "config.json"), "w") as f:
+            json.dump(self.config(stream, pod), f)
+        with open(f"/proc/{process.pid}/stat") as f:
+            start_time = int(f.read().rsplit(")", 1)[1].split()[19])
+        record = {"v": 1, "id": "c" + pod, "bundle": bundle, "pid": process.pid, "start_time": start_time, "began": "fresh", "snapshot": "", "tried": "",
+                  "offset": 0, "reason": "", "criu_us": 0, "created_us": 1}
+        path = os.path.join(self.here, "run", "started", f"c{pod}.json")
+        with open(path + ".new", "w") as f:
+            json.dump(record, f)
+        os.rename(path + ".new", path)
+        self.wait_attached(pod)
+        return process
+
+    def wait_attached(self, pod):
+        wait_until(f"{pod} is attached", lambda: any(c["pod"] == pod and c["attached"] for c in self.ask("GET", "/v1/containers")[1]["containers"]))
+
+    def begin(self, stream, pod, name):
+        return self.ask("PUT", f"/v1/checkpoints/{name}?stream={stream}", {"namespace": "default", "pod": pod})
+
+    def state(self, stream, name):
+        return self.ask("GET", f"/v1/checkpoints/{name}?stream={stream}")
+
+    def ended(self, stream, name, phase="valid"):
+        def look():
+            state = self.state(stream, name)[1]
+            return state if state["phase"] in ("valid", "failed") else None
+        state = wait_until(f"{name} ends", look, 60)
+        check(state["phase"] == phase, "%s", state)
+        return state
+
+    def take(self, stream, pod, name):
+        check(self.begin(stream, pod, name)[0] == 202, "begun")
+        return self.ended(stream, name)
+
+    def create(self, stream, pod="new"):
+        """What crsc-runtime would be told for a container of that stream."""
+        text = json.dumps(self.config(stream, pod)).encode()
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(60)
+            s.connect(os.path.join(self.here, "run", "agent.sock"))
+            s.sendall(f"create q{time.monotonic_ns()} {len(text)}\n".encode() + text)
+            for line in s.makefile():
+                if not line.startswith("wait "):
+                    return line.split()
+        return None
+
+    def damage(self):
+        """A byte of each layer in its store. How many."""
+        n = 0
+        for here, _, files in os.walk(os.path.join(self.here, "store", "images")):
+            for path in (os.path.join(here, name) for name in files):
+                if os.path.getsize(path) > 65536:
+                    with open(path, "r+b") as f:
+                        f.seek(40000)
+                        byte = f.read(1)
+                        f.seek(40000)
+                        f.write(bytes([byte[0] ^ 1]))
+                    n += 1
+        return n
+
+
+def test_same_name(bench, rng):
+    """Two streams with a checkpoint of the same name, as two namespaces may have: neither is taken for the other."""
+    world = World(bench)
+    node = Node(world, "n1")
+    one, two = world.stream("one"), world.stream("two", 5)
+    node.run_pod(one, "a", 3)
+    node.run_pod(two, "b", 5)
+    first = node.take(one, "a", "before-upgrade")
+    check(node.state(two, "before-upgrade")[0] == 404, "of the other stream nothing is known")
+    check(node.begin(one, "b", "x")[0] == 409, "a pod of another stream is refused")
+    second = node.take(two, "b", "before-upgrade")
+    check((first["stream"], first["offset"], second["stream"], second["offset"]) == (one, 3, two, 5), "%s %s", first, second)
+    check(first["digest"] != second["digest"] and first["image"] != second["image"], "two images")
+    check(len(node.ask("GET", "/v1/checkpoints")[1]["checkpoints"]) == 2, "both are listed")
+    check(node.ask("GET", "/v1/checkpoints/before-upgrade")[0] == 400, "the stream has to be said")
+    check(node.ask("DELETE", f"/v1/checkpoints/before-upgrade?stream={one}&registry=true")[0] == 200, "one is deleted")
+    check(list(world.registry.tags.values()) == [second["digest"]], "%s", world.registry.tags)
+    check(node.ask("POST", f"/v1/checkpoints/before-upgrade/verify?stream={two}")[1] == {"ok": True}, "the other is whole")
+
+
+def test_delete_after_restart(bench, rng):
+    """An agent that was started again removes from the registry what an earlier life pushed there; also when the store has nothing of it any more."""
+    world = World(bench)
+    node = Node(world, "n1")
+    stream = world.stream("s")
+    node.run_pod(stream, "a", 3)
+    node.take(stream, "a", "c-1")
+    second = node.take(stream, "a", "c-2")
+    node.process.kill()
+    node.start()
+    check(len(world.registry.tags) == 2, "both are there")
+    check(node.ask("DELETE", f"/v1/checkpoints/c-1?stream={stream}&registry=true")[0] == 200 and len(world.registry.tags) == 1, "by what the log says")
+    node.process.kill()
+    shutil.rmtree(os.path.join(node.here, "store"))
+    node.start()
+    check(node.ask("DELETE", f"/v1/checkpoints/c-2?stream={stream}&registry=true&image={second['image']}")[0] == 200 and not world.registry.tags,
+          "by what the caller was told")
+    world.registry.away = True
+    check(node.ask("DELETE", f"/v1/checkpoints/c-2?stream={stream}&registry=true")[0] == 503, "a registry that is away is no success")
+
+
+def test_killed_while_recording(bench, rng):
+    """Killed when the image was pushed and nothing was recorded: the next life records the failure, and leaves nothing in the registry."""
+    world = World(bench)
+    node = Node(world, "n1")
+    stream = world.stream("s")
+    node.run_pod(stream, "a", 3)
+    world.registry.pushed = node.process.kill
+    node.begin(stream, "a", "c-1")
+    wait_until("it is killed", lambda: not node.process.alive())
+    world.registry.pushed = None
+    check(len(world.registry.tags) == 1 and world.records(stream)["c-1"]["state"] == "taking", "pushed and not recorded")
+    node.start()
+    wait_until("it is given up", lambda: world.records(stream)["c-1"]["state"] == "failed")
+    wait_until("nothing is left of it", lambda: not world.registry.tags and node.state(stream, "c-1")[0] == 404)
+
+
+def calls(runc):
+    """What was done to containers; runc is also asked what it knows: restore --help."""
+    with open(runc + ".calls") as f:
+        return [verb for verb in f.read().split() if verb != "restore"]
+
+
+def test_killed_in_dump(bench, rng):
+    """Killed while CRIU works, with all that it had started, as the end of a pod does: the next life thaws the container, and ends an app that nobody knows the
+    state of. Killed at another time, the app goes on."""
+    world = World(bench)
+    node = Node(world, "n1")
+    stream = world.stream("s")
+    app = node.run_pod(stream, "a", 3)
+    node.take(stream, "a", "c-1")
+    node.process.kill()
+    node.start()
+    node.wait_attached("a")
+    node.take(stream, "a", "c-2")
+    check(app.alive(), "no dump was under way")
+    runc = bench.path("runc")
+    with open(runc + ".stuck", "w"):
+        pass
+    node.begin(stream, "a", "c-3")
+    wait_until("CRIU works", lambda: os.path.exists(runc + ".pid") and os.path.getsize(runc + ".pid") > 0)
+    node.process.kill()
+    with open(runc + ".pid") as f:
+        os.killpg(os.getpgid(int(f.read())), 9)
+    os.remove(runc + ".stuck")
+    os.remove(runc + ".calls")
+    app.expected_dead = True
+    node.start()
+    wait_until("the app is ended", lambda: not app.alive())
+    check(calls(runc) == ["resume"], "and could be: it was thawed: %s", calls(runc))
+    node.process.wait_for("the app is killed, to be restored: nobody knows its state", reason="the agent ended while it was being dumped")
+
+
+def test_cut_dump(bench, rng):
+    """CRIU is killed in the middle of a dump: the checkpoint failed, and the app is thawed and ended."""
+    world = World(bench)
+    node = Node(world, "n1")
+    stream = world.stream("s")
+    app = node.run_pod(stream, "a", 3)
+    runc = bench.path("runc")
+    with open(runc + ".stuck", "w"):
+        pass
+    node.begin(stream, "a", "c-1")
+    wait_until("CRIU works", lambda: os.path.exists(runc + ".pid") and os.path.getsize(runc + ".pid") > 0)
+    app.expected_dead = True
+    with open(runc + ".pid") as f:
+        os.killpg(os.getpgid(int(f.read())), 9)
+    node.ended(stream, "c-1", "failed")
+    wait_until("the app is ended", lambda: not app.alive())
+    check(calls(runc) == ["pause", "checkpoint", "resume"], "and could be: it was thawed: %s", calls(runc))
+
+
+def test_valid_or_not(bench, rng):
+    """No answer comes to `valid`: the log is asked what it has, and nothing is guessed. It has it: the checkpoint is valid."""
+    world = World(bench)
+    node = Node(world, "n1", log_timeout="300ms")
+    stream = world.stream("s")
+    node.run_pod(stream, "a", 3)
+
+    def mute():
+        world.wire.muted = True
+    world.registry.pushed = mute
+    node.begin(stream, "a", "c-1")
+    node.process.wait_for("was the checkpoint recorded? the log is asked")
+    check(node.state(stream, "c-1")[1]["phase"] == "recording", "nothing is decided while the log is silent")
+    check(world.records(stream)["c-1"]["state"] == "valid", "it is in the log")
+    world.wire.muted = False
+    world.registry.pushed = None
+    node.ended(stream, "c-1")
+    check(world.records(stream)["c-1"]["state"] == "valid", "and stays there")
+
+
+def test_valid_never_came(bench, rng):
+    """The log is away when `valid` is to be recorded: it is recorded when the log is back, unless somebody gave it up meanwhile: then nothing is left of it."""
+    world = World(bench)
+    node = Node(world, "n1", log_timeout="300ms")
+    stream = world.stream("s")
+    node.run_pod(stream, "a", 3)
+    for name, phase in (("c-1", "valid"), ("c-2", "failed")):
+        world.registry.pushed = world.log.running[1].pause
+        node.begin(stream, "a", name)
+        node.process.wait_for("was the checkpoint recorded? the log is asked", checkpoint=name)
+        world.registry.pushed = None
+        world.wire.cut = True
+        world.log.kill(1)
+        world.log.start(1)
+        if phase == "failed":  # an agent of that node that knows nothing of it
+            Node(world, "twin", node="n1", servers=world.log.servers).run_pod(stream, "b", 3)
+            wait_until("it is given up", lambda: world.records(stream)[name]["state"] == "failed")
+        world.wire.cut = False
+        node.ended(stream, name, phase)
+        check(world.records(stream)[name]["state"] == phase, "%s", world.records(stream))
+    check(len(world.registry.tags) == 1 and node.ask("POST", f"/v1/checkpoints/c-2/verify?stream={stream}")[0] == 404, "nothing is left of it")
+
+
+def test_damaged_here(bench, rng):
+    """This node's copy is damaged: the registry's is taken, or another agent's; the checkpoint stays valid."""
+    world = World(bench)
+    stream = world.stream("s")
+    plain, local = Node(world, "n1"), Node(world, "n2", registry=False)
+    plain.run_pod(stream, "a", 3)
+    plain.take(stream, "a", "c-1")
+    check(plain.create(stream)[:3] == ["restore", "3", "c-1"], "whole")
+    check(plain.damage() == 1 and plain.create(stream)[:3] == ["restore", "3", "c-1"], "the registry's is taken")
+    # in no registry: two nodes have it
+    stream = world.stream("t")
+    local.run_pod(stream, "b", 3)
+    state = local.take(stream, "b", "c-2")
+    peer = Node(world, "n3", peers=f"127.0.0.1:{local.port}", registry=False)
+    check(peer.create(stream)[:3] == ["restore", "3", "c-2"], "fetched from the agent that has it")
+    check(peer.damage() == 1 and peer.create(stream)[:3] == ["restore", "3", "c-2"], "and again")
+    check(state["image"] == "" and world.records(stream)["c-2"]["state"] == "valid", "it stays valid")
+    # one that may have a good copy does not answer: nothing is decided
+    peer.damage()
+    local.process.kill()
+    check(peer.create(stream)[0] == "fresh" and world.records(stream)["c-2"]["state"] == "valid", "not given up while somebody may have it")
+
+
+def test_damaged_everywhere(bench, rng):
+    """Every copy is damaged: the next older is taken, and the log is told. A registry that is away is not a damaged copy."""
+    world = World(bench)
+    stream = world.stream("s", 9)
+    node = Node(world, "n1")
+    node.run_pod(stream, "a", 3)
+    node.take(stream, "a", "c-1")
+    node.pods["a"].offset = 9
+    node.take(stream, "a", "c-2")
+    node.damage()
+    world.registry.away = True
+    check(node.create(stream)[0] == "fresh" and {s["state"] for s in world.records(stream).values()} == {"valid"}, "nothing is given up")
+    world.registry.away = False
+    world.registry.damage()
+    check(node.create(stream)[0] == "fresh" and {s["state"] for s in world.records(stream).values()} == {"failed"}, "%s", world.records(stream))
+
+
+def test_log_away(bench, rng):
+    """The log does not answer and this node's copy is damaged: the registry's is taken, and nobody is told anything."""
+    world = World(bench)
+    stream = world.stream("s")
+    node = Node(world, "n1", log_timeout="300ms")
+    node.run_pod(stream, "a", 3)
+    node.take(stream, "a", "c-1")
+    node.damage()
+    world.wire.muted = True
+    check(node.create(stream)[:3] == ["restore", "3", "c-1"], "the registry's is taken")
+    node.damage()
+    world.registry.damage()
+    check(node.create(stream)[0] == "fresh", "nothing whole")
+    check(world.records(stream)["c-1"]["state"] == "valid", "what the log says is not known here, so it is not changed")
+
+
+if __name__ == "__main__":
+    main([test_same_name, test_delete_after_restart, test_killed_while_recording, test_killed_in_dump, test_cut_dump, test_valid_or_not, test_valid_never_came, test_damaged_here,
+          test_damaged_everywhere, test_log_away])

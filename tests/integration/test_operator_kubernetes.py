@@ -1,0 +1,561 @@
+#!/usr/bin/env python3
+"""crsc-operator kubernetes against a small API server (fake_kube.py), an agent that plays its part of docs/AGENT.md, and a real crsc-logd:
+annotate, inject, switch, checkpoint, recover, undo; and what a bad network and a kill at any moment do to it."""
+import base64
+import copy
+import http.client
+import json
+import os
+import ssl
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from fake_kube import Refused, Server, json_patch
+from harness import Cluster, Failure, check, free_ports, main, wait_until
+
+SPACE = "crsc-system"
+
+
+class Agent:
+    """One for all nodes here: they have the same address. Checkpoints become valid when `hold` is not set."""
+
+    def __init__(self, port, ca, cert, key, directory):
+        self.containers, self.checkpoints, self.deleted, self.puts, self.hold, self.fail_next = {}, {}, [], [], False, False
+        self.lock = threading.Lock()
+        names = [os.path.join(directory, n) for n in ("agent.ca", "agent.crt", "agent.key")]
+        for name, text in zip(names, (ca, cert, key)):
+            with open(name, "w") as f:
+                f.write(text)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(names[1], names[2])
+        context.load_verify_locations(names[0])
+        context.verify_mode = ssl.CERT_REQUIRED
+        agent = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args):
+                pass
+
+            def answer(self):
+                length = int(self.headers.get("Content-Length") or 0)
+                body = json.loads(self.rfile.read(length)) if length else None
+                code, value = agent.handle(self.command, self.path, body)
+                text = json.dumps(value).encode()
+                self.send_response(code)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            do_GET = do_PUT = do_DELETE = do_POST = answer
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.http.daemon_threads = True
+        self.http.socket = context.wrap_socket(self.http.socket, server_side=True, do_handshake_on_connect=False)
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def close(self):
+        self.http.shutdown()
+        self.http.server_close()
+
+    def handle(self, method, path, body):
+        with self.lock:
+            path, _, query = path.partition("?")
+            if path == "/v1/containers":
+                return 200, {"containers": list(self.containers.values())}
+            if path == "/v1/checkpoints":
+                for c in self.checkpoints.values():
+                    if c["phase"] == "dumping" and not self.hold:
+                        c["phase"] = "failed" if self.fail_next else "valid"
+                        c["error"] = "CRIU: no" if self.fail_next else ""
+                        self.fail_next = False
+                        c["finished_us"] = int(time.time() * 1e6)
+                return 200, {"checkpoints": list(self.checkpoints.values())}
+            name = path.rpartition("/")[2]
+            stream = parse_qs(query).get("stream", [""])[0]
+            if not stream:
+                return 400, {"error": "whose?", "code": "invalid"}
+            if method == "PUT":
+                container = next(c for c in self.containers.values() if c["pod_uid"] == body["pod_uid"])
+                if stream != container["stream"]:
+                    return 409, {"error": "another stream", "code": "conflict"}
+                self.puts.append(name)
+                self.checkpoints.setdefault(name, {
+                    "id": name, "stream": container["stream"], "phase": "dumping", "offset": container["interceptor"]["offsets"]["executed"], "image": f"reg/x:{name}",
+                    "digest": "sha256:" + "0" * 64, "size": 4096, "template_hash": container["template_hash"], "error": "", "started_us": 1,
+                    "finished_us": 0, "pause_ms": 1.5, "dump_ms": 1.0, "push_ms": 1.0})
+                return 202, self.checkpoints[name]
+            if method == "DELETE":
+                self.deleted.append(name)
+                return (200, {}) if self.checkpoints.pop(name, None) else (404, {"error": "gone", "code": "not-found"})
+            return 404, {"error": "no such path", "code": "not-found"}
+
+    def run(self, pod, executed, began="fresh", replayed=0, snapshot=""):
+        """The container of a pod runs and is attached."""
+        head = pod["metadata"]
+        now = int(time.time() * 1e6)
+        with self.lock:
+            self.containers[head["uid"]] = {
+                "id": head["uid"], "namespace": "default", "pod": head["name"], "pod_uid": head["uid"], "container": "app",
+                "stream": head["annotations"]["crsc.io/stream"], "template_hash": head["annotations"]["crsc.io/template-hash"], "pid": 1,
+                "identity": f"1:{now}", "began": began, "snapshot": snapshot, "offset": executed - replayed, "reason": "", "attached": True,
+                "started_us": now, "restored_us": now, "attached_us": now,
+                "interceptor": {"state": "active", "offsets": {"executed": executed, "last": executed}, "replay": {"done": replayed},
+                                "times": {"lost_us": now - 300000, "attached_us": now - 100000, "active_us": now}}}
+
+
+DEPLOYMENT = {
+    "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "counter", "labels": {"app": "counter"}},
+    "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "counter"}},
+             "template": {"metadata": {"labels": {"app": "counter"}},
+                          "spec": {"containers": [{"name": "app", "image": "app:1", "ports": [{"name": "http", "containerPort": 8080}],
+                                                   "livenessProbe": {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 2}}]}}}}
+SERVICE = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "counter"},
+           "spec": {"selector": {"app": "counter"}, "ports": [{"name": "web", "port": 80, "targetPort": "http", "protocol": "TCP"},
+                                                              {"name": "other", "port": 99, "targetPort": 9999, "protocol": "TCP"}]}}
+WEBHOOK = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration", "metadata": {"name": "crsc-webhook"},
+           "webhooks": [{"name": "pods.crsc.io", "clientConfig": {"service": {"name": "crsc-webhook", "namespace": SPACE}}}]}
+
+
+def node(name, ready="True", address="127.0.0.1"):
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+            "status": {"addresses": [{"type": "InternalIP", "address": address}],
+                       "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}
+
+
+class World:
+    """The cluster of a test: API server, log, operator, agent, and what Kubernetes' own controllers would do."""
+
+    def __init__(self, bench, **options):
+        self.bench = bench
+        self.log = Cluster(bench, 1).start()
+        self.server = Server(bench.directory, **options)
+        self.kube = self.server.kube
+        self.webhook_port, self.agent_port = free_ports(2)
+        self.agent = None
+        self.operator = None
+        self.kube.put("nodes", node("n1"), "")
+        self.kube.put("nodes", node("n2"), "")
+        self.kube.put("mutatingwebhookconfigurations", WEBHOOK, "")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        if self.agent:
+            self.agent.close()
+        self.server.__exit__()
+
+    def start(self, name="operator", port=None, elect=False):
+        process = self.bench.spawn(name, ["crsc-operator", "kubernetes", "--servers", self.log.servers, "--kubeconfig", self.server.kubeconfig,
+                                          "--webhook-listen", f"127.0.0.1:{port or self.webhook_port}", "--webhook-names", "localhost,127.0.0.1", "--agent-port",
+                                          str(self.agent_port), "--agent-poll", "50ms", "--node-grace", "0s", "--identity", name, "--leader-elect",
+                                          "true" if elect else "false", "--log-level", "debug", "--log-tls", "false"])
+        process.wait_for("certificates are here")
+        return process
+
+    def begin(self):
+        self.operator = self.start()
+        secret = wait_until("the agents' certificate", lambda: self.kube.get("secrets", "crsc-agent-tls", SPACE))
+        ca, cert, key = (base64.b64decode(secret["data"][k]).decode() for k in ("ca.crt", "tls.crt", "tls.key"))
+        self.agent = Agent(self.agent_port, ca, cert, key, self.bench.directory)
+        return self
+
+    def review(self, pod, space="default"):
+        """What the webhook says of a pod: (patched pod, warnings)."""
+        bundle = wait_until("our CA in the webhook configuration",
+                            lambda: self.kube.get("mutatingwebhookconfigurations", "crsc-webhook", "")["webhooks"][0]["clientConfig"].get("caBundle"))
+        context = ssl.create_default_context(cadata=base64.b64decode(bundle).decode())
+        connection = http.client.HTTPSConnection("127.0.0.1", self.webhook_port, context=context, timeout=10)
+        body = json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u-1", "namespace": space, "object": pod}})
+        connection.request("POST", "/mutate?timeout=5s", body, {"Content-Type": "application/json"})
+        answer = json.loads(connection.getresponse().read())["response"]
+        connection.close()
+        check(answer["uid"] == "u-1" and answer["allowed"] is True, "not allowed: %s", answer)
+        if "patch" in answer:
+            pod = json_patch(copy.deepcopy(pod), json.loads(base64.b64decode(answer["patch"])))
+        return pod, answer.get("warnings", [])
+
+    def admit(self, name, node_name="n1", workload="deployments/counter"):
+        """What the Deployment's controller, the scheduler and a kubelet do: a pod of the template, admitted, running, ready."""
+        plural, _, owner = workload.partition("/")
+        template = self.kube.get(plural, owner)["spec"]["template"]
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, **copy.deepcopy(template["metadata"])}, "spec": copy.deepcopy(template["spec"])}
+        pod, _ = self.review(pod)
+        pod["spec"]["nodeName"] = node_name
+        pod["status"] = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}],
+                         "containerStatuses": [{"name": "app", "restartCount": 0, "state": {"running": {}}}]}
+        return self.kube.put("pods", pod)
+
+    def annotate(self, **annotations):
+        patch = {"crsc.io/" + k.replace("_", "-"): v for k, v in annotations.items()}
+        self.kube.change("deployments", "counter", {"metadata": {"annotations": patch}})
+
+    def template(self):
+        return self.kube.get("deployments", "counter")["spec"]["template"]["metadata"].get("annotations", {})
+
+    def status(self, name="counter"):
+        return (self.kube.get("protectedworkloads", name) or {}).get("status", {})
+
+    def wait_phase(self, phase):
+        try:
+            wait_until(f"phase {phase}", lambda: self.status().get("phase") == phase)
+        except Failure as e:
+            raise Failure(f"{e}; it is {self.status()}") from None
+
+    def valid(self):
+        return [c for c in self.kube.all("checkpoints") if c.get("status", {}).get("phase") == "Valid"]
+
+    def protect(self, **annotations):
+        """Annotated, injected, running, with a first valid checkpoint."""
+        self.kube.put("deployments", DEPLOYMENT)
+        self.kube.put("services", SERVICE)
+        self.annotate(checkpoint_restore="true", checkpoint_interval="1s", **annotations)
+        wait_until("the template is annotated", lambda: self.template().get("crsc.io/workload"))
+        pod = self.admit("counter-1")
+        self.agent.run(pod, 7)
+        wait_until("a valid checkpoint", self.valid)
+        self.wait_phase("Protected")
+        return pod
+
+
+def undone(w, originals):
+    """Nothing is left of us but the Restore objects, which Kubernetes collects with their owner."""
+    check(w.kube.get("protectedworkloads", "counter") is None, "the record is there still")
+    check(not w.kube.all("checkpoints"), "checkpoints are left: %s", w.kube.all("checkpoints"))
+    deployment, service = w.kube.get("deployments", "counter"), w.kube.get("services", "counter")
+    check(deployment["spec"] == originals[0]["spec"], "the Deployment is not as it was: %s", deployment["spec"])
+    check(service["spec"]["ports"] == originals[1]["spec"]["ports"], "the Service is not as it was: %s", service["spec"])
+    check("crsc.io/original-ports" not in service["metadata"].get("annotations", {}), "an annotation is left on the Service")
+    check(not service["spec"].get("publishNotReadyAddresses"), "the Service publishes addresses that are not ready")
+
+
+def end(w):
+    w.kube.change("deployments", "counter", {"metadata": {"annotations": {"crsc.io/checkpoint-restore": None, "crsc.io/checkpoint-interval": None}}})
+    wait_until("the end of protection", lambda: w.kube.get("protectedworkloads", "counter") is None)
+    wait_until("the template is as it was", lambda: not w.template())
+
+
+def test_protects_and_undoes(bench, rng):
+    with World(bench) as w:
+        w.begin()
+        pod = w.protect()
+        check(pod["metadata"]["annotations"]["crsc.io/stream"] == "kubernetes/default/deployment/counter", "%s", pod["metadata"])
+        check(pod["spec"]["runtimeClassName"] == "crsc", "no runtime class")
+        sidecar = pod["spec"]["initContainers"][0]
+        check(sidecar["restartPolicy"] == "Always" and w.log.servers in sidecar["args"], "%s", sidecar)
+        ports = wait_until("the Service is switched", lambda: [p["targetPort"] for p in w.kube.get("services", "counter")["spec"]["ports"]] == ["crsc-data", 9999])
+        check(ports, "the Service leads elsewhere")
+        first = w.valid()[0]
+        check(first["status"]["offset"] == 7 and first["status"]["node"] == "n1", "%s", first["status"])
+        check(first["metadata"]["name"] in w.agent.puts, "the agent was not asked for it")
+        count = len(w.agent.puts)
+        time.sleep(0)  # an idle app: no further checkpoint; shown by the next one having the new offset
+        w.agent.run(pod, 9)
+        wait_until("a checkpoint of the new offset", lambda: any(c["status"]["offset"] == 9 for c in w.valid()))
+        check(len(w.agent.puts) == count + 1, "checkpoints of an idle app were taken: %s", w.agent.puts)
+        for offset in range(10, 14):
+            w.agent.run(pod, offset)
+            wait_until("the next checkpoint", lambda: any(c["status"]["offset"] == offset for c in w.valid()))
+        wait_until("the oldest go", lambda: sorted(c["status"]["offset"] for c in w.valid()) == [11, 12, 13])
+        wait_until("its image is removed", lambda: first["metadata"]["name"] in w.agent.deleted)
+        w.agent.run(pod, 15, began="restored", replayed=2, snapshot="c-1")
+        restore = wait_until("the recovery is noted", lambda: [r for r in w.kube.all("restores") if r.get("status")])[0]
+        check(restore["status"]["replayed"] == 2 and restore["status"]["totalMilliseconds"] == 300, "%s", restore["status"])
+        end(w)
+        undone(w, (DEPLOYMENT, SERVICE))
+        wanted = {"Protecting", "Protected", "ServiceSwitched", "Recovered", "Unprotecting", "ServiceRestored"}
+        wait_until("events tell of it all", lambda: wanted <= {e["reason"] for e in w.kube.all("events")})
+
+
+def wish(w, plural, name, **spec):
+    kind = {"restores": "Restore", "migrations": "Migration"}[plural]
+    w.kube.put(plural, {"apiVersion": "crsc.io/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": {"workload": "counter", **spec}})
+
+
+def wished(w, plural, name, *phases):
+    return wait_until(f"{name} is {phases}", lambda: (lambda o: o if o.get("status", {}).get("phase") in phases else None)(w.kube.get(plural, name)))
+
+
+def replaced(w, pod, name, node_name="n1", **runs):
+    """The pod is deleted; its controller makes another, which runs."""
+    wait_until("the pod is deleted", lambda: w.kube.get("pods", pod["metadata"]["name"]) is None)
+    next_pod = w.admit(name, node_name)
+    w.agent.run(next_pod, **runs)
+    return next_pod
+
+
+def test_restore_by_hand(bench, rng):
+    """A Restore made by hand: the pod's successor is told which checkpoint, also by an operator that was killed meanwhile; what cannot be is refused."""
+    with World(bench) as w:
+        w.begin()
+        pod = w.protect()
+        first = w.valid()[0]["metadata"]["name"]
+        w.agent.run(pod, 9)
+        wait_until("a newer checkpoint", lambda: len(w.valid()) == 2)
+        wish(w, "restores", "back", checkpoint=first)
+        wait_until("the pod is deleted", lambda: w.kube.get("pods", "counter-1") is None)
+        check(wished(w, "restores", "back", "Running")["status"]["pod"] == "counter-1", "it is noted before")
+        w.operator.kill()
+        w.operator = w.start()
+        late = w.kube.put("pods", {**copy.deepcopy(pod), "metadata": {**copy.deepcopy(pod["metadata"]), "name": "counter-x", "uid": "x"}})
+        w.agent.run(late, 9)  # it came past the webhook
+        second = replaced(w, late, "counter-2", executed=9, began="restored", replayed=2, snapshot=first)
+        check(second["metadata"]["annotations"]["crsc.io/restore"] == first, "%s", second["metadata"])
+        status = wished(w, "restores", "back", "Done")["status"]
+        check((status["checkpoint"], status["replayed"], status["began"]) == (first, 2, "restored"), "%s", status)
+        check("crsc.io/restore" not in w.admit("counter-y")["metadata"]["annotations"], "a wish that ended is nobody's")
+        w.kube.delete("pods", "counter-y")
+        wish(w, "restores", "nowhere", checkpoint="c-nowhere")
+        status = wished(w, "restores", "nowhere", "Failed")["status"]
+        check("no such checkpoint" in status["message"], "%s", status)
+        wish(w, "restores", "fresh", checkpoint=first)
+        replaced(w, second, "counter-3", executed=9)  # fresh: not as wished
+        check("did not begin as wished" in wished(w, "restores", "fresh", "Failed")["status"]["message"], "said so")
+
+
+def test_migration(bench, rng):
+    """A Migration: a checkpoint, then the pod goes, and its successor is bound to the wished node."""
+    with World(bench) as w:
+        w.begin()
+        pod = w.protect()
+        wish(w, "migrations", "nowhere", node="n7")
+        check("not there" in wished(w, "migrations", "nowhere", "Failed")["status"]["message"], "no such node")
+        wish(w, "migrations", "here", node="n1")
+        check("already" in wished(w, "migrations", "here", "Done")["status"]["message"], "nothing to do")
+        w.agent.hold = True
+        wish(w, "migrations", "there", node="n2")
+        taking = wished(w, "migrations", "there", "Checkpointing")["status"]
+        check(taking["from"] == "n1" and w.kube.get("pods", "counter-1"), "the pod stays until the checkpoint is valid")
+        w.agent.hold = False
+        second = replaced(w, pod, "counter-2", "n2", executed=7, began="restored", snapshot=taking["checkpoint"])
+        check(second["spec"]["nodeSelector"]["kubernetes.io/hostname"] == "n2", "%s", second["spec"])
+        check(wished(w, "migrations", "there", "Done")["status"]["pod"] == "counter-2", "moved")
+        check(w.kube.get("checkpoints", taking["checkpoint"])["status"]["phase"] == "Valid", "%s", taking)
+
+
+def test_agent_forgets(bench, rng):
+    """An agent that was started again knows nothing of the checkpoint that it was taking: it fails soon, and the next one is taken."""
+    with World(bench) as w:
+        w.begin()
+        pod = w.protect()
+        w.agent.hold = True
+        w.agent.run(pod, 9)
+        running = wait_until("a checkpoint is under way", lambda: [c for c in w.kube.all("checkpoints") if c.get("status", {}).get("phase") == "Running"])[0]
+        with w.agent.lock:
+            w.agent.checkpoints.clear()
+        w.agent.hold = False
+        wait_until("it failed", lambda: w.kube.get("checkpoints", running["metadata"]["name"])["status"]["phase"] == "Failed", 60)
+        wait_until("the next one is valid", lambda: any(c["status"]["offset"] == 9 for c in w.valid()), 60)
+
+
+def test_wrong_annotation(bench, rng):
+    with World(bench) as w:
+        w.begin()
+        w.kube.put("deployments", DEPLOYMENT)
+        w.annotate(checkpoint_restore="true", checkpoint_interval="soon")
+        w.wait_phase("Invalid")
+        condition = next(c for c in w.status()["conditions"] if c["type"] == "PolicyValid")
+        check(condition["status"] == "False" and "checkpoint-interval" in condition["message"], "%s", condition)
+        check(not w.template(), "the template was changed for a policy that is not understood")
+        w.annotate(checkpoint_interval="5s")
+        wait_until("the template is annotated", lambda: w.template().get("crsc.io/workload"))
+        check(w.kube.get("protectedworkloads", "counter")["spec"]["checkpointInterval"] == "5s", "the spec is not the annotation's")
+
+
+def test_webhook_leaves_alone(bench, rng):
+    with World(bench) as w:
+        w.begin()
+        template = DEPLOYMENT["spec"]["template"]
+        def pod(annotations, space="default", **spec):
+            p = {"metadata": {"name": "p", "annotations": {"crsc.io/" + k: v for k, v in annotations.items()}}, "spec": {**template["spec"], **spec}}
+            after, warnings = w.review(p, space)
+            refused = after["metadata"]["annotations"].pop("crsc.io/refused", "")  # what cannot be protected says so, and nothing else of it changes
+            check(not refused or refused in warnings[0], "%s, %s", refused, warnings)
+            return after == p, warnings
+        check(pod({}) == (True, []), "a pod without annotation was changed")
+        on = {"checkpoint-restore": "true"}
+        for what in ({"hostNetwork": True}, {"hostPID": True}, {"shareProcessNamespace": True}, {"runtimeClassName": "gvisor"}):
+            same, warnings = pod(on, **what)
+            check(same and warnings, "%s: changed, or no warning", what)
+        same, warnings = pod(on, "kube-system")
+        check(same and warnings, "a pod of kube-system was changed")
+        check(pod(on)[0] is False, "a good one was not changed")
+        check(pod({**on, "nonsense": "x"})[1][0].count("nonsense"), "an unknown annotation gets no warning")
+        after, _ = w.review({"metadata": {"name": "p", "annotations": {"crsc.io/checkpoint-restore": "true"}}, "spec": template["spec"]})
+        check(w.review(after)[0] == after, "injected twice")
+        check(after["spec"]["containers"][0]["livenessProbe"]["failureThreshold"] == 15, "the liveness probe does not outlast a checkpoint")
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        for body in (b"", b"{", b"[]", b"{\"request\":{}}", b"{\"request\":{\"uid\":7}}", b"\x00" * 100, b"[" * 100000):
+            connection = http.client.HTTPSConnection("127.0.0.1", w.webhook_port, context=context, timeout=10)
+            connection.request("POST", "/mutate", body)
+            check(connection.getresponse().status == 400, "garbage was not refused: %r", body[:20])
+            connection.close()
+        check(w.operator.alive(), "the operator is gone")
+
+
+def test_bad_network(bench, rng):
+    """Pages, cut watches, 410, garbage, 429, 409, a token that changes: it goes on, and sees everything."""
+    with World(bench, page=2) as w:
+        for i in range(7):
+            w.kube.put("deployments", {**DEPLOYMENT, "metadata": {"name": f"other-{i}"}})
+        w.begin()
+        w.protect()
+        for round_number in range(12):
+            w.kube.faults.clear()
+            kind = round_number % 6
+            if kind == 0:
+                w.server.cut_watches()
+            elif kind == 1:
+                w.kube.forget_history()
+                w.server.cut_watches()
+            elif kind == 2:
+                left = [4]
+                def garbage(method, path, left=left):
+                    left[0] -= 1
+                    return "garbage" if left[0] >= 0 and method == "GET" and "watch" not in path else None
+                w.kube.faults.append(garbage)
+                w.kube.forget_history()
+                w.server.cut_watches()
+            elif kind == 3:
+                left = [3]
+                def refuse(method, path, left=left):
+                    left[0] -= 1
+                    return Refused(*rng.choice([(429, "TooManyRequests"), (500, "InternalError"), (409, "Conflict")])) if left[0] >= 0 else None
+                w.kube.faults.append(refuse)
+            elif kind == 4:
+                left = [5]
+                def cut(method, path, left=left):
+                    left[0] -= 1
+                    return "cut" if left[0] >= 0 else None
+                w.kube.faults.append(cut)
+                w.server.cut_watches()
+            else:
+                w.server.set_token(f"token-{round_number}")
+                w.server.cut_watches()
+            interval = f"{round_number + 2}s"
+            w.annotate(checkpoint_interval=interval)
+            wait_until(f"round {round_number}: the spec follows", lambda: w.kube.get("protectedworkloads", "counter")["spec"]["checkpointInterval"] == interval, 60)
+        w.kube.faults.clear()
+        check(any("continue=" in path for _, path in w.kube.requests), "the lists were not read in pages")
+        end(w)
+        undone(w, (DEPLOYMENT, SERVICE))
+
+
+def test_killed_anywhere(bench, rng):
+    """kill -9 at random moments through protection and its end: the next one brings it to the same place."""
+    with World(bench) as w:
+        w.begin()
+        def kill_after(n):
+            """Ends it when n more writes came to the server."""
+            count = [n]
+            def fault(method, path):
+                if method != "GET":
+                    count[0] -= 1
+                    if count[0] == 0:
+                        w.operator.kill()
+                        return "cut" if rng.random() < 0.5 else None  # before or after its effect
+                return None
+            w.kube.faults.append(fault)
+        def again():
+            if not w.operator.alive():
+                w.kube.faults.clear()
+                w.operator = w.start()
+                kill_after(rng.randint(1, 6))
+        w.kube.put("deployments", DEPLOYMENT)
+        w.kube.put("services", SERVICE)
+        kill_after(1)
+        w.annotate(checkpoint_restore="true", checkpoint_interval="1s", retain="1")
+        wait_until("the template is annotated", lambda: again() or w.template().get("crsc.io/workload"), 60)
+        def admitted():  # whoever is killed while it answers the webhook is asked again, as by a Deployment's controller
+            again()
+            try:
+                return w.admit("counter-1")
+            except OSError:
+                return None
+        pod = wait_until("the webhook answers", admitted, 60)
+        for offset in range(3, 6):
+            w.agent.run(pod, offset)
+            wait_until("a checkpoint of it", lambda: again() or any(c["status"]["offset"] == offset for c in w.valid()), 60)
+        w.kube.faults.clear()
+        again()
+        kill_after(2)
+        w.kube.change("deployments", "counter", {"metadata": {"annotations": {k: None for k in ("crsc.io/checkpoint-restore", "crsc.io/checkpoint-interval", "crsc.io/retain")}}})
+        wait_until("the end", lambda: again() or (w.kube.get("protectedworkloads", "counter") is None and not w.template()), 60)
+        undone(w, (DEPLOYMENT, SERVICE))
+
+
+def test_lost_node_and_crash_loop(bench, rng):
+    with World(bench) as w:
+        w.begin()
+        pod = w.protect()
+        stream = pod["metadata"]["annotations"]["crsc.io/stream"]
+        w.bench.run("crsc-appendload", "--servers", w.log.servers, "--stream", stream.rpartition("-")[0] or stream, "--producers", "1", "--count", "5",
+                    "--out", bench.path("acked"), status=None)
+        w.kube.change("nodes", "n1", {"status": {"conditions": [{"type": "Ready", "status": "Unknown", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}, "")
+        wait_until("the pod of the lost node is removed", lambda: w.kube.get("pods", "counter-1") is None)
+        wait_until("an event tells of it", lambda: any(e["reason"] == "NodeLost" for e in w.kube.all("events")))
+        w.kube.put("nodes", node("n1"), "")
+        for death in range(3):
+            name = f"counter-{death + 2}"
+            pod = w.admit(name, "n2")
+            w.agent.run(pod, 20 + death)
+            w.kube.change("pods", name, {"status": {"containerStatuses": [
+                {"name": "app", "restartCount": 5, "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                 "lastState": {"terminated": {"finishedAt": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}}}]}})
+            wait_until(f"{name} is replaced", lambda: w.kube.get("pods", name) is None)
+        pod = w.admit("counter-9", "n2")
+        w.kube.change("pods", "counter-9", {"status": {"containerStatuses": [
+            {"name": "app", "restartCount": 5, "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+             "lastState": {"terminated": {"finishedAt": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}}}]}})
+        w.wait_phase("CrashLoop")
+        check(w.kube.get("pods", "counter-9"), "a fourth pod was replaced")
+
+
+def test_missed(bench, rng):
+    """A pod that was made while no operator answered has no interceptor: it is replaced. One that cannot have it stays."""
+    with World(bench) as w:
+        w.begin()
+        w.protect()
+        wait_until("the Service leads to the interceptor", lambda: w.kube.get("services", "counter")["spec"]["ports"][0]["targetPort"] == "crsc-data")
+        template = w.kube.get("deployments", "counter")["spec"]["template"]
+        missed = {"apiVersion": "v1", "kind": "Pod", **copy.deepcopy(template), "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}
+        missed["metadata"]["name"] = "refused"
+        missed["spec"]["nodeName"] = "n1"
+        missed["metadata"]["annotations"]["crsc.io/refused"] = "it cannot be"
+        w.kube.put("pods", copy.deepcopy(missed))
+        del missed["metadata"]["annotations"]["crsc.io/refused"]
+        missed["metadata"]["name"] = "missed"
+        w.kube.put("pods", missed)
+        wait_until("it is replaced", lambda: w.kube.get("pods", "missed") is None, 40)
+        wait_until("an event tells of it", lambda: any(e["reason"] == "PodReplaced" and "without an interceptor" in e["message"] for e in w.kube.all("events")))
+        check(not w.status().get("replacedAt") and w.kube.get("pods", "refused"), "it did not die; and the other one stays: %s", w.status())
+
+
+def test_two_operators(bench, rng):
+    """One leads; when it is killed the other one takes over after the lease's end; a stop hands it over at once."""
+    with World(bench) as w:
+        w.operator = w.start("first", elect=True)
+        w.operator.wait_for("leading")
+        second = w.start("second", free_ports(1)[0], elect=True)
+        w.kube.put("deployments", DEPLOYMENT)
+        w.annotate(checkpoint_restore="true")
+        wait_until("the template is annotated", lambda: w.template().get("crsc.io/workload"))
+        check(second.find("leading") is None, "both lead")
+        check(w.operator.stop() == 0, "it did not stop well")
+        second.wait_for("leading", 30)
+        lease = w.kube.get("leases", "crsc-operator", SPACE)
+        check(lease["spec"]["holderIdentity"] == "second", "%s", lease["spec"])
+        w.annotate(checkpoint_interval="9s")
+        wait_until("the second goes on", lambda: w.kube.get("protectedworkloads", "counter")["spec"]["checkpointInterval"] == "9s")
+
+
+if __name__ == "__main__":
+    main([test_protects_and_undoes, test_restore_by_hand, test_migration, test_agent_forgets, test_wrong_annotation, test_webhook_leaves_alone, test_bad_network,
+          test_killed_anywhere, test_lost_node_and_crash_loop, test_missed, test_two_operators])

@@ -1,0 +1,66 @@
+/* What happens to the cluster in a run: made from the seed before the run begins, so that a failing run can be repeated with some of
+ * it left out. Each fault begins, hurts, and ends; by PLAN_CALM all have ended. Thread: one. */
+#ifndef CRSC_TESTS_SIM_PLAN_H
+#define CRSC_TESTS_SIM_PLAN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum plan_kind {
+    PLAN_KILL,       /* a server, with SIGKILL */
+    PLAN_KILL_AT_IO, /* the same, at the n-th boundary of I/O from now */
+    PLAN_POWER,      /* its machine loses power */
+    PLAN_POWER_AT_IO,
+    PLAN_POWER_ALL,  /* all machines at once */
+    PLAN_DOWN,       /* it is off for a while */
+    PLAN_STOP,       /* SIGTERM: leadership is handed over */
+    PLAN_STOP_LEADER,
+    PLAN_PAUSE,      /* it is stopped for a while, as by SIGSTOP or a stalled machine */
+    PLAN_ISOLATE,    /* no bytes to and from it */
+    PLAN_SPLIT,      /* two parts that do not hear each other; clients hear both */
+    PLAN_REJECT,     /* the leader's connections to the other servers and to client 0 are refused from now on, those to its
+                        other clients are not: another is elected at once, and the old one does not know */
+    PLAN_ONE_WAY,    /* one does not hear another */
+    PLAN_SLOW,       /* a slow link, long delays */
+    PLAN_LOSSY,      /* every link loses packets */
+    PLAN_RESETS,     /* connections break in the middle of a frame */
+    PLAN_DISK_SLOW,
+    PLAN_DISK_FULL,
+    PLAN_EIO_WRITE,
+    PLAN_EIO_READ,
+    PLAN_EIO_SYNC,
+    PLAN_CLOCK,      /* its wall clock jumps */
+    PLAN_ROT,        /* bytes of its segments or of its index change; of one server in a run, at most */
+    PLAN_CLIENT,     /* a client is killed */
+    PLAN_GROW,       /* a server is added to the cluster, if there is a machine for it */
+    PLAN_SHRINK,     /* one is removed */
+    PLAN_TRANSFER,   /* leadership is handed over */
+    PLAN_WIPE,       /* a server loses its disk, and is replaced; not in a run with rot, so that a majority has everything */
+    PLAN_BACKUP,     /* a backup is made, restored and read */
+    PLAN_KINDS
+};
+extern const char *const plan_names[PLAN_KINDS];
+
+enum { PLAN_FAULTS = 64 };
+
+struct plan_fault {
+    enum plan_kind kind;
+    uint64_t at, until; /* ms */
+    unsigned a, b, n;
+    bool skipped;
+};
+
+struct plan {
+    struct plan_fault faults[PLAN_FAULTS];
+    unsigned n;
+    uint64_t calm_ms;
+};
+
+void plan_make(struct plan *p, uint64_t seed, unsigned servers, unsigned clients, uint64_t calm_ms);
+void plan_start(struct plan *p);
+void plan_print(const struct plan *p);
+extern uint64_t plan_counts[PLAN_KINDS];
+extern uint64_t plan_index_rots; /* of the rots of this run, in the index */
+bool plan_rots_index(const struct plan *p);
+
+#endif
