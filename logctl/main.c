@@ -10,7 +10,7 @@
 #include "common/config.h"
 #include "logctl/verbs.h"
 
-const struct verb *const logctl_verbs[] = {&verb_status, &verb_health, &verb_top, &verb_streams, &verb_tail, &verb_events, &verb_snapshots, &verb_trim, &verb_retention, &verb_members, &verb_leader, &verb_backup, &verb_check, &verb_migrate,
+const struct verb *const logctl_verbs[] = {&verb_status, &verb_health, &verb_top, &verb_streams, &verb_tail, &verb_events, &verb_snapshots, &verb_restores, &verb_trim, &verb_retention, &verb_members, &verb_leader, &verb_backup, &verb_check, &verb_migrate,
                                            &verb_bench, &verb_completion, NULL};
 enum { TLS_CA = 256, TLS_CERT, TLS_KEY, TLS_NAME, KEEP_SNAPSHOTS, MAX_AGE, MAX_BYTES, BEYOND }; /* options without a letter */
 enum { TIMEOUT_DEFAULT_MS = 5000, OPTIONS_MAX = 64 };

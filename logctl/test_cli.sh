@@ -97,6 +97,11 @@ expect 0 events "$logctl" events cli/load-0 --from 10 --to 12 --output json
 is_json
 [ "$(sed -n 's/^{"offset":\([0-9]*\),.*/\1/p' "$dir/out" | tr '\n' ' ')" = '10 11 12 ' ] || bad 'events: not offsets 10 to 12'
 expect 0 'events with bodies' "$logctl" events cli/load-0 --from 10 --to 10 --body
+expect 0 'restores of a stream that has none' "$logctl" restores cli/load-0
+says AVAILABILITY
+expect 0 'restores in JSON' "$logctl" restores cli/load-0 -n 3 --output json
+is_json_document
+says '"restores": \[\]'
 expect 0 snapshots "$logctl" snapshots cli/load-0
 expect 0 'snapshots in JSON' "$logctl" snapshots cli/load-0 --output json
 is_json_document
@@ -136,7 +141,7 @@ says "fish_seen_subcommand_from bench' -l clients"
 expect 2 'completion for another shell' "$logctl" completion csh
 expect 2 'completion for none' "$logctl" completion
 
-for verb in status health top streams tail events snapshots bench completion; do
+for verb in status health top streams tail events snapshots restores bench completion; do
     expect 0 "help $verb" "$logctl" help $verb
     says Examples
     expect 0 "$verb --help" "$logctl" $verb --help
@@ -158,6 +163,7 @@ expect 2 'a wrong time' "$logctl" --timeout soon streams
 expect 4 'events of no stream' "$logctl" events cli/none
 complains 'crsc-logctl streams'
 expect 4 'tail of no stream' "$logctl" tail cli/none --follow
+expect 4 'restores of no stream' "$logctl" restores cli/none
 expect 4 'snapshots of no stream' "$logctl" snapshots cli/none
 expect 4 'an offset beyond' "$logctl" events cli/load-0 --from 99999999
 expect 3 'nobody there' "$logctl" --servers 127.0.0.1:1,127.0.0.1:2 --timeout 300ms streams

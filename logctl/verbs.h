@@ -52,7 +52,7 @@ extern const struct option_info logctl_options[];
 extern const struct verb *const logctl_verbs[]; /* ends with NULL */
 
 extern const struct verb verb_health, verb_top, verb_bench, verb_completion;
-extern const struct verb verb_status, verb_streams, verb_tail, verb_events, verb_snapshots, verb_trim, verb_retention, verb_members, verb_leader, verb_backup, verb_check, verb_migrate;
+extern const struct verb verb_status, verb_streams, verb_tail, verb_events, verb_snapshots, verb_restores, verb_trim, verb_retention, verb_members, verb_leader, verb_backup, verb_check, verb_migrate;
 
 /* A client for these options, or NULL and *ret_status after having said why. */
 struct crsc_sync *open_client(const struct options *o, int *ret_status);

@@ -144,13 +144,23 @@ static void change_roles(struct replicas *g, struct group_replica *all, uint64_t
     }
 }
 
+static const char *loss_of(const struct workload *w)
+{
+    const struct world_interceptor *i = interceptor_client_world(w->interceptor);
+    if (w->driver->ops->instance(w->driver)->state == WORLD_APP_EXITED) return "its process ended";
+    if (i->state == WORLD_UNREACHABLE) return "its interceptor does not answer";
+    if (i->lost) return "its interceptor cannot reach it";
+    if (i->diverged != 0) return "it has diverged";
+    return i->suspect ? "nobody knows what it executed" : "its interceptor was started again";
+}
+
 /* Its interceptor may be gone before its process is known to be, or alone: then it is back without a restore. */
-static void note_losses(struct replicas *g, const struct group_replica *all, uint64_t now)
+static void note_losses(struct replicas *g, const struct group_replica *all)
 {
     size_t i = 0;
     for (struct workload *w = g->first; w != NULL; w = w->next, i++) {
-        if (w->served && !all[i].serving && !all[i].standby && w->gone_us == 0) w->gone_us = now;
-        else if (all[i].caught_up && w->announced == w->driver->ops->instance(w->driver)->generation + 1) w->gone_us = w->reacted_us = 0;
+        if (w->served && !all[i].serving && !all[i].standby) workload_gone(w, loss_of(w));
+        else if (all[i].caught_up && w->announced == w->driver->ops->instance(w->driver)->generation + 1) workload_back(w);
         w->served = all[i].serving;
     }
 }
@@ -200,7 +210,7 @@ void replicas_look(struct replicas *g)
     uint64_t now = loop_monotonic_us(), wake = UINT64_MAX;
     bool failed = false, unknown = false;
     see_all(g, all);
-    note_losses(g, all, now);
+    note_losses(g, all);
     keep_account(g, all, now);
     if (g->n == 1) return;
     change_roles(g, all, now);

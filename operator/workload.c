@@ -137,11 +137,33 @@ void workload_poke(struct workload *w)
     uv_timer_start(&w->timer, on_timer, 0, 0);
 }
 
+void workload_gone(struct workload *w, const char *cause)
+{
+    if (w->gone_us != 0) return;
+    w->gone_us = loop_monotonic_us();
+    w->gone_wall_us = loop_wall_us();
+    if (w->cause[0] == '\0') snprintf(w->cause, sizeof w->cause, "%s", cause);
+}
+
+void workload_back(struct workload *w)
+{
+    w->gone_us = w->reacted_us = w->gone_wall_us = 0;
+    w->cause[0] = '\0';
+}
+
+/* That is why the interceptor missed it, if it did so first, and unless we killed it. */
+static void note_end(struct workload *w)
+{
+    if (!w->core.killing) w->cause[0] = '\0';
+    workload_gone(w, "its process ended");
+    if (w->cause[0] == '\0') snprintf(w->cause, sizeof w->cause, "its process ended");
+}
+
 static void on_change(void *user)
 {
     struct workload *w = user;
     if (w->closing || (!w->looked && !w->stopping)) return;
-    if (w->gone_us == 0 && w->driver->ops->instance(w->driver)->state == WORLD_APP_EXITED) w->gone_us = loop_monotonic_us();
+    if (w->driver->ops->instance(w->driver)->state == WORLD_APP_EXITED) note_end(w);
     workload_poke(w);
 }
 
@@ -181,6 +203,7 @@ int workload_new(const struct workload_parts *parts, struct workload **ret_workl
     int rv = make_driver(w, e);
     if (rv == 0) rv = interceptor_client_new(parts->loop, words->interceptor, on_change, w, &w->interceptor, e);
     if (rv == 0) rv = records_new(parts->loop, parts->client, words->stream, parts->settings->node, on_change, w, &w->records, e);
+    if (rv == 0) rv = restores_new(parts->loop, parts->client, words->stream, parts->settings->node, words->name, &w->restores, e);
     if (rv == 0 && replicas_join(w, parts->sibling) != 0) rv = error_set(e, ERROR_NOSPACE, "too many replicas of one stream");
     if (rv != 0) return error_prefix(e, "workload %s", words->name);
     if (parts->sibling != NULL) records_share(w->records, parts->sibling->records);
@@ -201,6 +224,7 @@ static void close_parts(struct workload *w)
     w->closing = true;
     w->open = 2;
     replicas_leave(w);
+    restores_stop(w->restores);
     uv_timer_stop(&w->timer);
     interceptor_client_close(w->interceptor, on_part_closed, w);
     w->driver->ops->close(w->driver, w->stop_containers, on_part_closed, w);
@@ -225,10 +249,16 @@ static void on_timer_closed(uv_handle_t *handle)
     done(user);
 }
 
-static void on_records_freed(void *user)
+static void on_restores_freed(void *user)
 {
     struct workload *w = user;
     uv_close((uv_handle_t *)&w->timer, on_timer_closed);
+}
+
+static void on_records_freed(void *user)
+{
+    struct workload *w = user;
+    restores_free(w->restores, on_restores_freed, w);
 }
 
 void workload_free(struct workload *w, void (*done)(void *user), void *user)

@@ -199,6 +199,7 @@ void workload_start(struct workload *w, const struct reconcile_action *a)
     bool starts = a->act == RECONCILE_START_FRESH || a->act == RECONCILE_RESTORE;
     w->revived = w->revived || starts;
     if (w->gone_us != 0 && w->reacted_us == 0 && a->lane == RECONCILE_LANE_APP) w->reacted_us = f->begun_us;
+    if (a->act == RECONCILE_KILL) snprintf(w->cause, sizeof w->cause, "%s", a->reason);
     log_write(starts || a->act == RECONCILE_KILL ? LOG_INFO : LOG_DEBUG, reconcile_act_name(a->act),
               "workload=%s generation=%" PRIu64 " snapshot=%s offset=%" PRIu64 " reason=%s", w->name, a->generation, a->snapshot, a->offset,
               a->reason);

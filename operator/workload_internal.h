@@ -8,6 +8,7 @@
 #include "operator/reconcile/reconcile.h"
 #include "operator/records.h"
 #include "operator/replicas.h"
+#include "operator/restores.h"
 #include "operator/workload.h"
 
 enum { WORKLOAD_REFUSALS_MAX = 3 /* of attaching an instance: then it goes, another one is started */ };
@@ -34,6 +35,7 @@ struct workload {
     struct driver *driver;
     struct interceptor_client *interceptor;
     struct records *records;
+    struct restores *restores;
     struct flight flights[RECONCILE_LANES];
     uv_timer_t timer;
     bool looked;
@@ -55,9 +57,12 @@ struct workload {
 
     /* for people: of the last death, and of the checkpoint under way */
     uint64_t gone_us, reacted_us; /* monotonic: it was noticed, the first thing was done about it; 0: it is not gone */
+    uint64_t gone_wall_us;        /* the first of them, as a time of the day */
+    char cause[WORLD_REASON_MAX]; /* why it is gone, or was killed; "": it is not, or nobody saw */
     struct workload_counts counts;
     bool served;                  /* clients, when it was last looked at */
     uint64_t restore_us, announced; /* duration, generation */
+    uint64_t recovered_us;        /* when an instance was announced last, as a time of the day */
     bool revived;
     uint64_t drain_us, pause_us, dump_us, pack_us, size;
     char digest[DRIVER_DIGEST_MAX], image[1024];
@@ -76,6 +81,11 @@ void workload_see(struct workload *w, struct world *ret_world);
 void workload_pump(struct workload *w);
 /* The same on the loop's next turn: from inside somebody else's callback. */
 void workload_poke(struct workload *w);
+
+/* It is gone, as is noticed now: notes when and why, unless that was noted already. */
+void workload_gone(struct workload *w, const char *cause);
+/* It is back. */
+void workload_back(struct workload *w);
 
 /* --- workload_act.c */
 

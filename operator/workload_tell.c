@@ -29,22 +29,44 @@ static void count_recovery(struct workload *w, const uint64_t times[WORKLOAD_TIM
     }
 }
 
-/* The times of one recovery, as Vayghan et al. define them (docs/OPERATOR.md): from when it was noticed. */
-static void tell_recovered(struct workload *w, const struct world *world, const char *what)
+/* What it took, as Vayghan et al. define it (docs/OPERATOR.md): from when it was noticed. */
+static void measure(const struct workload *w, const struct world *world, struct restores_entry *ret_entry)
 {
     const struct world_instance *i = &world->instance;
     const struct interceptor_extra *x = interceptor_client_extra(w->interceptor);
     struct replicas_account account;
-    uint64_t since = w->gone_us != 0 ? world->now_us - w->gone_us : 0;
-    uint64_t reaction = w->reacted_us != 0 ? w->reacted_us - w->gone_us : 0;
     replicas_account(w->replicas, w->gone_us, &account);
-    uint64_t recovery = account.outage_us > reaction ? account.outage_us - reaction : 0;
-    if (w->gone_us != 0 && w->revived) count_recovery(w, (const uint64_t[]){reaction, since - reaction, recovery, account.outage_us});
+    uint64_t since = w->gone_us != 0 ? world->now_us - w->gone_us : 0, reaction = w->reacted_us != 0 ? w->reacted_us - w->gone_us : 0;
+    bool earlier = x->lost_us > w->recovered_us && x->lost_us < w->gone_wall_us; /* of this loss */
+    *ret_entry = (struct restores_entry){.cause = w->cause[0] != '\0' ? w->cause : "not seen: it was not there when the operator started",
+                                         .snapshot = i->snapshot,
+                                         .generation = i->generation,
+                                         .offset = i->offset,
+                                         .replayed = x->replay_done,
+                                         .finished_us = world->wall_us,
+                                         .timed = w->gone_us != 0,
+                                         .detect_us = earlier ? w->gone_wall_us - x->lost_us : 0,
+                                         .reaction_us = reaction,
+                                         .repair_us = since - reaction,
+                                         .recovery_us = account.outage_us > reaction ? account.outage_us - reaction : 0,
+                                         .outage_us = account.outage_us,
+                                         .restore_us = w->restore_us,
+                                         .replay_us = x->active_us > x->attached_us ? x->active_us - x->attached_us : 0,
+                                         .availability = account.availability};
+}
+
+static void tell_recovered(struct workload *w, const struct world *world, const char *what, bool recovered)
+{
+    struct restores_entry x;
+    measure(w, world, &x);
+    if (x.timed && w->revived) count_recovery(w, (const uint64_t[]){x.reaction_us, x.repair_us, x.recovery_us, x.outage_us});
+    if (recovered) restores_note(w->restores, &x);
+    w->recovered_us = world->wall_us;
     log_info(what,
              "workload=%s stream=%s identity=%s snapshot=%s offset=%" PRIu64 " replayed=%" PRIu64 " restore_ms=%.1f recover_ms=%.1f"
              " reaction_ms=%.1f repair_ms=%.1f recovery_ms=%.1f outage_ms=%.1f availability=%.6f",
-             w->name, w->parts.words->stream, i->identity, i->snapshot, i->offset, x->replay_done, ms(w->restore_us), ms(since), ms(reaction),
-             ms(since - reaction), ms(recovery), ms(account.outage_us), account.availability);
+             w->name, w->parts.words->stream, world->instance.identity, x.snapshot, x.offset, x.replayed, ms(x.restore_us),
+             ms(x.reaction_us + x.repair_us), ms(x.reaction_us), ms(x.repair_us), ms(x.recovery_us), ms(x.outage_us), x.availability);
 }
 
 /* The first time that an instance is seen to serve, or, as a standby, to be able to. */
@@ -56,8 +78,8 @@ static void tell_active(struct workload *w, const struct world *world)
     if (!serves || w->announced == i->generation + 1) return;
     w->announced = i->generation + 1;
     bool first = i->generation == 1 && i->offset + interceptor_client_extra(w->interceptor)->replay_done == 0;
-    tell_recovered(w, world, !w->revived ? "taken over" : first ? "started" : "recovered");
-    w->gone_us = w->reacted_us = 0;
+    tell_recovered(w, world, !w->revived ? "taken over" : first ? "started" : "recovered", w->revived && !first);
+    workload_back(w);
     w->revived = false;
 }
 

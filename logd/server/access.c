@@ -13,7 +13,7 @@ struct rule {
 };
 
 struct access {
-    struct rule rules[TLS_NAMES_MAX];
+    struct rule rules[2 * TLS_NAMES_MAX]; /* a name is at most two */
     unsigned n;
     bool peers_protocol;
     char subject[128]; /* for messages */
@@ -89,6 +89,13 @@ bool access_match(const char *pattern, const char *name, size_t len)
     return *p == '\0';
 }
 
+static bool add_pattern(struct access *a, enum access_role role, const char *pattern)
+{
+    if ((a->rules[a->n].pattern = strdup(pattern)) == NULL) return false;
+    a->rules[a->n++].role = role;
+    return true;
+}
+
 /* False without memory. */
 static bool add_rule(struct access *a, const char *text)
 {
@@ -97,12 +104,13 @@ static bool add_rule(struct access *a, const char *text)
         if (strncmp(text, roles[i].name, len) != 0) continue;
         const char *pattern = text + len;
         if (!roles[i].has_pattern) {
-            if (*pattern == '\0') a->rules[a->n++].role = roles[i].role;
+            if (*pattern != '\0') continue;
+            a->rules[a->n++].role = roles[i].role;
+            if (roles[i].role == ACCESS_OPERATOR && !add_pattern(a, ACCESS_PRODUCER, "*/restores")) return false;
             continue;
         }
         if (pattern[0] != '/' || pattern[1] == '\0') continue; /* without a pattern it is for no stream */
-        if ((a->rules[a->n].pattern = strdup(pattern + 1)) == NULL) return false;
-        a->rules[a->n++].role = roles[i].role;
+        if (!add_pattern(a, roles[i].role, pattern + 1)) return false;
     }
     return true;
 }

@@ -2,7 +2,8 @@
  *
  *   URI:crsc://role/peer/ID            another server, of that id; or any, where ID is "*"
  *   URI:crsc://role/admin              everything that a client can ask for
- *   URI:crsc://role/operator           checkpoints: snapshot records, fencing, trimming; reads every stream
+ *   URI:crsc://role/operator           checkpoints: snapshot records, fencing, trimming; reads every stream; opens, appends
+ *                                      to and reads those whose names end with "/restores", its account of recoveries
  *   URI:crsc://role/producer/PATTERN   opens, appends to and reads the streams that match
  *   URI:crsc://role/reader/PATTERN     reads the streams that match
  *

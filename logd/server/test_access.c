@@ -113,6 +113,18 @@ static void each_request_with_each_role(void **state)
     access_free(nobody);
 }
 
+/* The operator writes its account of recoveries, and nothing else. */
+static void the_operator_appends_to_its_account_only(void **state)
+{
+    (void)state;
+    struct access *a = with_role("operator");
+    assert_int_equal(ask(a, FRAME_OPEN_PRODUCER, "shop/default/workload/cart/restores"), 0);
+    assert_int_equal(ask(a, FRAME_APPEND, "shop/default/workload/cart/restores"), 0);
+    assert_int_equal(ask(a, FRAME_APPEND, "shop/default/workload/cart/restores2"), -ERROR_DENIED);
+    assert_int_equal(ask(a, FRAME_APPEND, "restores"), -ERROR_DENIED);
+    access_free(a);
+}
+
 /* Every other type, those between servers included, is for no client whatever its roles. */
 static void what_is_not_in_the_table_is_for_nobody(void **state)
 {
@@ -311,6 +323,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_request_with_each_role),
+        cmocka_unit_test(the_operator_appends_to_its_account_only),
         cmocka_unit_test(what_is_not_in_the_table_is_for_nobody),
         cmocka_unit_test(without_tls_everything_is_allowed),
         cmocka_unit_test(a_server_is_who_its_certificate_says),

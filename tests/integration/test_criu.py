@@ -34,6 +34,11 @@ def recovered(stack, start):
     return event
 
 
+def restores(stack, n):
+    found = json.loads(stack.cluster.logctl("restores", stack.stream))["restores"]
+    return found if len(found) >= n else None
+
+
 def fetch(stack, path, method="GET"):
     connection = Http(stack.port)
     try:
@@ -60,6 +65,9 @@ def test_checkpoint_and_restore(bench, rng):
     compare(stack, writers)
     replays = json.loads(fetch(stack, "/replays"))["replays"]
     check(replays < writers.total(), "the app was given all %d writes again (%d)", writers.total(), replays)
+    noted = wait_until("the recoveries are noted", lambda: restores(stack, 3 if bench.build.sanitized else 5), 30)
+    check(all(r["workload"] == "counter" and r["snapshot"] and r["cause"] == "its process ended" and r["outage_ms"] > 0 for r in noted), "%s", noted)
+    check(noted[-1]["offset"] == event["offset"] and noted[-1]["replayed"] == event["replayed"], "%s is not %s", noted[-1], event)
     snapshots = stack.snapshots()
     check(any(s["state"] == "valid" for s in snapshots), "no valid snapshot in the log: %s", snapshots)
     check(not any(s["state"] == "taking" and s != snapshots[-1] for s in snapshots), "left in state taking: %s", snapshots)

@@ -199,6 +199,23 @@ class Group:
     def said(self, msg):
         return [e for e in self.operator.events() if e.get("msg") == msg]
 
+    def check_restores(self, *events):
+        """What the operator said of recoveries is in the log, and `crsc-logctl restores` shows it."""
+        def look():
+            found = json.loads(self.cluster.logctl("restores", STREAM))["restores"]
+            return found if all(any(is_of(r, e) for r in found) for e in events) else None
+
+        def is_of(record, event):
+            same = all(record[key] == event[key] for key in ("workload", "snapshot", "offset", "replayed"))
+            return same and all(abs((record[key] or 0) - event[key]) < 0.06 for key in ("reaction_ms", "repair_ms", "recovery_ms", "outage_ms", "restore_ms"))
+        found = wait_until("the recoveries are in the log", look, 60, 0.1)
+        times = [r["finished_us"] for r in found]
+        check(all(r["cause"] and 0 < r["availability"] <= 1 for r in found) and len(set(times)) == len(times), "%s", found)
+        check('"beyond_snapshots": true' in self.cluster.logctl("retention", "get", STREAM + "/restores"), "no policy")
+        newest = json.loads(self.cluster.logctl("restores", STREAM, "-n", "1"))
+        check(newest["restores"] == found[-1:] and newest["availability"] == found[-1]["availability"], "%s", newest)
+        return found
+
     def next_checkpoint(self):
         """The first that is begun from now on, when it is valid."""
         now = time.time() * 1e6
@@ -249,6 +266,8 @@ def test_rotation(bench, rng):
     total = audit(group.replicas, clients)
     group.check_checkpoints()
     check(foreign > 0, "no replica was restored from another one's checkpoint")
+    causes = {r["cause"] for r in group.check_restores(*group.said("recovered"))}
+    check("its process ended" in causes, "%s", causes)
     print(f"  {rounds} kills, {foreign} restored from another one's checkpoint, {len(group.said('checkpoint valid'))} checkpoints, {total} executed in "
           f"{time.monotonic() - begun:.0f} s, {clients.reads} reads, {clients.moves} times a client moved", flush=True)
 
@@ -339,6 +358,7 @@ def test_standby(bench, rng):
     clients.stop()
     audit(group.replicas, clients)
     group.check_checkpoints()
+    group.check_restores(*group.said("recovered"))
     metrics = group.metrics()
 
     def total(name):
@@ -380,6 +400,7 @@ def test_diverged(bench, rng):
     c.http().json("POST", "/add?id=third")
     wait_until("all are the same", lambda: a.list() == b.list() == c.list() == ["first", "second", "third"], 30)
     check(not c.status()["app"]["diverged"], "%s", c.status())
+    check(any("diverged" in r["cause"] for r in group.check_restores(event)), "the cause is not noted")
 
 
 def test_disagreement(bench, rng):
