@@ -132,6 +132,7 @@ static bool read_status(yyjson_val *root, struct world_interceptor *ret_world, s
     w.standby = yyjson_equals_str(yyjson_obj_get(root, "role"), "standby");
     x.shared = yyjson_equals_str(yyjson_obj_get(root, "replication"), "log");
     read_proof(yyjson_obj_get(root, "proof"), &w);
+    read_number(yyjson_obj_get(root, "requests"), "held", &x.held);
     *ret_world = w;
     *ret_extra = x;
     return true;

@@ -40,6 +40,7 @@ struct interceptor_extra {
     uint64_t lost_us, attached_us, active_us; /* wall time; 0: never */
     char stream[512];
     bool shared; /* --replication log: several may serve this stream */
+    uint64_t held; /* clients' requests that wait */
 };
 
 /* `address` is "host:port", numeric. `on_change`: the world changed (not called for lines that change nothing in it). */

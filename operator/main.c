@@ -8,9 +8,12 @@
 #include "client/crsc.h"
 #include "common/log.h"
 #include "common/loop.h"
+#include "operator/control.h"
 #include "operator/criu_check.h"
 #include "operator/drivers/kubernetes/kubernetes.h"
+#include "operator/migrate_main.h"
 #include "operator/monitor.h"
+#include "operator/placement.h"
 #include "operator/settings.h"
 #include "operator/workload.h"
 
@@ -26,10 +29,11 @@ struct program {
     size_t n_workloads, left;
     struct loop_signals signals;
     struct monitor *monitor; /* NULL: none */
+    struct control *control; /* NULL: none */
     struct crsc_client *client;
 };
 
-/* ---- the end: the metrics, the workloads let go, then the client, then what is left of the workloads ---------- */
+/* ---- the end: the control socket, the metrics, the workloads let go, then the client, then what is left of the workloads ---------- */
 
 static void on_freed(void *user)
 {
@@ -58,11 +62,17 @@ static void on_monitor_closed(void *user)
         workload_stop(p->workloads[i], p->settings.stop_containers, on_workload_stopped, p);
 }
 
+static void on_control_closed(void *user)
+{
+    struct program *p = user;
+    monitor_close(p->monitor, on_monitor_closed, p);
+}
+
 static void on_stop(void *user)
 {
     struct program *p = user;
     log_info("stopping", NULL);
-    monitor_close(p->monitor, on_monitor_closed, p);
+    control_close(p->control, on_control_closed, p);
 }
 
 /* ---- the beginning -------------------------------------------------------------------------------------------- */
@@ -102,6 +112,14 @@ static int start_workload(struct program *p, const struct workload_settings *wor
     return 0;
 }
 
+/* Without it apps are kept alive all the same. */
+static void start_control(struct program *p)
+{
+    struct error e;
+    if (control_start(p->loop, p->settings.state_dir, p->workloads, p->n_workloads, &p->control, &e) != 0)
+        log_warn("there is no control socket: apps cannot be moved", "reason=%s", e.text);
+}
+
 static int start(struct program *p, struct error *e)
 {
     struct crsc_client_options client = {.servers = p->settings.servers, .software = "crsc-operator/" CRSC_VERSION,
@@ -115,6 +133,7 @@ static int start(struct program *p, struct error *e)
     for (size_t i = 0; rv == 0 && i < p->n_words; i++) rv = start_workload(p, &p->words[i], e);
     if (rv == 0 && p->settings.metrics_listen[0] != '\0')
         rv = monitor_start(p->loop, p->settings.metrics_listen, p->workloads, p->n_workloads, &p->monitor, e);
+    if (rv == 0) start_control(p);
     if (rv == 0 && p->n_workloads == 0) rv = error_set(e, ERROR_INVALID, "there is no workload to protect");
     return rv;
 }
@@ -136,6 +155,7 @@ int main(int argc, char **argv)
     struct error e = {0};
     uv_loop_t loop;
     if (argc > 1 && strcmp(argv[1], "kubernetes") == 0) return kubernetes_main(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "migrate") == 0) return migrate_main(argc - 1, argv + 1);
     log_init("operator", LOG_INFO);
     int rv = settings_load(argc, argv, &p.settings, &action, &e);
     if (rv == 0 && action == CONFIG_RUN) rv = workload_settings_load(p.settings.workload, &p.words, &p.n_words, &e);
@@ -149,6 +169,7 @@ int main(int argc, char **argv)
     }
     log_init("operator", p.settings.level);
     size_thread_pool(p.n_words);
+    placement_apply(p.settings.state_dir, p.words, p.n_words);
     uv_loop_init(&loop);
     p.loop = &loop;
     if (start(&p, &e) != 0) {

@@ -5,6 +5,7 @@
 
 #include "common/log.h"
 #include "common/loop.h"
+#include "operator/migration.h"
 #include "operator/reconcile/group.h"
 #include "operator/workload_internal.h"
 
@@ -12,6 +13,7 @@ enum {
     MEMBERS_MAX = 16,
     KNOWN_US = 2000 * 1000, /* an interceptor that has not answered for so long since the start is away */
     ROLE_AGAIN_MS = 200,
+    MOVE_LOOK_MS = 20, /* while one is under way */
 };
 
 struct replicas {
@@ -19,6 +21,7 @@ struct replicas {
     struct workload *first;
     size_t n;
     uv_timer_t timer;
+    struct migration *migration; /* the one under way, or NULL */
     const struct workload *poked; /* whose turn it is, when it was last told */
 
     /* the account, all monotonic */
@@ -40,6 +43,8 @@ static struct group_replica see_one(struct workload *w)
     struct world world;
     workload_look(w, &world);
     bool up = is_caught_up(w, &world), reachable = world.interceptor.state != WORLD_UNREACHABLE;
+    if (!reachable || world.interceptor.standby) w->active_us = 0;
+    else if (w->active_us == 0) w->active_us = world.now_us;
     w->heard = w->heard || reachable;
     return (struct group_replica){.known = w->looked && (w->heard || world.now_us - w->begun_us > KNOWN_US),
                                   .shared = interceptor_client_extra(w->interceptor)->shared && !w->foreign,
@@ -50,14 +55,25 @@ static struct group_replica see_one(struct workload *w)
                                   .ready = w->looked && reconcile_ready(&w->core, &world),
                                   .busy = w->core.stage != RECONCILE_IDLE,
                                   .calling = w->calling,
+                                  .away = w->away,
+                                  .arriving = w->arriving,
+                                  .leaving = w->leaving,
                                   .not_before_us = w->core.next_checkpoint_us,
-                                  .turn_us = w->turn_us};
+                                  .turn_us = w->turn_us,
+                                  .active_us = w->active_us};
 }
 
 static void see_all(const struct replicas *g, struct group_replica *all)
 {
     size_t i = 0;
     for (struct workload *w = g->first; w != NULL; w = w->next) all[i++] = see_one(w);
+}
+
+static size_t place_of(const struct replicas *g, const struct workload *of)
+{
+    size_t i = 0;
+    for (const struct workload *w = g->first; w != of; w = w->next) i++;
+    return i;
 }
 
 static struct workload *member(const struct replicas *g, size_t i)
@@ -72,6 +88,11 @@ static struct workload *member(const struct replicas *g, size_t i)
 bool replicas_is_first(const struct workload *w)
 {
     return w->replicas->first == w;
+}
+
+const struct workload *replicas_first(const struct workload *w)
+{
+    return w->replicas->first;
 }
 
 bool replicas_several(const struct replicas *g)
@@ -194,6 +215,40 @@ void replicas_account(const struct replicas *g, uint64_t gone_us, struct replica
     if (gone_us != 0 && g->back_us > gone_us) ret_account->outage_us = g->back_us - gone_us;
 }
 
+/* ---- moves ---------------------------------------------------------------------------------------------------- */
+
+int replicas_migrate(struct workload *to, struct workload *from, uint32_t timeout_ms, migration_cb *cb, void *user, struct error *e)
+{
+    struct replicas *g = to->replicas;
+    if (g->migration != NULL) return error_set(e, ERROR_BUSY, "another move of this stream's app is under way");
+    int rv = migration_begin(to, from, timeout_ms, cb, user, &g->migration, e);
+    if (rv == 0) workload_poke(to);
+    return rv;
+}
+
+void replicas_migrate_end(struct workload *to, const void *user)
+{
+    struct replicas *g = to->replicas;
+    if (g->migration == NULL || migration_user(g->migration) != user) return;
+    migration_give_up(g->migration);
+    workload_poke(to);
+}
+
+/* One step after the other, each with what the one before it changed. */
+static void move_on(struct replicas *g, struct group_replica *all, uint64_t now)
+{
+    while (g->migration != NULL) {
+        struct migration *m = g->migration;
+        bool more = migration_look(m, &all[place_of(g, migration_from(m))], &all[place_of(g, migration_to(m))], now);
+        g->core.hurry = migration_hurries(m);
+        g->core.moving = !migration_from(m)->away && !migration_to(m)->away;
+        if (migration_over(m)) g->migration = migration_end(m); /* tells; nothing is asked of us meanwhile */
+        if (g->migration == NULL) g->core.hurry = g->core.moving = false;
+        see_all(g, all);
+        if (!more) return;
+    }
+}
+
 /* ---- whenever something changes ------------------------------------------------------------------------------- */
 
 static void on_timer(uv_timer_t *timer)
@@ -213,12 +268,14 @@ void replicas_look(struct replicas *g)
     note_losses(g, all);
     keep_account(g, all, now);
     if (g->n == 1) return;
+    move_on(g, all, now);
     change_roles(g, all, now);
     hand_out_turn(g, all, now);
     for (struct workload *w = g->first; w != NULL; w = w->next) failed = failed || w->role_failed;
-    for (size_t i = 0; i < g->n; i++) unknown = unknown || !all[i].known;
+    for (size_t i = 0; i < g->n; i++) unknown = unknown || (!all[i].known && !all[i].away);
     if (g->core.wake_us != UINT64_MAX) wake = g->core.wake_us > now ? (g->core.wake_us - now + 999) / 1000 : 0;
     if ((failed || unknown) && wake > ROLE_AGAIN_MS) wake = ROLE_AGAIN_MS;
+    if (g->migration != NULL && wake > MOVE_LOOK_MS) wake = MOVE_LOOK_MS;
     if (wake == UINT64_MAX) uv_timer_stop(&g->timer);
     else uv_timer_start(&g->timer, on_timer, wake, 0);
 }
@@ -271,6 +328,7 @@ int replicas_join(struct workload *w, struct workload *sibling)
     w->replicas = g;
     g->n++;
     if (w->parts.words->standby) g->core.policy.standbys++;
+    if (w->parts.words->spare) g->core.policy.spares = true;
     return 0;
 }
 
@@ -287,6 +345,8 @@ void replicas_leave(struct workload *w)
     *at = w->next;
     g->n--;
     g->core.policy.standbys = 0; /* it all ends: nobody changes roles any more */
+    g->core.policy.spares = g->core.moving = false;
+    g->migration = migration_end(g->migration);
     if (g->poked == w) g->poked = NULL;
     if (g->n == 0) uv_close((uv_handle_t *)&g->timer, on_closed);
 }

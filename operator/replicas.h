@@ -9,6 +9,7 @@
 #include <uv.h>
 
 #include "operator/driver.h"
+#include "operator/migration.h"
 #include "operator/reconcile/world.h"
 
 struct replicas;
@@ -23,6 +24,7 @@ void replicas_leave(struct workload *w);
 void replicas_look(struct replicas *group);
 
 bool replicas_is_first(const struct workload *w); /* of its group */
+const struct workload *replicas_first(const struct workload *w); /* of its group; the others by `next` */
 bool replicas_several(const struct replicas *group);
 /* May its checkpoint begin? */
 bool replicas_turn(const struct workload *w);
@@ -30,6 +32,11 @@ bool replicas_turn(const struct workload *w);
 void replicas_judge(const struct workload *w, struct world_snapshot *s);
 /* Which driver has the image; its own if nobody has. */
 const struct driver *replicas_holder(const struct workload *w, const char *snapshot);
+
+/* Moves the app of `from` to `to`, a spare of the same stream. `cb` with each step, the last one included. -ERROR_BUSY, -ERROR_CONFLICT. */
+int replicas_migrate(struct workload *to, struct workload *from, uint32_t timeout_ms, migration_cb *cb, void *user, struct error *e);
+/* Who asked has gone: a move of `user` is given up if it can be, and tells nobody. */
+void replicas_migrate_end(struct workload *to, const void *user);
 
 /* The account: of the service, that is of any replica that takes clients. Planned pauses of a checkpoint are no outage. */
 struct replicas_account {

@@ -54,6 +54,7 @@ static const struct config_program program = {
               "  retain: 3\n"
               "Several files of one stream are replicas of one app, each with its own bundle and interceptor.\n"
               "docs/OPERATOR.md describes every word of it.\n\n"
+              "crsc-operator migrate NAME moves an app to a spare one; crsc-operator migrate --help.\n\n"
               "Exit status: 0 after SIGTERM or SIGINT; 1 when it cannot start or go on; 2 when a setting or a workload file is "
               "wrong.\n",
     .settings = table,

@@ -25,7 +25,7 @@ enum workload_mode { WORKLOAD_AUTO, WORKLOAD_CRIU, WORKLOAD_REPLAY };
 /* One workload file: the same words as the annotations crsc.io/... of a pod, and where its parts are. */
 struct workload_settings {
     char *name, *stream, *bundle, *upstream, *interceptor, *mode_text, *ordering, *logging;
-    bool checkpoint_restore, standby;
+    bool checkpoint_restore, standby, spare;
     uint64_t checkpoint_interval, drain_timeout, checkpoint_timeout; /* ms */
     uint64_t retain;
     enum workload_mode mode;

@@ -85,6 +85,7 @@ static void test_refused(void **state)
     refused(WHOLE "retain: 0\n", "retain");
     refused(WHOLE "drain-timeout: 1m\n", "drain-timeout");
     refused(WHOLE "frobnicate: 1\n", "frobnicate");
+    refused(WHOLE "standby: true\nspare: true\n", "spare: what runs nowhere");
     refused("name: web\nstream: s\nbundle: /b\nupstream: localhost\ninterceptor: 127.0.0.1:2\n", "upstream");
 }
 
@@ -148,6 +149,8 @@ static void test_replicas(void **state)
     refused_together("differ in mode");
     write_replica("b.yml", "b", "3", "standby: true\n");
     write_replica("a.yaml", "a", "2", "standby: true\n");
+    refused_together("no other file of its stream serves");
+    write_replica("a.yaml", "a", "2", "spare: true\n");
     refused_together("no other file of its stream serves");
     write_replica("a.yaml", "a", "2", "checkpoint-restore: false\n");
     refused_together("no other file of its stream serves");

@@ -54,6 +54,7 @@ void workload_look(struct workload *w, struct world *ret_world)
                                 .instance = *w->driver->ops->instance(w->driver),
                                 .interceptor = *interceptor_client_world(w->interceptor)};
     if (foreign_interceptor(w)) ret_world->interceptor = (struct world_interceptor){.state = WORLD_UNREACHABLE};
+    ret_world->away = w->away;
     records_see(w->records, &view, &ret_world->log);
 }
 
@@ -115,6 +116,7 @@ void workload_pump(struct workload *w)
         close_parts(w);
         return;
     }
+    w->poked = false;
     workload_see(w, &world);
     while (reconcile_next(&w->core, &world, &a)) {
         workload_start(w, &a);
@@ -125,14 +127,15 @@ void workload_pump(struct workload *w)
     workload_see(w, &world);
     workload_tell_state(w, &world);
     uv_timer_stop(&w->timer);
-    if (w->core.wake_us == UINT64_MAX) return;
-    uint64_t wait = w->core.wake_us > world.now_us ? w->core.wake_us - world.now_us : 0;
+    if (w->core.wake_us == UINT64_MAX && !w->poked) return;
+    uint64_t wait = !w->poked && w->core.wake_us > world.now_us ? w->core.wake_us - world.now_us : 0;
     uv_timer_start(&w->timer, on_timer, (wait + 999) / 1000, 0);
 }
 
 void workload_poke(struct workload *w)
 {
     if (w->closing || (!w->looked && !w->stopping)) return;
+    w->poked = true;
     uv_update_time(w->parts.loop);
     uv_timer_start(&w->timer, on_timer, 0, 0);
 }
@@ -151,6 +154,15 @@ void workload_back(struct workload *w)
     w->cause[0] = '\0';
 }
 
+void workload_set_away(struct workload *w, bool away, const char *why)
+{
+    if (w->away == away) return;
+    w->away = away;
+    workload_back(w);
+    if (!away) snprintf(w->cause, sizeof w->cause, "%s", why);
+    workload_poke(w);
+}
+
 /* That is why the interceptor missed it, if it did so first, and unless we killed it. */
 static void note_end(struct workload *w)
 {
@@ -163,7 +175,7 @@ static void on_change(void *user)
 {
     struct workload *w = user;
     if (w->closing || (!w->looked && !w->stopping)) return;
-    if (w->driver->ops->instance(w->driver)->state == WORLD_APP_EXITED) note_end(w);
+    if (!w->away && w->driver->ops->instance(w->driver)->state == WORLD_APP_EXITED) note_end(w);
     workload_poke(w);
 }
 
@@ -192,6 +204,7 @@ int workload_new(const struct workload_parts *parts, struct workload **ret_workl
     w->parts = *parts;
     w->name = words->name;
     w->begun_us = loop_monotonic_us();
+    w->away = w->spare = words->spare;
     const struct reconcile_policy policy = {.checkpoints = parts->checkpoints,
                                             .interval_us = words->checkpoint_interval * 1000,
                                             .retain = (uint32_t)words->retain,

@@ -39,6 +39,7 @@ struct workload {
     struct flight flights[RECONCILE_LANES];
     uv_timer_t timer;
     bool looked;
+    bool poked; /* since its last turn began */
     bool foreign; /* the interceptor's stream is not ours, or it cannot serve beside others */
     bool heard;   /* the interceptor has answered since the start */
     uint64_t begun_us;
@@ -52,6 +53,10 @@ struct workload {
     bool role_failed;      /* the last one; it is tried again when something changes, or soon */
     uint64_t role_us;      /* when it was decided */
     uint64_t disagreement; /* told about already */
+    bool spare;            /* as it is written down (placement.h) */
+    bool away;             /* nothing of it is to run here: a spare, but for one that the app is being moved to */
+    bool arriving, leaving; /* of a move (reconcile/move.h) */
+    uint64_t active_us;    /* its interceptor takes clients since then; 0: it does not */
     unsigned refusals; /* of attaching, in a row */
     char said[WORLD_REASON_MAX]; /* the core's reason, when it was last logged */
 
@@ -86,6 +91,9 @@ void workload_poke(struct workload *w);
 void workload_gone(struct workload *w, const char *cause);
 /* It is back. */
 void workload_back(struct workload *w);
+
+/* From now on nothing of it runs here, or (again) something does: why is for people. */
+void workload_set_away(struct workload *w, bool away, const char *why);
 
 /* --- workload_act.c */
 

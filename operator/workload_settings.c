@@ -32,6 +32,8 @@ static const struct config_setting workload_table[] = {
      "How long a checkpoint waits for requests in flight."},
     {"standby", CONFIG_BOOL, OF(standby), "false", 0, 0,
      "true: one of the replicas of its stream takes no clients until another one is lost."},
+    {"spare", CONFIG_BOOL, OF(spare), "false", 0, 0,
+     "true: nothing of it runs until the app is moved to it (crsc-operator migrate)."},
     {"ordering", CONFIG_STRING, OF(ordering), "serial", 0, 0, "serial: one request at a time, in the log's order."},
     {"logging", CONFIG_STRING, OF(logging), "pessimistic", 0, 0, "pessimistic: durable, then to the app."},
 };
@@ -75,6 +77,7 @@ static int check_workload(struct workload_settings *w, struct error *e)
     if (mode > WORKLOAD_REPLAY)
         return error_set(e, ERROR_INVALID, "mode: criu, replay or auto is wanted, not \"%.40s\"", w->mode_text);
     w->mode = (enum workload_mode)mode;
+    if (w->spare && w->standby) return error_set(e, ERROR_INVALID, "spare: what runs nowhere is no standby");
     if (w->drain_timeout > w->checkpoint_timeout)
         return error_set(e, ERROR_INVALID, "drain-timeout is part of checkpoint-timeout: it cannot be longer");
     return 0;
@@ -122,10 +125,10 @@ static int check_standby(const struct list *l, const struct workload_settings *w
     size_t serving = 0;
     for (size_t i = 0; i < l->n; i++) {
         const struct workload_settings *o = &l->all[i];
-        if (o->checkpoint_restore && !o->standby && strcmp(o->stream, w->stream) == 0) serving++;
+        if (o->checkpoint_restore && !o->standby && !o->spare && strcmp(o->stream, w->stream) == 0) serving++;
     }
-    if (!w->standby || serving > 0) return 0;
-    return error_set(e, ERROR_INVALID, "workload %s is a standby, and no other file of its stream serves", w->name);
+    if ((!w->standby && !w->spare) || serving > 0) return 0;
+    return error_set(e, ERROR_INVALID, "workload %s is a %s, and no other file of its stream serves", w->name, w->standby ? "standby" : "spare");
 }
 
 static int check_together(const struct list *l, struct error *e)

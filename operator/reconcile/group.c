@@ -15,7 +15,7 @@ static void wake_at(struct group *g, uint64_t at)
 static unsigned count_serving(const struct group_replica *all, size_t n)
 {
     unsigned serving = 0;
-    for (size_t i = 0; i < n; i++) serving += all[i].shared && all[i].serving;
+    for (size_t i = 0; i < n; i++) serving += all[i].shared && !all[i].away && all[i].serving;
     return serving;
 }
 
@@ -55,7 +55,8 @@ size_t group_turn(struct group *g, const struct group_replica *all, size_t n, ui
         return i;
     }
     if (g->free_us == 0) g->free_us = now_us;
-    uint64_t due = g->begun_us != 0 ? g->begun_us + g->policy.interval_us : g->free_us;
+    if (g->moving) return n;
+    uint64_t due = g->hurry ? now_us : g->begun_us != 0 ? g->begun_us + g->policy.interval_us : g->free_us;
     if (now_us < due) {
         wake_at(g, due);
         return n;
@@ -66,7 +67,7 @@ size_t group_turn(struct group *g, const struct group_replica *all, size_t n, ui
     if (who < n || standby_ready(all, n)) return who;
     who = oldest_turn(all, n, now_us, false);
     uint64_t patience = (g->free_us > due ? g->free_us : due) + GROUP_PATIENCE * g->policy.interval_us;
-    if (who == n || !better_wait(all, n) || now_us >= patience) return who;
+    if (who == n || !better_wait(all, n) || now_us >= patience || g->hurry) return who;
     wake_at(g, patience);
     return n;
 }
@@ -78,45 +79,96 @@ void group_began(struct group *g, struct group_replica *one, uint64_t now_us)
 
 /* ---- roles ---------------------------------------------------------------------------------------------------- */
 
+static bool can_serve(const struct group_replica *r)
+{
+    return r->shared && !r->away && r->standby && r->caught_up && r->reachable && !r->calling;
+}
+
 /* Who should be promoted; n: nobody can. One that is being dumped answers a moment later: only if there is no other. */
 static size_t best_standby(const struct group_replica *all, size_t n)
 {
     size_t best = n;
     for (size_t i = 0; i < n; i++) {
-        if (!all[i].shared || !all[i].standby || !all[i].caught_up || !all[i].reachable || all[i].calling) continue;
+        if (!can_serve(&all[i])) continue;
         if (best == n || (all[best].busy && !all[i].busy)) best = i;
     }
     return best;
 }
 
-/* Who should step back: one that does not serve before one that does, the last one first. */
+static bool is_worse(const struct group_replica *a, const struct group_replica *than)
+{
+    if (a->leaving != than->leaving) return a->leaving;
+    if (a->serving != than->serving) return !a->serving;
+    return a->active_us <= than->active_us;
+}
+
+/* Who should step back: who leaves, then one that does not serve, then the one that is active the longest, the last one of equals. */
 static size_t worst_active(const struct group_replica *all, size_t n)
 {
     size_t worst = n;
     for (size_t i = 0; i < n; i++) {
-        if (!all[i].shared || all[i].standby || !all[i].reachable) continue;
-        if (worst == n || !all[i].serving || all[worst].serving) worst = i;
+        if (!all[i].shared || all[i].away || all[i].standby || !all[i].reachable) continue;
+        if (worst == n || is_worse(&all[i], &all[worst])) worst = i;
     }
     return worst;
 }
 
+/* One that has no app, and takes clients all the same; n: nobody. */
+static size_t active_away(const struct group_replica *all, size_t n)
+{
+    size_t i = 0;
+    while (i < n && !(all[i].away && all[i].shared && all[i].reachable && !all[i].standby && !all[i].calling)) i++;
+    return i;
+}
+
+/* Who is promoted by a move is left alone until it is seen to serve, and the move goes on. */
+static bool arrives(const struct group_replica *all, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (all[i].arriving) return true;
+    return false;
+}
+
+struct census {
+    unsigned here, active, serving, calling, promised; /* promised: told to serve, and have not said so yet */
+    bool known;
+};
+
+static struct census count(const struct group_replica *all, size_t n)
+{
+    struct census c = {.known = true, .serving = count_serving(all, n)};
+    for (size_t i = 0; i < n; i++) {
+        if (all[i].away) continue;
+        c.here++;
+        c.known = c.known && all[i].known;
+        c.calling += all[i].calling;
+        c.promised += all[i].calling && all[i].standby;
+        c.active += all[i].shared && all[i].reachable && !all[i].standby;
+    }
+    return c;
+}
+
 enum group_change group_role(const struct group *g, const struct group_replica *all, size_t n, size_t *ret_which)
 {
-    unsigned active = 0, calling = 0, serving = count_serving(all, n), promised = 0;
-    if (g->policy.standbys == 0 || g->policy.standbys >= n) return GROUP_NOTHING;
-    unsigned wanted = (unsigned)n - g->policy.standbys;
-    for (size_t i = 0; i < n; i++) {
-        if (!all[i].known) return GROUP_NOTHING;
-        calling += all[i].calling;
-        promised += all[i].calling && all[i].standby;
-        active += all[i].shared && all[i].reachable && !all[i].standby;
+    const struct census c = count(all, n);
+    unsigned standbys = g->policy.standbys + g->moving;
+    size_t promoted = best_standby(all, n), demoted = worst_active(all, n), away = active_away(all, n);
+    if (away < n) {
+        *ret_which = away;
+        return GROUP_DEMOTE;
     }
-    size_t promoted = best_standby(all, n), demoted = worst_active(all, n);
-    if (serving + promised < wanted && promoted < n) { /* it waits for nobody's step back */
+    if ((standbys == 0 && !g->policy.spares) || standbys >= c.here || !c.known) return GROUP_NOTHING;
+    unsigned wanted = c.here - standbys;
+    if (c.serving + c.promised < wanted && promoted < n) { /* it waits for nobody's step back */
         *ret_which = promoted;
         return GROUP_PROMOTE;
     }
-    if (calling == 0 && demoted < n && active > wanted && serving - all[demoted].serving >= wanted) {
+    for (size_t i = 0; i < n; i++) {
+        if (!all[i].arriving || !can_serve(&all[i])) continue;
+        *ret_which = i;
+        return GROUP_PROMOTE;
+    }
+    if (c.calling == 0 && demoted < n && c.active > wanted && !arrives(all, n) && c.serving - all[demoted].serving >= wanted) {
         *ret_which = demoted;
         return GROUP_DEMOTE;
     }

@@ -446,6 +446,17 @@ static bool keep(struct reconcile *r, const struct world *w, struct reconcile_ac
     return checkpoint_next(r, w, a);
 }
 
+/* Nothing is to run here. When it is wanted again, that is a beginning and no death. */
+static bool leave(struct reconcile *r, const struct world *w, struct reconcile_action *a)
+{
+    if (w->instance.state != WORLD_APP_NONE) return kill_instance(r, w, "it is not to run here: the app is, or goes, elsewhere", a);
+    if (r->stage == RECONCILE_DRAINED || r->stage == RECONCILE_DUMPED) checkpoint_fail(r, w, "the app went elsewhere");
+    r->reason[0] = '\0';
+    r->deaths = r->start_failures = 0;
+    r->counted = false;
+    return false;
+}
+
 static bool app_next(struct reconcile *r, const struct world *w, struct reconcile_action *a)
 {
     const struct world_instance *inst = &w->instance;
@@ -458,6 +469,7 @@ static bool app_next(struct reconcile *r, const struct world *w, struct reconcil
         if (w->interceptor.state != WORLD_UNREACHABLE) return resume(r, w, r->checkpoint, a);
         checkpoint_fail(r, w, r->dump_complete ? "the interceptor could not confirm the drain" : r->checkpoint_reason);
     }
+    if (w->away) return leave(r, w, a);
     return inst->state == WORLD_APP_RUNNING ? keep(r, w, a) : revive(r, w, a);
 }
 

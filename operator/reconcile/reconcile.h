@@ -9,6 +9,7 @@
  *                 | START_FRESH when there is none                    RECORD failed: `taking` of an earlier life
  *   running       ATTACH once, with the offset it began with          RECORD deleted: beyond the newest `retain`
  *                 KILL when nobody knows what it executed             DISCARD what failed or deleted ones left on disk
+ *   away          KILL what there is; nothing else
  *   checkpoint                                                        RECORD taking
  *                 DRAIN, DUMP, RESUME                                 PACK, RECORD valid | RECORD failed
  *
@@ -21,6 +22,7 @@
  *   C5 struct reconcile can be lost at any moment: a new one goes on from what is seen.
  *   C6 Failures are answered with growing pauses, so that nothing is done in a storm.
  *   C7 What a replica took that has diverged since is not restored from, if it was after its last agreement (as `agreed` tells).
+ *   C8 While it is `away` nothing is started, and what runs is killed.
  *
  * Pure: no I/O, no clock, no allocation. Thread: one. */
 #ifndef CRSC_OPERATOR_RECONCILE_RECONCILE_H

@@ -7,6 +7,7 @@
  *   - no checkpoint is restored of an app that was found to have diverged, after its last agreement (C7),
  *   - nothing is deleted that retention or the running instance needs (C4),
  *   - nothing is touched that another replica holds, but to say that it is bad,
+ *   - nothing is started while the app is to run elsewhere, and nothing is left running (C8),
  *   - when everything works again: the app runs, is attached, has executed all, has a checkpoint of that; no record is
  * left in `taking`, no image of a dead record on disk; and then nothing is done any more (C5, C6). Seeds: argv[1] is
  * the first (default 1), argv[2] how many; a third argument: print every action. */
@@ -72,7 +73,7 @@ struct sim {
     struct reconcile core;
     struct flight flights[RECONCILE_LANES];
     uint64_t actions[RECONCILE_DISCARD + 1], restored, valid, kills, again, diverged;
-    bool starts_fail, poison, quiet;
+    bool starts_fail, poison, quiet, away;
 };
 
 static uint64_t first_seed = 1, n_seeds = 300;
@@ -89,7 +90,7 @@ static struct container *newest(struct sim *s)
 
 static void see(struct sim *s, struct world *w)
 {
-    *w = (struct world){.now_us = s->now + 1, .wall_us = s->now + 1, .turn = true};
+    *w = (struct world){.now_us = s->now + 1, .wall_us = s->now + 1, .turn = true, .away = s->away};
     const struct container *c = newest(s);
     w->instance.state = WORLD_APP_NONE;
     if (c != NULL && (c->present || c->origin)) {
@@ -379,6 +380,7 @@ static void begin(struct sim *s, const struct reconcile_action *a)
     struct flight *f = &s->flights[a->lane];
     hold(s, !f->begun, "two actions at once in a lane");
     const struct snapshot *p = find(s, a->snapshot);
+    hold(s, !s->away || (a->act != RECONCILE_START_FRESH && a->act != RECONCILE_RESTORE && a->act != RECONCILE_ATTACH && a->act != RECONCILE_DRAIN), "%s while it is away", reconcile_act_name(a->act));
     bool bad = a->state == WORLD_FAILED && reconcile_knows_bad(&s->core, a->snapshot);
     bool touched = a->act == RECONCILE_DISCARD || (a->act == RECONCILE_RECORD && a->state >= WORLD_FAILED && !bad);
     hold(s, p == NULL || !p->seen.held || !touched, "%s of %s, which another replica holds", reconcile_act_name(a->act), a->snapshot);
@@ -484,6 +486,7 @@ static void mischief(struct sim *s)
     if (chance(s, 0.05) && s->n_snapshots > 0) hold_or_let_go(s, &s->snapshots[draw(s, s->n_snapshots)]);
     if (chance(s, 0.01)) s->log_up = !s->log_up;
     if (chance(s, 0.02)) operator_killed(s);
+    if (chance(s, s->away ? 0.05 : 0.004)) s->away = !s->away;
     if (chance(s, 0.01) && s->n_snapshots > 0) s->snapshots[draw(s, s->n_snapshots)].corrupt = true;
     if (chance(s, 0.02) && i->token[0] != '\0') { /* a drain that breaks by itself, and the app goes on */
         drain_end(i);
@@ -551,6 +554,17 @@ static void check_calm(struct sim *s)
     hold(s, valid > 0 || !w.instance.fits, "there is no valid snapshot");
 }
 
+/* It is moved away, and comes back later. */
+static void go_and_return(struct sim *s)
+{
+    struct world w;
+    s->away = true;
+    for (unsigned k = 0; k < 3000; k++) step(s, false);
+    see(s, &w);
+    hold(s, w.instance.state == WORLD_APP_NONE, "it is away, and something is left: %s", s->core.reason);
+    s->away = false;
+}
+
 static void run(struct sim *s)
 {
     populate(s);
@@ -559,6 +573,7 @@ static void run(struct sim *s)
     s->fault = 0;
     s->log_up = s->icept.up = true;
     for (size_t k = 0; k < s->n_snapshots; k++) s->snapshots[k].seen.held = false;
+    if (s->away || chance(s, 0.3)) go_and_return(s);
     for (unsigned k = 0; k < 12000; k++) step(s, false); /* two minutes: long pauses may have grown */
     s->quiet = true;
     for (unsigned k = 0; k < 3000; k++) step(s, false);

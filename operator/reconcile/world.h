@@ -85,6 +85,7 @@ struct world {
     struct world_instance instance;
     struct world_interceptor interceptor;
     struct world_log log;
+    bool away; /* no instance of it is to run here: it is kept for a move, or was moved away (move.h) */
     bool turn; /* a checkpoint may begin: it is this replica's turn (group.h); of a single one always */
 };
 
