@@ -24,6 +24,27 @@ bool frame_checksum(const uint8_t header[static FRAME_HEADER], uint32_t *ret_beg
     return get_u32(header + CRC_AT + 4) == 0; /* the reserved bytes are under no checksum */
 }
 
+static void take(const uint8_t *data, struct frame *f)
+{
+    f->type = get_u16(data + 4);
+    f->flags = get_u16(data + 6);
+    f->id = get_u64(data + 8);
+    f->head = data + FRAME_HEADER;
+    f->head_len = get_u32(data + 16);
+    f->body_len = get_u32(data + 20);
+}
+
+int64_t frame_peek(const uint8_t *data, size_t len, struct frame *ret_frame, struct error *e)
+{
+    if (len < FRAME_HEADER) return 0;
+    int64_t size = frame_size(data, e);
+    if (size < 0) return size;
+    if (len - FRAME_HEADER < get_u32(data + 16)) return 0;
+    take(data, ret_frame);
+    ret_frame->body = NULL;
+    return size;
+}
+
 int64_t frame_decode(const uint8_t *data, size_t len, struct frame *ret_frame, struct error *e)
 {
     if (len < FRAME_HEADER) {
@@ -37,13 +58,8 @@ int64_t frame_decode(const uint8_t *data, size_t len, struct frame *ret_frame, s
     uint32_t crc = crc32c(crc32c(0, data, CRC_AT), data + FRAME_HEADER, (size_t)size - FRAME_HEADER);
     if (crc != get_u32(data + CRC_AT) || get_u32(data + CRC_AT + 4) != 0) /* the reserved bytes are under no checksum */
         return error_set(e, ERROR_CORRUPT, "a frame of type %u has a wrong checksum", get_u16(data + 4));
-    ret_frame->type = get_u16(data + 4);
-    ret_frame->flags = get_u16(data + 6);
-    ret_frame->id = get_u64(data + 8);
-    ret_frame->head = data + FRAME_HEADER;
-    ret_frame->head_len = get_u32(data + 16);
+    take(data, ret_frame);
     ret_frame->body = ret_frame->head + ret_frame->head_len;
-    ret_frame->body_len = get_u32(data + 20);
     return size;
 }
 

@@ -82,6 +82,10 @@ int64_t frame_decode(const uint8_t *data, size_t len, struct frame *ret_frame, s
 /* The size of the frame that starts with these FRAME_HEADER bytes (lengths checked, checksum not), or as above. */
 int64_t frame_size(const uint8_t header[static FRAME_HEADER], struct error *e);
 
+/* As frame_decode(), of a frame whose body need not be there: ret_frame->body is NULL, and the checksum is not looked at, so that the bytes may be wrong. For who
+ * looks for a frame in a file, and reads it whole when it is the right one. */
+int64_t frame_peek(const uint8_t *data, size_t len, struct frame *ret_frame, struct error *e);
+
 /* For who has not all of it in one place: what its checksum begins with (crc32c() goes on over head and body), and what it must come to.
  * False: the header's own bytes are wrong. */
 bool frame_checksum(const uint8_t header[static FRAME_HEADER], uint32_t *ret_begin, uint32_t *ret_wanted);

@@ -66,6 +66,15 @@ static void frame_round_trip(void **state)
     assert_int_equal(f.body_len, 7);
     assert_memory_equal(f.body, "payload", 7);
     assert_int_equal(frame_length(&f), bytes.len);
+    struct frame peeked;
+    for (size_t len = 0; len < FRAME_HEADER + 4; len++) assert_int_equal(frame_peek(bytes.data, len, &peeked, NULL), 0);
+    assert_int_equal(frame_peek(bytes.data, FRAME_HEADER + 4, &peeked, NULL), (int64_t)bytes.len); /* the body need not be there */
+    assert_int_equal(peeked.type, f.type);
+    assert_int_equal(peeked.id, f.id);
+    assert_ptr_equal(peeked.head, f.head);
+    assert_int_equal(peeked.head_len, f.head_len);
+    assert_int_equal(peeked.body_len, f.body_len);
+    assert_null(peeked.body);
     buf_fini(&bytes);
 }
 

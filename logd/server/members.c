@@ -117,6 +117,22 @@ uint64_t members_healthy(const struct node *node)
     return best;
 }
 
+bool members_well(const struct node *node)
+{
+    const struct membership *is = consensus_membership(node->consensus);
+    unsigned voters = 0, others = 0;
+    for (unsigned i = 0; i < is->n; i++) {
+        uint64_t id = is->servers[i].id;
+        const char *alarm = peers_alarm(node->peers, id);
+        if (!is->servers[i].voter) continue;
+        voters++;
+        if (id == node->settings->id) continue;
+        if (alarm == NULL || alarm[0] != '\0') return false;
+        others++;
+    }
+    return others > voters / 2;
+}
+
 unsigned members_list(const struct node *node, struct rpc_member ret_list[static CONSENSUS_MEMBERS_MAX])
 {
     const struct membership *is = consensus_membership(node->consensus);

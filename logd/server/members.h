@@ -55,6 +55,8 @@ void members_refused(struct node *node, const struct error *why);
 uint64_t members_successor(const struct node *node);
 /* The same, of those that have everything that is committed and say that nothing is wrong with them. */
 uint64_t members_healthy(const struct node *node);
+/* All the other voters are there, say that nothing is wrong with them, and are a majority without this server: it can be spared for a while. */
+bool members_well(const struct node *node);
 /* Begins to move leadership there. */
 int members_move(struct members *m, uint64_t to, struct error *e);
 unsigned members_list(const struct node *node, struct rpc_member ret_list[static CONSENSUS_MEMBERS_MAX]);

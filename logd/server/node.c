@@ -174,13 +174,11 @@ static void append(struct node *node, const struct consensus_update *u)
 
 /* Ends this life; the next one begins with fetching another server's state (rebuild.h). Nothing is lost by the sudden end: what was
  * promised is on the disk. */
-static _Noreturn void begin_rebuild(struct node *node, const struct consensus_update *u)
+static _Noreturn void begin_rebuild(struct node *node, uint64_t index, uint64_t from)
 {
     struct error e;
-    log_warn("this server lacks entries that are gone from the leader's log: it starts again, to fetch the state",
-             "last=%" PRIu64 " needed=%" PRIu64 " leader=%" PRIu64, wal_last_index(node->wal), u->rebuild_index, u->rebuild_from);
-    const char *address = node_address_of(node, u->rebuild_from);
-    if (rebuild_mark(node->settings->data_dir, u->rebuild_index, u->rebuild_from, address == NULL ? "" : address, &e) != 0) node_fatal("the rebuild cannot be noted", &e);
+    const char *address = node_address_of(node, from);
+    if (rebuild_mark(node->settings->data_dir, index, from, address == NULL ? "" : address, &e) != 0) node_fatal("the rebuild cannot be noted", &e);
     execv("/proc/self/exe", node->settings->argv);
     error_errno(&e, ERROR_IO, errno, "/proc/self/exe");
     node_fatal("this server cannot start itself again: start it", &e);
@@ -201,7 +199,11 @@ void node_execute(struct node *node, const struct consensus_update *u)
         if (node->peers != NULL) peers_send(node->peers, &u->messages[i]);
     if (u->role_changed) role_changed(node);
     /* Without room the state could not be fetched: as a follower it still votes and answers reads. The leader offers it again. */
-    if (u->rebuild && !node->stopping && node->space.state == SPACE_ENOUGH) begin_rebuild(node, u);
+    if (u->rebuild && !node->stopping && node->space.state == SPACE_ENOUGH) {
+        log_warn("this server lacks entries that are gone from the leader's log: it starts again, to fetch the state",
+                 "last=%" PRIu64 " needed=%" PRIu64 " leader=%" PRIu64, wal_last_index(node->wal), u->rebuild_index, u->rebuild_from);
+        begin_rebuild(node, u->rebuild_index, u->rebuild_from);
+    }
     node->executing = false;
     if (u->role_changed && !uv_is_closing((uv_handle_t *)&node->timer)) arm(node);
 }
@@ -433,6 +435,18 @@ static void on_index_failed(void *user, const struct error *e)
     node_fatal("the index cannot be written", e);
 }
 
+/* What the index says is wrong, the log is whole: another server's state takes the place of both. It has to be one that has applied all that is in this log, so that
+ * no entry goes that this server has acknowledged (L1): those of them that were committed are in it, and the others were promised to nobody. Term and vote stay (rebuild.h).
+ * Two servers never do this at once: see SCRUB_STATE_MS. */
+static void replace_index(struct node *node)
+{
+    uint64_t leader = consensus_leader(node->consensus), last = wal_last_index(node->wal);
+    if (!scrub_wants_state(node->scrub) || node->stopping || node->space.state != SPACE_ENOUGH) return;
+    if (leader == 0 || leader == node->settings->id || !members_well(node)) return;
+    log_warn("the index is damaged: this server starts again, to fetch the state", "last=%" PRIu64 " leader=%" PRIu64, last, leader);
+    begin_rebuild(node, last, leader);
+}
+
 static void on_second(uv_timer_t *timer)
 {
     struct node *node = timer->data;
@@ -444,6 +458,7 @@ static void on_second(uv_timer_t *timer)
     members_tick(node->membership);
     mover_tick(node->mover);
     scrub_tick(node->scrub);
+    replace_index(node);
     if (node->unreadable != 0) node_repaired(node); /* whatever it was, it may be over */
     bool more = trimmer_tick(&node->trimmer, node);
     if (retention_tick(node) || more) uv_timer_start(timer, on_second, RETENTION_MS, SECOND_MS);

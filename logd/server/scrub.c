@@ -12,15 +12,19 @@
 #include "logd/server/mover.h"
 #include "logd/server/node.h"
 #include "logd/server/pace.h"
+#include "logd/server/peers.h"
 #include "logd/server/reads.h"
 #include "logd/server/repair.h"
 #include "logd/server/scrub_plan.h"
 #include "logd/server/sift.h"
+#include "logd/streams/run_reader.h"
 #include "logd/wal/patch.h"
 
-enum { ANSWER_MS = 2000, FIRST_PASS_MS = 600000, TRIES = 3 };
+enum { ANSWER_MS = 2000, FIRST_PASS_MS = 600000, TRIES = 3, DOUBTS = 8, STREAMS_AT_ONCE = 128, STREAMS_PAUSE_MS = 2 };
 
-enum phase { IDLE, LOOKS, LISTS, ASKS, WRITES, INDEX };
+enum phase { IDLE, LOOKS, LISTS, ASKS, WRITES, INDEX, STREAMS };
+
+_Static_assert((int)SCRUB_STATE_MS > (int)PEERS_ALARM_MS, "who fetches a state knows of all alarms that are as old as its own: no two do at once");
 
 struct scrub {
     struct node *node;
@@ -37,6 +41,9 @@ struct scrub {
     struct error error;
     struct repair *repair;
     uint64_t *ids, *sizes; /* for the look at the index */
+    uint64_t stream;       /* the look at the streams goes on there */
+    struct sift_stray doubts[DOUBTS]; /* rows that do not lead to a whole append: is it they, or their segment, that is damaged? */
+    unsigned n_doubts;
     uint64_t bytes, pass_bytes, pass_of, pass_began_us, last_pass_us, paid;
     bool closing;
     void (*done)(void *user);
@@ -82,9 +89,12 @@ static void work(struct scrub *s, enum phase phase)
     if (uv_queue_work(s->node->loop, &s->work, step, on_step) != 0) abort(); /* only without a callback: cannot be */
 }
 
+static bool list_places(struct scrub *s);
+
 static void on_turn(uv_timer_t *timer)
 {
     struct scrub *s = timer->data;
+    if (s->phase == INDEX) list_places(s); /* no memory: those of the step before; what is new is looked at twice then */
     work(s, s->phase);
 }
 
@@ -182,6 +192,8 @@ static bool find_segment(const struct scrub *s, uint64_t id, struct wal_segment 
     return false;
 }
 
+static void blame_index(struct scrub *s, uint64_t segment);
+
 static void looked(struct scrub *s)
 {
     struct wal_segment now;
@@ -193,6 +205,7 @@ static void looked(struct scrub *s)
         if (s->sift.n_ranges > 0) scrub_suspect(s, s->sift.segment.id, &e); /* it is repaired when it is sealed */
         finish(s);
     } else if (s->sift.n_ranges == 0 || !find_segment(s, s->sift.segment.id, &now)) {
+        if (s->sift.n_ranges == 0) blame_index(s, s->sift.segment.id);
         whole(s);
     } else if (now.raft) {
         repair(s, repair_entries(s->repair));
@@ -227,30 +240,107 @@ static void written(struct scrub *s)
 
 /* ---- the index ------------------------------------------------------------------------------------------------ */
 
-static bool begin_index(struct scrub *s)
+static bool list_places(struct scrub *s)
 {
     size_t n = wal_segments(s->node->wal);
-    s->ids = calloc(n + 1, sizeof *s->ids);
-    s->sizes = calloc(n + 1, sizeof *s->sizes);
-    if (s->ids == NULL || s->sizes == NULL) return false;
+    uint64_t *ids = calloc(n + 1, sizeof *ids), *sizes = calloc(n + 1, sizeof *sizes);
+    if (ids == NULL || sizes == NULL) {
+        free(ids);
+        free(sizes);
+        return false;
+    }
     for (size_t i = 0; i < n; i++) {
         struct wal_segment is = wal_segment(s->node->wal, i);
-        s->ids[i] = is.id;
-        s->sizes[i] = is.bytes;
+        ids[i] = is.id;
+        sizes[i] = is.bytes;
     }
-    sift_index(&s->sift, s->ids, s->sizes, n);
+    free(s->ids);
+    free(s->sizes);
+    s->ids = ids;
+    s->sizes = sizes;
+    sift_segments(&s->sift, ids, sizes, n);
     return true;
 }
 
-/* What pointed nowhere may have moved meanwhile, or be gone. */
-static bool is_stray(struct scrub *s, const struct sift_run *x)
+static bool begin_index(struct scrub *s)
+{
+    if (!list_places(s)) return false;
+    sift_index(&s->sift);
+    s->n_doubts = 0;
+    return true;
+}
+
+/* RIGHT: or not to be told now; WRONG: it is the row; UNSURE: no whole append is there, which may be its segment's fault. */
+enum verdict { RIGHT, WRONG, UNSURE };
+
+static enum verdict read_append(struct scrub *s, const struct streams_run *run)
+{
+    struct run_reader reader;
+    struct frame f;
+    struct buf bytes = BUF_INIT;
+    enum verdict verdict = RIGHT;
+    if (buf_reserve(&bytes, run->frame_len) != 0) return RIGHT;
+    int rv = wal_read_at(s->node->wal, run->where, run->frame_len, bytes.data, NULL);
+    bool good = rv == 0 && frame_decode(bytes.data, run->frame_len, &f, NULL) == (int64_t)run->frame_len;
+    if (rv == 0) rv = run_open(&reader, run, bytes.data, run->frame_len, run->first_offset, NULL);
+    if (rv == 0) run_close(&reader);
+    else if (rv == -ERROR_CORRUPT || rv == -ERROR_IO) verdict = good ? WRONG : UNSURE;
+    buf_fini(&bytes);
+    return verdict;
+}
+
+/* As of now: what the worker met may have moved meanwhile, or be gone. */
+static enum verdict judge(struct scrub *s, const struct sift_stray *x)
 {
     struct streams_run run;
     struct wal_segment is;
     struct streams_info info;
-    if (streams_info(s->node->streams, x->stream, &info) != 0 || x->run.first_offset + x->run.count <= info.first_offset) return false;
-    if (reads_find(s->node->reads, x->stream, x->run.first_offset, &run, NULL) != 0) return true;
-    return !find_segment(s, run.where.segment, &is) || run.where.position > is.bytes || run.frame_len > is.bytes - run.where.position;
+    if (streams_info(s->node->streams, x->stream, &info) != 0 || x->run.first_offset + x->run.count <= info.first_offset) return RIGHT;
+    int rv = reads_find(s->node->reads, x->stream, x->run.first_offset, &run, NULL);
+    if (rv != 0) return rv == -ERROR_CORRUPT ? WRONG : RIGHT;
+    if (x->doubt == SIFT_GAP || run.where.segment != x->run.where.segment || run.where.position != x->run.where.position) return RIGHT;
+    if (!find_segment(s, run.where.segment, &is) || run.where.position > is.bytes || run.frame_len > is.bytes - run.where.position) return WRONG;
+    return x->doubt == SIFT_DIFFERS ? read_append(s, &run) : RIGHT;
+}
+
+static void say_wrong(struct scrub *s, const struct sift_stray *x)
+{
+    if (!s->plan.index_damaged)
+        log_error("a row of the index is wrong", "stream=%" PRIu64 " offset=%" PRIu64 " segment=%" PRIu64 " position=%" PRIu64 " missing=%s", x->stream, x->run.first_offset,
+                  x->run.where.segment, x->run.where.position, x->doubt == SIFT_GAP ? "true" : "false");
+}
+
+/* False: the index is damaged. A segment that is looked at already is not judged by its rows. */
+static bool look_at_strays(struct scrub *s)
+{
+    for (unsigned i = 0; i < s->sift.n_strays; i++) {
+        const struct sift_stray *x = &s->sift.strays[i];
+        if (x->doubt == SIFT_DIFFERS && !s->plan.index_damaged && scrub_plan_find(&s->plan, x->run.where.segment) != NULL) continue;
+        enum verdict verdict = judge(s, x);
+        if (verdict == WRONG || (verdict == UNSURE && s->plan.index_damaged)) {
+            say_wrong(s, x);
+            return false;
+        }
+        if (verdict == RIGHT || s->n_doubts == DOUBTS) continue;
+        struct error e;
+        error_set(&e, ERROR_CORRUPT, "no append where offset %" PRIu64 " of stream %" PRIu64 " should be", x->run.first_offset, x->stream);
+        s->doubts[s->n_doubts++] = *x;
+        scrub_suspect(s, x->run.where.segment, &e);
+    }
+    return true;
+}
+
+/* The segment is as it was written: when a row does not lead to its append there, then it is the row that is wrong. */
+static void blame_index(struct scrub *s, uint64_t segment)
+{
+    for (unsigned i = 0; i < s->n_doubts; i++) {
+        if (s->doubts[i].run.where.segment != segment) continue;
+        struct sift_stray x = s->doubts[i];
+        s->doubts[i--] = s->doubts[--s->n_doubts];
+        if (judge(s, &x) == RIGHT) continue;
+        say_wrong(s, &x);
+        scrub_plan_blame_index(&s->plan, node_now_ms());
+    }
 }
 
 static void note_pass(struct scrub *s)
@@ -263,18 +353,56 @@ static void note_pass(struct scrub *s)
     d->close(d, fd);
 }
 
-static void end_pass(struct scrub *s)
+static void end_pass(struct scrub *s, bool damaged, const char *reason)
 {
-    bool damaged = s->rv == -ERROR_CORRUPT;
-    for (unsigned i = 0; s->rv == 0 && i < s->sift.n_strays; i++) damaged = damaged || is_stray(s, &s->sift.strays[i]);
     scrub_plan_index(&s->plan, damaged, node_now_ms());
     s->last_pass_us = loop_wall_us();
     note_pass(s);
-    if (damaged) log_error("the index is damaged", "reason=%s", s->rv == -ERROR_CORRUPT ? s->error.text : "it points to what is not there");
+    if (damaged) log_error("the index is damaged", "reason=%s", reason);
     log_info("everything on the disk was looked at", "bytes=%" PRIu64 " seconds=%.1f found=%" PRIu64 " repaired=%" PRIu64 " damaged_segments=%u", s->pass_bytes,
              (double)(loop_monotonic_us() - s->pass_began_us) / 1e6, s->plan.found, s->plan.repaired, s->plan.n);
     s->pass_bytes = s->pass_of = 0;
     finish(s);
+}
+
+/* Rows that are hidden at a stream's beginning or end have none beside them that would tell. */
+static bool has_ends(struct scrub *s, uint64_t stream)
+{
+    struct streams_info info;
+    struct streams_run run;
+    if (streams_info(s->node->streams, stream, &info) != 0 || info.first_offset > info.last_offset) return true;
+    return reads_find(s->node->reads, stream, info.first_offset, &run, NULL) != -ERROR_CORRUPT &&
+           reads_find(s->node->reads, stream, info.last_offset, &run, NULL) != -ERROR_CORRUPT;
+}
+
+static void on_streams(uv_timer_t *timer)
+{
+    struct scrub *s = timer->data;
+    uint64_t n = streams_count(s->node->streams);
+    for (unsigned i = 0; i < STREAMS_AT_ONCE && s->stream <= n; i++, s->stream++) {
+        if (has_ends(s, s->stream)) continue;
+        log_error("the index lacks a stream's beginning or end", "stream=%" PRIu64, s->stream);
+        end_pass(s, true, "it lacks a stream's beginning or end");
+        return;
+    }
+    if (s->stream <= n) uv_timer_start(timer, on_streams, STREAMS_PAUSE_MS, 0);
+    else end_pass(s, false, "");
+}
+
+static void looked_at_rows(struct scrub *s)
+{
+    if (s->rv < 0) {
+        if (s->rv != -ERROR_CORRUPT) log_warn("the index could not be looked at", "reason=%s", s->error.text);
+        end_pass(s, s->rv == -ERROR_CORRUPT, s->error.text);
+    } else if (!look_at_strays(s)) {
+        end_pass(s, true, "a row does not lead to what it means");
+    } else if (s->rv == 1) {
+        work_later(s, s->sift.cost);
+    } else {
+        s->phase = STREAMS;
+        s->stream = 1; /* ids begin there */
+        uv_timer_start(&s->timer, on_streams, 0, 0);
+    }
 }
 
 /* ---- what is next --------------------------------------------------------------------------------------------- */
@@ -302,8 +430,8 @@ static void on_step(uv_work_t *work, int status)
         uv_close((uv_handle_t *)&s->timer, on_closed);
         return;
     }
-    if (s->rv == 1) {
-        uint64_t paid = s->phase == LOOKS ? s->sift.file.loaded - s->paid : s->phase == WRITES ? 2 * PATCH_STEP : s->phase == INDEX ? SIFT_STEP : 0;
+    if (s->rv == 1 && s->phase != INDEX) {
+        uint64_t paid = s->phase == LOOKS ? s->sift.file.loaded - s->paid : s->phase == WRITES ? 2 * PATCH_STEP : 0;
         if (s->phase == LOOKS) s->paid = s->sift.file.loaded;
         work_later(s, paid);
         return;
@@ -322,7 +450,7 @@ static void on_step(uv_work_t *work, int status)
             stuck(s, SCRUB_FAILS);
         }
         break;
-    case INDEX: end_pass(s); break;
+    case INDEX: looked_at_rows(s); break;
     default: assert(false);
     }
 }
@@ -428,6 +556,11 @@ void scrub_text(const struct scrub *s, size_t size, char *text)
 {
     if (s != NULL) scrub_plan_text(&s->plan, size, text);
     else text[0] = '\0';
+}
+
+bool scrub_wants_state(const struct scrub *s)
+{
+    return s != NULL && scrub_plan_wants_state(&s->plan, node_now_ms());
 }
 
 bool scrub_hands_over(struct scrub *s)

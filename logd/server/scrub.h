@@ -8,6 +8,10 @@
  * A segment that is still written to is looked at when the next one is begun. What cannot be put back into Raft's part of the log byte for byte is repaired append by
  * append, when the log begins behind it, which is then made to happen (scrub_wants_beginning()).
  *
+ * Then the index: each row is compared with the append that it leads to (collate.h), and none may be missing. It changes all the while, so what the worker meets is a doubt
+ * until the loop's thread has looked at that row as it is then, its segment and the bytes in it. What is wrong in it cannot be repaired row by row, as a
+ * page that is not what was written may hide others: all of it is replaced (scrub_wants_state()).
+ *
  * Thread: the loop's. What it decides: scrub_plan.h. */
 #ifndef CRSC_LOGD_SERVER_SCRUB_H
 #define CRSC_LOGD_SERVER_SCRUB_H
@@ -42,6 +46,7 @@ uint64_t scrub_wants_beginning(const struct scrub *s);
 bool scrub_alarm(const struct scrub *s);
 void scrub_text(const struct scrub *s, size_t size, char *ret_text); /* "" or what is wrong */
 bool scrub_hands_over(struct scrub *s);                              /* a leader should give leadership to somebody else now */
+bool scrub_wants_state(const struct scrub *s);                       /* the index is damaged: another server's state should take its place (node.c) */
 
 /* For those who watch. */
 struct scrub_state {

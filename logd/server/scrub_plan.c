@@ -73,10 +73,24 @@ void scrub_plan_index(struct scrub_plan *p, bool damaged, uint64_t now)
 {
     p->index = p->passing = false;
     p->passes++;
-    if (damaged && !p->index_damaged) p->found++;
-    p->index_damaged = damaged;
-    if (damaged && p->since_ms == 0) p->since_ms = now;
+    if (damaged) scrub_plan_blame_index(p, now);
+    else p->index_damaged = false;
     if (!scrub_plan_alarm(p)) p->since_ms = p->handed_ms = 0;
+}
+
+void scrub_plan_blame_index(struct scrub_plan *p, uint64_t now)
+{
+    if (!p->index_damaged) {
+        p->found++;
+        p->index_since_ms = now;
+    }
+    p->index_damaged = true;
+    if (p->since_ms == 0) p->since_ms = now;
+}
+
+bool scrub_plan_wants_state(const struct scrub_plan *p, uint64_t now)
+{
+    return p->index_damaged && now >= p->index_since_ms + SCRUB_STATE_MS;
 }
 
 /* ---- what is known -------------------------------------------------------------------------------------------- */
@@ -173,6 +187,6 @@ void scrub_plan_text(const struct scrub_plan *p, size_t size, char *text)
         if (s->bad > 0) snprintf(count, sizeof count, "%u records", s->bad);
         snprintf(text, size, "data damaged: %s in segment %" PRIu64 ", %s", s->bad == 1 ? "1 record" : count, s->segment, whys[s->why]);
     } else if (p->index_damaged) {
-        snprintf(text, size, "data damaged: the index: replace this server (OPERATIONS.md)");
+        snprintf(text, size, "data damaged: the index: another server's state replaces it when all others are well (OPERATIONS.md)");
     }
 }

@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { SCRUB_SUSPECTS = 64, SCRUB_CLEARED = 8, SCRUB_SEAL_MS = 200, SCRUB_RETRY_MS = 2000, SCRUB_RETRY_MOST_MS = 60000, SCRUB_PATIENCE_MS = 1000, SCRUB_HAND_OVER_MS = 30000 };
+enum { SCRUB_SUSPECTS = 64, SCRUB_CLEARED = 8, SCRUB_SEAL_MS = 200, SCRUB_RETRY_MS = 2000, SCRUB_RETRY_MOST_MS = 60000, SCRUB_PATIENCE_MS = 1000, SCRUB_HAND_OVER_MS = 30000, SCRUB_STATE_MS = 6000 };
 
 enum scrub_why {
     SCRUB_MET,     /* not looked at yet */
@@ -43,6 +43,7 @@ struct scrub_plan {
     } cleared[SCRUB_CLEARED]; /* found whole lately, though somebody had met damage */
     unsigned n_cleared;
     bool index_damaged;
+    uint64_t index_since_ms;
     uint64_t since_ms, handed_ms; /* since when there is something wrong */
     uint64_t passes, found, repaired;
 };
@@ -70,6 +71,10 @@ void scrub_plan_repaired(struct scrub_plan *p, uint64_t segment, unsigned n, uin
 void scrub_plan_stuck(struct scrub_plan *p, uint64_t segment, enum scrub_why why, uint64_t now_ms);
 /* The pass is over. */
 void scrub_plan_index(struct scrub_plan *p, bool damaged, uint64_t now_ms);
+/* Not at a pass' end: a row of the index turned out to be wrong. */
+void scrub_plan_blame_index(struct scrub_plan *p, uint64_t now_ms);
+/* The index is damaged, and has been for so long that the others have heard of it (SCRUB_STATE_MS): another server's state is to take its place, when they are well. */
+bool scrub_plan_wants_state(const struct scrub_plan *p, uint64_t now_ms);
 
 const struct scrub_suspect *scrub_plan_find(const struct scrub_plan *p, uint64_t segment); /* NULL: it is none */
 bool scrub_plan_alarm(const struct scrub_plan *p);

@@ -6,13 +6,14 @@
 #include <string.h>
 
 #include "common/frame.h"
+#include "logd/server/collate.h"
 #include "logd/streams/run_reader.h"
 #include "logd/wal/disk.h"
 #include "logd/wal/moved.h"
 #include "logd/wal/segment.h"
 #include "logd/wal/writer.h"
 
-enum { ROWS = 512 /* of the index at a look */, LOOKS = 32 };
+enum { LOOKS = 32, ROW_BYTES = 128 /* in the index, about */ };
 
 int sift_init(struct sift *s, struct index *index, const char *dir)
 {
@@ -20,7 +21,9 @@ int sift_init(struct sift *s, struct index *index, const char *dir)
     s->file.fd = -1;
     snprintf(s->dir, sizeof s->dir, "%s", dir);
     s->runs = calloc(SIFT_RUNS, sizeof *s->runs);
-    return s->runs == NULL ? -ERROR_NOMEM : 0;
+    s->strays = calloc(SIFT_STRAYS, sizeof *s->strays);
+    s->collate = collate_new(s->dir);
+    return s->runs == NULL || s->strays == NULL || s->collate == NULL ? -ERROR_NOMEM : 0;
 }
 
 void sift_fini(struct sift *s)
@@ -28,7 +31,10 @@ void sift_fini(struct sift *s)
     raw_file_fini(&s->file);
     buf_fini(&s->frame);
     free(s->runs);
+    free(s->strays);
+    s->collate = collate_free(s->collate);
     s->runs = NULL;
+    s->strays = NULL;
 }
 
 void sift_close(struct sift *s)
@@ -138,7 +144,7 @@ int sift_list_step(struct sift *s, struct error *e)
     bool end = false;
     s->frame.len = 0;
     for (unsigned look = 0; look < LOOKS && !end; look++) {
-        int rv = index_scan(s->index, &s->stream, &s->offset, ROWS, on_run, s, &end, e);
+        int rv = index_scan(s->index, &s->stream, &s->offset, SIFT_ROWS, on_run, s, &end, e);
         if (rv != 0) return rv;
         for (unsigned i = s->n_checked; i < s->n_runs;) {
             if (is_whole(s, &s->runs[i].run)) s->runs[i] = s->runs[--s->n_runs];
@@ -157,32 +163,58 @@ static int by_number(const void *a, const void *b)
     return *x < *y ? -1 : *x > *y;
 }
 
+static void doubt(struct sift *s, enum sift_doubt why, uint64_t stream, const struct streams_run *run)
+{
+    if (s->n_strays < SIFT_STRAYS) s->strays[s->n_strays++] = (struct sift_stray){why, stream, *run}; /* there is room for two of each row */
+}
+
 static int on_row(void *user, uint64_t stream, const struct streams_run *run, struct error *e)
 {
     struct sift *s = user;
     (void)e;
+    if (stream == s->row_stream && run->first_offset > s->row_next) {
+        struct streams_run missing = {.first_offset = s->row_next, .count = 1};
+        doubt(s, SIFT_GAP, stream, &missing);
+    }
+    s->row_stream = stream;
+    s->row_next = run->first_offset + run->count;
     const uint64_t *id = bsearch(&run->where.segment, s->ids, s->n_ids, sizeof *s->ids, by_number);
     uint64_t size = id != NULL ? s->sizes[id - s->ids] : 0;
     bool there = id != NULL && run->where.position <= size && run->frame_len <= size - run->where.position;
-    if (!there && s->n_strays < SIFT_STRAYS) s->strays[s->n_strays++] = (struct sift_run){stream, *run};
+    if (there) s->runs[s->n_runs++] = (struct sift_run){stream, *run}; /* SIFT_ROWS < SIFT_RUNS */
+    else doubt(s, SIFT_NOWHERE, stream, run);
     return 0;
 }
 
-void sift_index(struct sift *s, const uint64_t *ids, const uint64_t *sizes, size_t n)
+static void on_difference(void *user, const struct sift_run *row)
+{
+    doubt(user, SIFT_DIFFERS, row->stream, &row->run);
+}
+
+void sift_index(struct sift *s)
+{
+    s->stream = s->offset = 0;
+    s->row_stream = s->row_next = 0;
+}
+
+void sift_segments(struct sift *s, const uint64_t *ids, const uint64_t *sizes, size_t n)
 {
     s->ids = ids;
     s->sizes = sizes;
     s->n_ids = n;
-    s->n_strays = 0;
-    s->stream = s->offset = 0;
 }
 
 int sift_index_step(struct sift *s, struct error *e)
 {
     bool end = false;
-    for (unsigned look = 0; look < LOOKS && !end; look++) {
-        int rv = index_scan(s->index, &s->stream, &s->offset, ROWS, on_row, s, &end, e);
-        if (rv != 0) return rv;
+    int rv = 0;
+    s->n_strays = 0;
+    s->cost = 0;
+    for (unsigned look = 0; look < LOOKS && rv == 0 && !end && s->n_strays == 0 && s->cost < SIFT_STEP; look++) {
+        s->n_runs = 0;
+        rv = index_scan(s->index, &s->stream, &s->offset, SIFT_ROWS, on_row, s, &end, e);
+        if (rv == 0) s->cost += s->n_runs * ROW_BYTES + collate_rows(s->collate, s->runs, s->n_runs, on_difference, s);
     }
-    return !end;
+    collate_close(s->collate); /* a file that goes meanwhile gives its room back */
+    return rv != 0 ? rv : !end;
 }

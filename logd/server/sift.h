@@ -18,12 +18,25 @@
 #include "logd/wal/sieve.h"
 #include "logd/wal/wal.h"
 
-enum { SIFT_RANGES = 128, SIFT_RUNS = 4096, SIFT_STEP = 1 << 20, SIFT_STRAYS = 32 };
+enum { SIFT_RANGES = 128, SIFT_RUNS = 4096, SIFT_ROWS = 512 /* of the index at a look */, SIFT_STEP = 1 << 20, SIFT_STRAYS = 2 * SIFT_ROWS };
 
 struct sift_run {
     uint64_t stream;
     struct streams_run run;
 };
+
+/* A row of the index that may be wrong, if it is not one that has changed, or whose segment has come or gone, since it was read. */
+struct sift_stray {
+    enum sift_doubt {
+        SIFT_NOWHERE, /* its place is in none of the segments */
+        SIFT_DIFFERS, /* another append than the one that it means is there, or none */
+        SIFT_GAP,     /* there is no row of run.first_offset, though there are some before and behind it */
+    } doubt;
+    uint64_t stream;
+    struct streams_run run;
+};
+
+struct collate;
 
 struct sift {
     struct index *index; /* borrowed */
@@ -42,8 +55,11 @@ struct sift {
     const uint64_t *ids; /* of the segments, ascending, borrowed */
     const uint64_t *sizes;
     size_t n_ids;
-    struct sift_run strays[SIFT_STRAYS]; /* their place is nowhere, unless it is newer than `ids` */
+    struct collate *collate;
+    uint64_t row_stream, row_next; /* of the last row, and the offset behind it; 0: there was none */
+    struct sift_stray *strays;     /* SIFT_STRAYS; of the last step */
     unsigned n_strays;
+    uint64_t cost; /* of the last step, in bytes read */
 };
 
 int sift_init(struct sift *s, struct index *index, const char *dir); /* -ERROR_NOMEM */
@@ -58,8 +74,10 @@ int sift_step(struct sift *s);
 void sift_list(struct sift *s);
 int sift_list_step(struct sift *s, struct error *e);
 
-/* Every row of the index: can it be read, and is its place within a segment? -ERROR_CORRUPT: no. */
-void sift_index(struct sift *s, const uint64_t *ids, const uint64_t *sizes, size_t n);
+/* Every row of the index: can it be read (-ERROR_CORRUPT: no), does it go on where the one before ends, is its place within a segment, and is the append that it means there
+ * (collate.h)? 1: there is more to do. After each step the strays are to be looked at, and the segments told anew. */
+void sift_index(struct sift *s);
+void sift_segments(struct sift *s, const uint64_t *ids, const uint64_t *sizes, size_t n);
 int sift_index_step(struct sift *s, struct error *e);
 
 void sift_close(struct sift *s); /* the file */

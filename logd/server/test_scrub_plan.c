@@ -174,10 +174,18 @@ static void hands_over(void **state)
     scrub_plan_whole(&p, 3, 1000002);
     scrub_plan_index(&p, true, 2000000);
     scrub_plan_text(&p, sizeof text, text);
-    assert_string_equal(text, "data damaged: the index: replace this server (OPERATIONS.md)");
+    assert_string_equal(text, "data damaged: the index: another server's state replaces it when all others are well (OPERATIONS.md)");
+    assert_false(scrub_plan_wants_state(&p, 2000000 + SCRUB_STATE_MS - 1)); /* the others have not all heard of it */
+    assert_true(scrub_plan_wants_state(&p, 2000000 + SCRUB_STATE_MS));
+    scrub_plan_index(&p, true, 2000000 + SCRUB_STATE_MS); /* the next pass says the same: it is as old as it was */
+    assert_true(scrub_plan_wants_state(&p, 2000000 + SCRUB_STATE_MS));
     assert_true(scrub_plan_hands_over(&p, 2000000 + SCRUB_PATIENCE_MS));
     scrub_plan_index(&p, false, 3000000);
     assert_false(scrub_plan_alarm(&p));
+    assert_false(scrub_plan_wants_state(&p, 4000000));
+    scrub_plan_blame_index(&p, 5000000); /* between two passes */
+    assert_true(scrub_plan_alarm(&p));
+    assert_true(scrub_plan_wants_state(&p, 5000000 + SCRUB_STATE_MS));
 }
 
 int main(void)

@@ -9,11 +9,20 @@ struct run_event_head {
     struct command_event of;
 };
 
+/* The frame's head, when it is that of the append which the run is. */
+static int parse(const struct streams_run *run, const struct frame *f, struct arena *arena, struct command *ret_command, struct error *e)
+{
+    struct error why = {0};
+    int rv = command_parse(f, arena, ret_command, &why);
+    if (rv == -ERROR_NOMEM) return error_set(e, ERROR_NOMEM, "no memory to read offset %" PRIu64, run->first_offset);
+    if (rv != 0) return error_set(e, ERROR_CORRUPT, "the append of offset %" PRIu64 ": %s", run->first_offset, why.text);
+    const struct command_append *a = &ret_command->append;
+    if (a->epoch == run->epoch && a->sequence == run->sequence && a->n == run->count) return 0;
+    return error_set(e, ERROR_CORRUPT, "offset %" PRIu64 " should lie in another append than the one found", run->first_offset);
+}
+
 static int copy_events(struct run_reader *r, const struct command_append *a, struct error *e)
 {
-    if (a->epoch != r->run.epoch || a->sequence != r->run.sequence || a->n != r->run.count)
-        return error_set(e, ERROR_CORRUPT, "offset %" PRIu64 " should lie in another append than the one found",
-                         r->run.first_offset);
     r->events = malloc(a->n * sizeof *r->events);
     if (r->events == NULL) return error_set(e, ERROR_NOMEM, "no memory to read %u events", a->n);
     for (uint32_t i = 0; i < a->n; i++) r->events[i].of = a->events[i];
@@ -33,13 +42,8 @@ int run_open(struct run_reader *r, const struct streams_run *run, const void *by
     struct arena arena;
     struct command command;
     arena_init(&arena);
-    int rv = command_parse(&f, &arena, &command, &why);
-    if (rv == 0)
-        rv = copy_events(r, &command.append, e);
-    else if (rv == -ERROR_NOMEM)
-        rv = error_set(e, ERROR_NOMEM, "no memory to read offset %" PRIu64, run->first_offset);
-    else
-        rv = error_set(e, ERROR_CORRUPT, "the append of offset %" PRIu64 ": %s", run->first_offset, why.text);
+    int rv = parse(run, &f, &arena, &command, e);
+    if (rv == 0) rv = copy_events(r, &command.append, e);
     arena_fini(&arena);
     if (rv != 0) return rv;
 
@@ -47,6 +51,17 @@ int run_open(struct run_reader *r, const struct streams_run *run, const void *by
     struct run_event skipped;
     while (r->next < run->count && run->first_offset + r->next < from) run_next(r, &skipped);
     return 0;
+}
+
+int run_match(const struct streams_run *run, const struct frame *f, struct error *e)
+{
+    struct arena arena;
+    struct command command;
+    if (f->type != FRAME_APPEND) return error_set(e, ERROR_CORRUPT, "no append where offset %" PRIu64 " should be", run->first_offset);
+    arena_init(&arena);
+    int rv = parse(run, f, &arena, &command, e);
+    arena_fini(&arena);
+    return rv;
 }
 
 bool run_next(struct run_reader *r, struct run_event *ret_event)

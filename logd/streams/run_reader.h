@@ -15,6 +15,7 @@
 
 #include <stdbool.h>
 
+#include "common/frame.h"
 #include "logd/streams/streams.h"
 
 struct run_event {
@@ -41,5 +42,8 @@ int run_open(struct run_reader *r, const struct streams_run *run, const void *by
 bool run_next(struct run_reader *r, struct run_event *ret_event);
 
 void run_close(struct run_reader *r);
+
+/* Says the frame's head (its body is not looked at: frame_peek()) that it is the append which the run is? 0, -ERROR_CORRUPT: it is another one; -ERROR_NOMEM. */
+int run_match(const struct streams_run *run, const struct frame *f, struct error *e);
 
 #endif

@@ -426,6 +426,9 @@ void __wrap_log_write(enum log_level level, const char *message, const char *fie
     static const char *const names[] = {"debug", "info", "warn", "error"};
     va_list args;
     if (strcmp(message, "events were moved out of sparse segments") == 0) cluster_moves++;
+    bool blames = strcmp(message, "the index is damaged") == 0 || strcmp(message, "a row of the index is wrong") == 0;
+    if (blames && p != NULL && p->number != CLUSTER_RESTORED && !x.servers[p->number].damaged && !x.servers[p->number].disk_hurt)
+        world_violation("L6: server %u says that its index is damaged, and it is not", p->number);
     if (fields != NULL) {
         va_start(args, fields);
         vsnprintf(text, sizeof text, fields, args);
