@@ -1,5 +1,5 @@
 # Two commands to know: `make demo` and `make test`. Each installs what it lacks, builds under build/, and runs.
-.PHONY: all build demo test bench bench-replicas bench-retention bench-catchup bench-follow bench-thesis soak bench-proxy sim sim-mutants chaos cluster-test images powerloss coverage fuzz asan clean format help
+.PHONY: all build demo test bench bench-replicas bench-retention bench-catchup bench-follow bench-thesis soak bench-proxy sim sim-mutants chaos cluster-test images chaos-store powerloss coverage fuzz asan clean format help
 BUILD := build/release
 
 all: build
@@ -53,6 +53,10 @@ soak: build
 # SECONDS=3600 for an hour, ARGS="--seed 7" for the same choices again
 chaos: build
 	@CRSC_CHAOS_SECONDS=$(or $(SECONDS),180) tests/chaos/test_chaos.py --build $(BUILD) $(ARGS)
+
+# Three replicas of an app likewise; SECONDS=600, ARGS="--seed 7"
+chaos-store: build
+	@CRSC_CHAOS_SECONDS=$(or $(SECONDS),180) tests/chaos/test_store.py --build $(BUILD) $(ARGS)
 
 # CUTS=1000
 powerloss: build
@@ -116,6 +120,7 @@ help:
 	@echo "make sim     logd and clients in simulated worlds, a seed each: SEEDS=1000, SEED=7 for one again"
 	@echo "make sim-mutants  the seeded faults that the simulator finds"
 	@echo "make soak    memory and start-up with 10,000,000 events, then MINUTES=60 of steady appends and trims"
+	@echo "make chaos-store  three replicas of an app and their log: killed, frozen, cut off, migrated; a linearizable history; SECONDS=600"
 	@echo "make chaos   real servers in network namespaces: killed, frozen, cut off, disks full; SECONDS=3600 for an hour"
 	@echo "make cluster-test  two real Kubernetes nodes, built from Go modules once (20 minutes): pods, nodes, agents killed; TESTS=lost_node for one"
 	@echo "make images     container images of everything, as OCI archives in build/images"

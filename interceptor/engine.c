@@ -347,6 +347,7 @@ static void hand_back(struct engine *engine, const struct order_action *a)
 {
     struct request *r = of_entry(a->entry);
     char retry[40];
+    bool refused = order_refuses(&engine->order);
     if (a->kind == ORDER_DO_FINISH) {
         answers_finish(engine, r);
         return;
@@ -355,7 +356,9 @@ static void hand_back(struct engine *engine, const struct order_action *a)
     struct session *s = request_let_go(r);
     snprintf(retry, sizeof retry, "Retry-After: %" PRIu64 "\r\n", engine->settings->retry_after);
     if (s != NULL) {
-        if (a->kind == ORDER_DO_REJECT)
+        if (a->kind == ORDER_DO_REJECT && refused)
+            session_refuse(s, 503, "Retry-After: 0\r\nConnection: close\r\n", "not logged and not executed: %s: ask another replica", order_reason(&engine->order));
+        else if (a->kind == ORDER_DO_REJECT)
             session_refuse(s, 503, retry, "not logged and not executed: %s",
                            engine->order.fenced ? order_reason(&engine->order) : "too many requests are waiting");
         else if (a->kind == ORDER_DO_FAIL)
@@ -447,6 +450,7 @@ int engine_new(uv_loop_t *loop, const struct settings *settings, struct crsc_cli
                                   .optimistic = settings->optimistic,
                                   .shared = settings->shared,
                                   .linearizable = settings->linearizable,
+                                  .refuses = settings->refuses,
                                   .executing = (uint32_t)settings->app_concurrency,
                                   .following = (uint32_t)settings->app_pipeline,
                                   .hold_requests = (uint32_t)settings->hold_requests,

@@ -56,6 +56,9 @@ static const struct config_setting table[] = {
     {"on-disagreement", CONFIG_STRING, AT(on_disagreement), "alarm", 0, 0,
      "With replication log, when answers differ and there is no majority: alarm: go on, and tell; hold: hold all requests until a majority is found, "
      "or a person decides (POST /state?state=active)."},
+    {"without-app", CONFIG_STRING, AT(without_app), "refuse", 0, 0,
+     "With replication log, what becomes of new requests while this replica has no app, or one that has not caught up: refuse: 503 at once, not logged, "
+     "with Retry-After: 0, as another replica can answer; hold: they are logged, and wait for it."},
     {"role", CONFIG_STRING, AT(role), "active", 0, 0,
      "With replication log: active: takes clients. standby: its app executes the stream, and clients are told 503 until POST /role?role=active."},
     {"standby-of", CONFIG_STRING, AT(standby_of), "", 0, 0,
@@ -187,6 +190,9 @@ static int check_replication(struct settings *s, struct error *e)
     s->hold_on_disagreement = strcmp(s->on_disagreement, "hold") == 0;
     if (!s->hold_on_disagreement && strcmp(s->on_disagreement, "alarm") != 0)
         return error_set(e, ERROR_INVALID, "on-disagreement: alarm or hold is wanted, not \"%.40s\"", s->on_disagreement);
+    s->refuses = s->shared && strcmp(s->without_app, "refuse") == 0;
+    if (strcmp(s->without_app, "refuse") != 0 && strcmp(s->without_app, "hold") != 0)
+        return error_set(e, ERROR_INVALID, "without-app: refuse or hold is wanted, not \"%.40s\"", s->without_app);
     s->standby = strcmp(s->role, "standby") == 0;
     if (!s->standby && strcmp(s->role, "active") != 0)
         return error_set(e, ERROR_INVALID, "role: active or standby is wanted, not \"%.40s\"", s->role);

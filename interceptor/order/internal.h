@@ -35,6 +35,8 @@ void order_shared_abandon(struct order *o, struct order_entry *r);
 void order_shared_resolve(struct order *o);
 /* ORDER_EV_END. True: the end was asked for since the attach: it is the replay's target now. */
 bool order_shared_end(struct order *o, uint64_t offset);
+/* The next that is rejected for want of an app, if limits.refuses; it is in `out`. NULL: none. */
+struct order_entry *order_shared_refuse(struct order *o);
 /* The log's end is to be asked for now; it is marked as asked. */
 bool order_shared_asks(struct order *o);
 

@@ -203,7 +203,7 @@ bool order_next(struct order *o, struct order_action *a)
         a->kind = ORDER_DO_DROP;
     } else if (!TAILQ_EMPTY(&o->out) && (r = next_logged(o)) != NULL) {
         give(o, r, a);
-    } else if ((r = TAILQ_FIRST(&o->out)) != NULL) {
+    } else if ((r = TAILQ_FIRST(&o->out)) != NULL || (r = order_shared_refuse(o)) != NULL) {
         hand_back(o, r, a);
     } else if (pull(&o->do_connect)) {
         a->kind = ORDER_DO_CONNECT;

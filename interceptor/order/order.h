@@ -76,6 +76,9 @@
  *     not known, and they are abandoned (the client repeats it elsewhere). The same for one whose append has an unknown outcome
  *     and may be in that part of the log.
  *   - LOGGED comes before the READ of the same event.
+ *   - With `refuses`, who can be answered by another replica is not made to wait for ours: while there is no app, or it has not caught up since it was
+ *     attached, new requests, reads, and what is certainly in no log are rejected. What is or may be in the log stays: it is executed, and who
+ *     asked elsewhere would do it twice.
  *
  * Pure: no I/O, no clock, no allocation. Entries are the owner's memory; the core links them. Events go in by
  * order_step(); what is to be done is then pulled out by order_next() until it has nothing more. Thread: one. */
@@ -139,6 +142,7 @@ struct order_limits {
     bool optimistic;
     bool shared;            /* others append too; serial and pessimistic only */
     bool linearizable;      /* shared: reads are */
+    bool refuses;           /* shared: nothing new waits for an app */
     uint32_t executing;     /* logged requests sent to the app at a time, unless serial */
     uint32_t following;     /* serial: the same, sent one behind the other so that the app executes them in that order; 0 and 1: one */
     uint32_t hold_requests; /* logged requests and reads that are not answered yet */
@@ -150,7 +154,7 @@ struct order_counters {
     uint64_t acknowledged; /* logged requests answered by the app */
     uint64_t logged;       /* appends acknowledged by the log */
     uint64_t reads;        /* reads answered */
-    uint64_t rejected;     /* 503: over the hold bound, or fenced */
+    uint64_t rejected;     /* 503: over the hold bound, fenced, or refused for want of an app */
     uint64_t replayed;     /* requests sent to the app that were read back from the log, or sent before */
     uint64_t followed;     /* shared: requests of others sent to the app when they came */
     uint64_t abandoned;    /* shared: what the attached state contained already */
@@ -275,6 +279,8 @@ bool order_next(struct order *o, struct order_action *ret_action);
 
 /* Shared: the app has executed everything up to there. */
 uint64_t order_applied(const struct order *o);
+/* What is not in the log is rejected now: no app has caught up since it was attached. Always false without limits.refuses. */
+bool order_refuses(const struct order *o);
 /* It was in the log before the app was attached: others, or an earlier app, executed it long ago. */
 bool order_is_replay(const struct order *o, const struct order_entry *r);
 /* The number up to which all must be durable before anything that the app says now may be told. */

@@ -1,6 +1,7 @@
 /* The ordering core when several interceptors append to the stream: "Shared" in order.h. */
 #include "interceptor/order/internal.h"
 
+#include <assert.h>
 #include <stddef.h>
 
 uint64_t order_applied(const struct order *o)
@@ -10,6 +11,26 @@ uint64_t order_applied(const struct order *o)
     if (own != NULL && own->life == ORDER_LOGGED && own->offset <= applied) applied = own->offset - 1;
     if (replay != NULL && replay->offset <= applied) applied = replay->offset - 1;
     return applied;
+}
+
+bool order_refuses(const struct order *o)
+{
+    return o->limits.refuses && (o->app != ORDER_APP_READY || o->aiming || order_applied(o) < o->replay_to);
+}
+
+struct order_entry *order_shared_refuse(struct order *o)
+{
+    struct order_entry *r = o->unsent;
+    if (!order_refuses(o)) return NULL;
+    if (r != NULL) {
+        assert(r->life == ORDER_ARRIVED); /* certainly in no log */
+        order_leave_queue(o, r);
+    } else if ((r = TAILQ_FIRST(&o->held)) != NULL) {
+        TAILQ_REMOVE(&o->held, r, link);
+        order_unhold(o, r);
+    }
+    if (r != NULL) order_over(o, r, ORDER_REJECTED);
+    return r;
 }
 
 void order_shared_abandon(struct order *o, struct order_entry *r)

@@ -24,7 +24,7 @@ struct request {
     uint64_t floor;  /* the highest offset that anybody had been shown the effect of when it came */
     uint64_t answer; /* the chain, when it was executed */
     uint64_t saw;    /* a read: the offset of the app's state when it answered */
-    bool in_world, client;
+    bool in_world, client, rejected;
 };
 
 struct event {
@@ -71,7 +71,7 @@ static struct world {
 } w;
 
 static struct {
-    uint64_t answered, reads, followed, abandoned, attaches, losses, drains, suspects;
+    uint64_t answered, reads, followed, abandoned, refused, attaches, losses, drains, suspects;
 } sum;
 
 static uint64_t dice(uint64_t n)
@@ -301,7 +301,10 @@ static void hand_back(struct replica *r, const struct order_action *a)
         must(!q->entry.read && (in_log || q->entry.murky));
         sum.abandoned++;
         break;
-    default: must(a->kind == ORDER_DO_REJECT && !in_log);
+    default:
+        must(a->kind == ORDER_DO_REJECT && !in_log && q->client);
+        q->rejected = true;
+        sum.refused += order_refuses(&r->order);
     }
 }
 
@@ -347,6 +350,7 @@ static void pump(struct replica *r)
 {
     struct order_action a;
     while (order_next(&r->order, &a)) perform(r, &a);
+    if (order_refuses(&r->order)) must(r->order.lives[ORDER_ARRIVED] == 0 && TAILQ_EMPTY(&r->order.held)); /* nobody waits who need not */
 }
 
 /* ---- runs ----------------------------------------------------------------------------------------------------- */
@@ -440,11 +444,12 @@ static void settle(void)
         sum.followed += r->order.counters.followed;
     }
     for (unsigned i = 0; i < w.n_requests; i++) must(!w.requests[i].in_world);
+    for (uint64_t o = 1; o <= w.last; o++) must(w.log[o].id == 0 || !w.requests[w.log[o].id - 1].rejected);
 }
 
 static void run(uint64_t seed)
 {
-    const struct order_limits limits = {.shared = true, .linearizable = true, .hold_requests = 40, .hold_bytes = 400, .reads = READS};
+    struct order_limits limits = {.shared = true, .linearizable = true, .hold_requests = 40, .hold_bytes = 400, .reads = READS};
     memset(&w, 0, sizeof w);
     w.seed = seed;
     w.random = seed * UINT64_C(0x9e3779b97f4a7c15) | 1;
@@ -452,6 +457,7 @@ static void run(uint64_t seed)
     w.calm = 1 + dice(10);
     w.lag = 1 + dice(12);
     w.n_saved = 1;
+    limits.refuses = dice(2) == 0;
     for (int k = 0; k < REPLICAS; k++) order_init(&w.replicas[k].order, &limits);
     for (int i = 0; i < STEPS && w.n_requests < REQUESTS; i++) {
         struct replica *r = &w.replicas[dice(REPLICAS)];
@@ -469,11 +475,11 @@ static void test_random(void **state)
     uint64_t runs = one != NULL ? 1 : many != NULL ? strtoull(many, NULL, 10) : 2000;
     for (uint64_t seed = from; seed < from + runs; seed++) run(seed);
     printf("%" PRIu64 " seeds from %" PRIu64 ": %" PRIu64 " requests answered, %" PRIu64 " reads, %" PRIu64 " followed, %" PRIu64
-           " abandoned, %" PRIu64 " attaches, %" PRIu64 " suspects, %" PRIu64 " checkpoints, the log lost %" PRIu64 " times\n",
-           runs, from, sum.answered, sum.reads, sum.followed, sum.abandoned, sum.attaches, sum.suspects, sum.drains, sum.losses);
+           " abandoned, %" PRIu64 " refused, %" PRIu64 " attaches, %" PRIu64 " suspects, %" PRIu64 " checkpoints, the log lost %" PRIu64 " times\n",
+           runs, from, sum.answered, sum.reads, sum.followed, sum.abandoned, sum.refused, sum.attaches, sum.suspects, sum.drains, sum.losses);
     if (one != NULL || runs < 1000) return; /* else it would show nothing */
     assert_true(sum.answered > 10 * runs && sum.reads > 5 * runs && sum.followed > 10 * runs);
-    assert_true(sum.abandoned > runs / 10 && sum.drains > runs / 4 && sum.losses > runs && sum.suspects > runs / 10);
+    assert_true(sum.refused > runs && sum.abandoned > runs / 10 && sum.drains > runs / 4 && sum.losses > runs && sum.suspects > runs / 10);
 }
 
 int main(void)

@@ -125,12 +125,12 @@ class Chaos:
         self.hosts.free(i)
 
 
-def checker(bench):
-    """Porcupine's program, built once; or why there is none."""
-    program = os.path.join(ROOT, "build", "chaos", "linearizable")
+def checker(bench, what="."):
+    """Porcupine's program for the log's own history, or for that of the app `what`, built once; or why there is none."""
+    program = os.path.join(ROOT, "build", "chaos", "linearizable" if what == "." else what)
     if not shutil.which("go"):
         raise Skip("the linearizability checker needs Go")
-    done = subprocess.run(["go", "build", "-o", program, "."], cwd=os.path.join(ROOT, "tests", "chaos", "linearizable"), stdin=subprocess.DEVNULL,
+    done = subprocess.run(["go", "build", "-o", program, "./" + what], cwd=os.path.join(ROOT, "tests", "chaos", "linearizable"), stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0:
         raise Skip(f"the linearizability checker cannot be built here: {done.stdout[-300:]}")

@@ -26,7 +26,7 @@ import traceback
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SANITIZER = re.compile(r"ERROR: AddressSanitizer|runtime error:|LeakSanitizer|WARNING: ThreadSanitizer|Assertion .* failed")
 PLACES = {"crsc-logd": "logd", "crsc-logctl": "logctl", "crsc-appendload": "client", "crsc-interceptor": "interceptor",
-          "crsc-operator": "operator", "crsc-agent": "agent", "crsc-runtime": "runtime", "counter": "tests/apps",
+          "crsc-operator": "operator", "crsc-agent": "agent", "crsc-runtime": "runtime", "counter": "tests/apps", "store": "tests/apps",
           "chaos-driver": "tests/chaos", "forgetfs": "tests/powerloss"}
 SKIPPED = 77
 

@@ -244,7 +244,7 @@ def test_partitioned(bench, rng):
 
 def test_newer_checkpoint(bench, rng):
     """An app restored from another replica's newer checkpoint: who waits for what that contains is not answered, and nothing is doubled."""
-    _, (a, b) = prepare(bench, n=2, servers=1)
+    _, (a, b) = prepare(bench, n=2, servers=1, flags=("--without-app", "hold"))
     a.app.kill()
     a.wait_lost()
     waiting = http.client.HTTPConnection("127.0.0.1", a.port, timeout=60)
@@ -261,6 +261,33 @@ def test_newer_checkpoint(bench, rng):
     check(json.loads(later.getresponse().read()) == {"n": 2, "id": "later"}, "the one behind the checkpoint")
     check(a.list() == b.list() == ["early", "later"], "%s %s", a.list(), b.list())
     check(a.status()["requests"]["abandoned"] == 1, "%s", a.status())
+
+
+def test_refused(bench, rng):
+    """A replica without an app that has caught up makes nobody wait whom another one can answer; what is in the log is answered in its place."""
+    _, (a, b) = prepare(bench, n=2, servers=1)
+
+    def refused():
+        for method, path in (("POST", "/add?id=refused"), ("GET", "/count")):
+            status, headers, body = Http(a.port).request(method, path)
+            check(status == 503 and headers["retry-after"] == "0" and b"not logged and not executed" in body, "%s: %d %s %s", method, status, headers, body)
+    a.app.pause()
+    early = http.client.HTTPConnection("127.0.0.1", a.port, timeout=60)
+    early.request("POST", "/add?id=early")
+    wait_until("it is in the log", lambda: b.list() == ["early"], 20)
+    a.app.kill()
+    a.wait_lost()
+    refused()
+    check(a.admin("GET", "/readyz")[0] == 503 and a.status()["requests"]["rejected"] == 2, "%s", a.status())
+    check(Http(b.port).json("POST", "/add?id=later")["n"] == 2, "the other one")
+    a.start_app(attach=False)
+    a.app.pause()
+    a.attach(0)
+    refused()  # it has not caught up
+    a.app.resume()
+    check(json.loads(early.getresponse().read()) == {"n": 1, "id": "early"}, "who was in the log")
+    a.wait_active()
+    check(Http(a.port).json("GET", "/count") == {"count": 2} and a.list() == b.list() == ["early", "later"], "%s %s", a.list(), b.list())
 
 
 def test_local_reads(bench, rng):
@@ -420,10 +447,10 @@ def test_settings(bench, rng):
     """What does not go together is refused at the start."""
     base = ["crsc-interceptor", "--servers", "127.0.0.1:1", "--stream", STREAM, "--replication"]
     for flags, word in ((["log", "--ordering", "concurrent"], "serial"), (["log", "--logging", "optimistic"], "pessimistic"),
-                        (["both"], "none or log"), (["log", "--on-disagreement", "vote"], "alarm or hold"), (["none", "--role", "standby"], "replication log"), (["log", "--standby-of", "127.0.0.1:1"], "role standby"), (["log", "--reads", "stale"], "linearizable or local"), (["log", "--upgrade", "pass"], "upgrade pass is not for")):
+                        (["both"], "none or log"), (["log", "--on-disagreement", "vote"], "alarm or hold"), (["none", "--role", "standby"], "replication log"), (["log", "--standby-of", "127.0.0.1:1"], "role standby"), (["log", "--reads", "stale"], "linearizable or local"), (["log", "--without-app", "wait"], "refuse or hold"), (["log", "--upgrade", "pass"], "upgrade pass is not for")):
         _, err = bench.run(*base, *flags, status=2)
         check(word in err, "%s: %s", flags, err)
 
 
 if __name__ == "__main__":
-    main([test_kills, test_partitioned, test_newer_checkpoint, test_local_reads, test_standby, test_migrate, test_diverged, test_disagreement, test_settings])
+    main([test_kills, test_partitioned, test_newer_checkpoint, test_refused, test_local_reads, test_standby, test_migrate, test_diverged, test_disagreement, test_settings])
