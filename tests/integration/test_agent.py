@@ -446,7 +446,7 @@ def test_valid_or_not(bench, rng):
     node.begin(stream, "a", "c-1")
     node.process.wait_for("was the checkpoint recorded? the log is asked")
     check(node.state(stream, "c-1")[1]["phase"] == "recording", "nothing is decided while the log is silent")
-    check(world.records(stream)["c-1"]["state"] == "valid", "it is in the log")
+    wait_until("it is in the log", lambda: world.records(stream)["c-1"]["state"] == "valid")
     world.wire.muted = False
     world.registry.pushed = None
     node.ended(stream, "c-1")

@@ -34,7 +34,7 @@ def test_bounded(bench, rng):
 
     def ask():
         connection = Http(front.port)
-        answers.append(connection.request("POST", "/slow?ms=1500&id=slow")[:1] + (time.monotonic(),))
+        answers.append(connection.request("POST", "/slow?ms=3000&id=slow")[:1] + (time.monotonic(),))
         connection.close()
     thread = threading.Thread(target=ask)
     thread.start()

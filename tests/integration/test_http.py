@@ -251,7 +251,7 @@ def test_addresses(bench, rng):
 
 def test_client_times(bench, rng):
     """Each phase has its bound: headers, body, idle, and an answer that is not taken; what came too late is not logged."""
-    flags = ("--header-timeout", "700ms", "--body-timeout", "700ms", "--idle-timeout", "1500ms", "--send-timeout", "700ms")
+    flags = ("--header-timeout", "700ms", "--body-timeout", "2s", "--idle-timeout", "1500ms", "--send-timeout", "700ms")
     _, app, front = prepare(bench, flags)
 
     def drip(first, piece, n, pause):
@@ -271,7 +271,7 @@ def test_client_times(bench, rng):
     check(early and got.startswith(b"HTTP/1.1 408"), "headers in drops (slowloris): %s", got)
     got, early = drip(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n", b"", 60, 0.1)
     check(early and got.startswith(b"HTTP/1.1 408"), "a body that does not come: %s", got)
-    got, early = drip(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n", b"x", 10, 0.2)
+    got, early = drip(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n", b"x", 10, 0.3)
     check(got.endswith(b"xxxxxxxxxx"), "a slow body that comes: %s", got)
     got, early = drip(b"", b"", 60, 0.1)
     check(early and got == b"", "an idle connection: %s", got)

@@ -135,7 +135,7 @@ def kill_at_random(bench, rng, rounds, ordering):
 def test_request_half_way(bench, rng):
     """The app has a request and has not answered it: its state is not known, whether it had executed it (it did) or not."""
     _, front = prepare(bench, n=1)
-    writer = threading.Thread(target=lambda: lost(front.port, "/slow?ms=1500&id=half"), daemon=True)
+    writer = threading.Thread(target=lambda: lost(front.port, "/slow?ms=10000&id=half"), daemon=True)
     writer.start()
     wait_until("the app has it", lambda: front.direct("GET", "/list")[2] == b"half\n")
     check(not restart(front, rng), "proven, with a request half-way")

@@ -83,6 +83,15 @@ class Watched(Cluster):
         return int(self.running[i].wait_for("ready")["metrics"].rsplit(":", 1)[1])
 
 
+def steady(bench):
+    """All are connected to all, and a busy machine alone moves no leadership: (cluster, leader)."""
+    cluster = Watched(bench, flags=["--election-timeout", "2s"]).start()
+    for i in cluster.running:
+        for p in cluster.running:
+            wait_until(f"{i} is connected to {p}", lambda i=i, p=p: i == p or scrape(cluster.port(i))[("crsc_logd_peer_connected", (("peer", str(p)),))] == 1, 60)
+    return cluster, cluster.wait_leader()
+
+
 def ready(cluster, i, wanted):
     status, _, text = get(cluster.port(i), "/readyz")
     check(status in (200, 503) and (status == 200) == (text == "ready\n"), "%d %s", status, text)
@@ -90,8 +99,7 @@ def ready(cluster, i, wanted):
 
 
 def test_metrics(bench, rng):
-    cluster = Watched(bench).start()
-    leader = cluster.wait_leader()
+    cluster, leader = steady(bench)
     before = {i: scrape(cluster.port(i)) for i in cluster.running}
     out, _ = bench.run("crsc-appendload", "--servers", cluster.servers, "--stream", "m", "--out", bench.path("acked"), "--seconds", "1", "--rate", "800",
                        "--producers", "3")
@@ -158,8 +166,7 @@ def test_ready_means_that_it_can_commit(bench, rng):
 
 
 def test_state_dump(bench, rng):
-    cluster = Watched(bench).start()
-    leader = cluster.wait_leader()
+    cluster, leader = steady(bench)
     os.kill(cluster.running[leader].pid, signal.SIGHUP)  # nothing to read again, and nothing happens
     os.kill(cluster.running[leader].pid, signal.SIGUSR1)
     state = cluster.running[leader].wait_for("state")

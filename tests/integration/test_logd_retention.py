@@ -183,7 +183,7 @@ def flip_old_event(cluster, i):
 
 def test_a_damaged_state_is_refused(bench, rng):
     """One of the two that can give the state has a damaged segment: the other one's is taken."""
-    cluster = Cluster(bench, flags=FLAGS).start()
+    cluster = Cluster(bench, flags=[*FLAGS, "--election-timeout", "2s"]).start()  # the one that leads is asked first, and goes on leading
     cluster.wait_leader()
     load(bench, cluster, "early", 0.3, 200, 8)
     victim = rng.choice([1, 2, 3])
