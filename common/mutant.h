@@ -36,7 +36,9 @@
     X(answer_strangers, "who waits for an entry is answered by another leader's") \
     X(compact_uncommitted, "after a start, the log's beginning goes beyond what is known to be committed (a bug that was there)") \
     X(greet_forever, "a server that never answers a greeting is waited for for ever (a bug that was there)") \
-    X(copy_forever, "who waits for a copy of the state does not see that the machine that makes it has failed (a bug that was there)") \
+    X(ask_forever, "the answer to a question for another server's alarm is the next question") \
+    X(copy_forever, "who waits for a copy of the state asks for no sign of life meanwhile (a bug that was there)") \
+    X(fetch_removed, "who was removed while it fetches the state asks for it for ever (a bug that was there)") \
     X(leak, "a waiting session's reference is not given back") \
     X(send_before_vote, "messages leave before term and vote are stored") \
     X(lost_counts, "a server that lost its disk is still taken for the one that had it") \

@@ -13,12 +13,13 @@
 #include "logd/server/rpc_codec.h"
 #include "logd/server/state_codec.h"
 
-enum { CONNECT_MS = 2000, SILENCE_MS = 15000, COPYING_MS = 120000 /* a copy of a large index takes its time */, LIFE_MS = 5000 /* between questions for a sign of life meanwhile */, PAUSE_MS = 500, BUSY_MS = 20, PROGRESS_MS = 2000 };
+enum { CONNECT_MS = 2000, SILENCE_MS = 15000, COPYING_MS = 120000 /* a copy of a large index takes its time */, LIFE_MS = 5000 /* between questions for a sign of life meanwhile */, PAUSE_MS = 500, BUSY_MS = 20, PROGRESS_MS = 2000, REFUSALS = 10 };
 
 struct fetch {
     struct fetch_options o;
     unsigned server; /* whose turn it is */
     unsigned blamed; /* how often */
+    unsigned refused; /* so often in a row somebody said that this server was removed */
     uv_timer_t timer; /* of the silence, or of the pause between two attempts */
     struct conn *conn;
     uint64_t server_instance; /* 0: not greeted yet */
@@ -115,7 +116,7 @@ static void on_copying(uv_timer_t *timer)
         on_silence(timer);
         return;
     }
-    if (rpc_encode_status_request(false, &f->head) == 0) put(f, FRAME_STATUS);
+    if (!MUTANT(copy_forever) && rpc_encode_status_request(false, &f->head) == 0) put(f, FRAME_STATUS);
     uv_timer_start(timer, on_copying, LIFE_MS, 0);
 }
 
@@ -231,10 +232,19 @@ static int take_hello(struct fetch *f, const struct frame *frame, struct error *
         return error_set(e, ERROR_INVALID, "server %" PRIu64 " answers there: check initial-cluster", hello.node_id);
     if ((rv = transport_check_server(f->o.transport, f->conn, hello.node_id, e)) != 0) return rv;
     f->server_instance = hello.instance != 0 ? hello.instance : 1;
+    f->refused = 0;
     if (state_encode_request(f->o.index, &f->head) != 0) return error_set(e, ERROR_NOMEM, "no memory to fetch the state");
     put(f, FRAME_FETCH_STATE);
     f->asked_ms = now_ms();
     return 0;
+}
+
+/* Who says so is sure (members.h). It is asked again for a while all the same: a leader that just adds us knows only when that is settled. */
+static bool is_refused(struct fetch *f)
+{
+    struct error e;
+    if (transport_check_server(f->o.transport, f->conn, f->o.servers[f->server].id, &e) != 0) return false;
+    return ++f->refused >= REFUSALS && !MUTANT(fetch_removed);
 }
 
 static void on_frame(struct conn *c, void *user, const struct frame *frame)
@@ -248,6 +258,10 @@ static void on_frame(struct conn *c, void *user, const struct frame *frame)
     if (frame->type == (FRAME_ERROR | FRAME_REPLY)) {
         struct error told;
         rv = rpc_decode_error(frame, &told, &e);
+        if (rv == 0 && told.code == ERROR_REMOVED && is_refused(f)) {
+            on_failed(f, -ERROR_REMOVED, &told);
+            return;
+        }
         if (rv == 0) e = told, rv = -ERROR_PROTOCOL;
     } else if (!greeted && frame->type == (FRAME_HELLO | FRAME_REPLY)) {
         rv = take_hello(f, frame, &e);

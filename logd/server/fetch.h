@@ -36,8 +36,8 @@ struct fetch_options { /* all borrowed, to live as long */
 struct fetch *fetch_new(const struct fetch_options *options, struct error *e);
 struct fetch *fetch_free(struct fetch *f); /* runs the loop until its timer is closed; takes NULL */
 
-/* Until all of a state is in the staging folder, synced; errors are of this machine only: ERROR_NOSPACE, ERROR_IO, ERROR_NOMEM. Repeated, it
- * goes on where it was. */
+/* Until all of a state is in the staging folder, synced; errors are of this machine only: ERROR_NOSPACE, ERROR_IO, ERROR_NOMEM; or
+ * ERROR_REMOVED: it is told again and again that it is none of the cluster's. Repeated, it goes on where it was. */
 int fetch_run(struct fetch *f, struct error *e);
 const struct state_manifest *fetch_manifest(const struct fetch *f); /* of what was fetched last */
 /* That was not good, in spite of all checksums on the way. The second time another server is asked. Who gave it: */

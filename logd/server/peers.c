@@ -197,6 +197,7 @@ static int take_alarm(struct peer *p, const struct frame *f, struct error *e)
     p->alarm_ms = f->id & (ALARM - 1);
     if (is && !was) log_warn("something is wrong with another server", "peer=%" PRIu64 " reason=%s", p->id, alarm);
     if (was && !is) log_info("nothing is wrong with that server any more", "peer=%" PRIu64, p->id);
+    if (MUTANT(ask_forever) && rpc_encode_status_request(false, &p->all->head) == 0) send_frame(p, FRAME_STATUS, f->id, NULL, 0);
     return 0;
 }
 

@@ -65,6 +65,10 @@ static int fetch_and_verify(struct fetch *fetch, uv_loop_t *loop, const struct s
             }
             rv = staging_finish(staging, m, e);
         }
+        if (rv == -ERROR_REMOVED) { /* as members_refused() */
+            log_error("this server is none of the cluster's: it stops", "reason=%s", e->text);
+            _exit(4);
+        }
         if (rv != -ERROR_NOSPACE) return rv;
         wait_for_room(loop, e);
     }

@@ -24,6 +24,7 @@ static struct {
     struct server servers[CLUSTER_RESTORED + 1]; /* [0] is nobody */
     char addresses[200], each[CLUSTER_RESTORED + 1][32], members[200];
     bool of_damaged, restore_failed;
+    int cut_at_copy; /* -1: no copy is waited for */
     char backup[64]; /* the restored one begins with it; "": it has begun */
 } x;
 uint64_t cluster_counts[8], cluster_repaired;
@@ -32,6 +33,11 @@ uint64_t cluster_moves;
 unsigned cluster_size(void)
 {
     return x.options.n;
+}
+
+const struct cluster_options *cluster_shape(void)
+{
+    return &x.options;
 }
 
 struct server *cluster_server(unsigned machine)
@@ -278,6 +284,7 @@ void cluster_begin(const struct cluster_options *options)
     memset(&x, 0, sizeof x);
     memset(cluster_counts, 0, sizeof cluster_counts);
     x.options = *options;
+    x.cut_at_copy = -1;
     snprintf(x.each[CLUSTER_RESTORED], sizeof x.each[0], "10.0.0.%u:%d", CLUSTER_RESTORED, CLUSTER_PORT);
     for (unsigned i = 1; i <= options->n; i++) {
         snprintf(x.each[i], sizeof x.each[i], options->by_name ? "logd-%u:%d" : "10.0.0.%u:%d", i, CLUSTER_PORT);
@@ -295,6 +302,11 @@ void cluster_begin(const struct cluster_options *options)
         s->spare = i > options->first;
         if (!s->spare) world_at(dice_below(&world_dice, 300 * MS), start, s, 0);
     }
+}
+
+void cluster_cut_at_copy(int io)
+{
+    x.cut_at_copy = io;
 }
 
 void cluster_crashed(void)
@@ -349,6 +361,9 @@ int __wrap_streams_apply(struct streams *s, uint64_t index, const void *data, si
         if (rv != 0) world_violation("the restored server cannot apply entry %" PRIu64, index);
         return rv;
     }
+    const struct node *node = x.servers[p->number].node;
+    if (node != NULL && node->wal != NULL && index > wal_persisted_index(node->wal))
+        world_violation("server %u applies entry %" PRIu64 ", and its own disk has only those up to %" PRIu64, p->number, index, wal_persisted_index(node->wal));
     if (rv != 0) {
         if (!x.servers[p->number].damaged) world_violation("server %u cannot apply entry %" PRIu64, p->number, index);
         return rv;
@@ -404,6 +419,19 @@ int __wrap_wal_compact(struct wal *wal, uint64_t limit, const void *note, size_t
     if (s->node != NULL && limit > index_applied(s->node->index))
         world_violation("server %u lets entries up to %" PRIu64 " go, but its index has durably applied %" PRIu64, s->process.number, limit, index_applied(s->node->index));
     return __real_wal_compact(wal, limit, note, note_len, e);
+}
+
+int __real_index_copy(struct index *index, const char *dir, struct error *e);
+int __wrap_index_copy(struct index *index, const char *dir, struct error *e);
+int __wrap_index_copy(struct index *index, const char *dir, struct error *e)
+{
+    struct process *p = process_current();
+    if (x.cut_at_copy >= 0 && p->number <= x.options.n) {
+        p->die_at_io = (uint64_t)x.cut_at_copy;
+        p->die_with_power = true;
+        x.cut_at_copy = -1;
+    }
+    return __real_index_copy(index, dir, e);
 }
 
 void __real_peers_send(struct peers *peers, const struct consensus_message *m);

@@ -41,6 +41,7 @@ struct cluster_options {
 
 void cluster_begin(const struct cluster_options *options);
 unsigned cluster_size(void);                     /* machines */
+const struct cluster_options *cluster_shape(void);
 struct server *cluster_server(unsigned machine); /* 1..n */
 const char *cluster_addresses(void);            /* for clients */
 const char *cluster_address(unsigned machine);
@@ -53,6 +54,8 @@ void cluster_restore(const char *backup);
 bool cluster_restore_failed(void); /* the backup is damaged; until cluster_restore_over() */
 void cluster_restore_over(void);
 struct server *cluster_restored(void);
+/* The next server that begins a copy of its state loses power `io` boundaries of I/O later; -1: none does. */
+void cluster_cut_at_copy(int io);
 extern uint64_t cluster_counts[8];
 extern uint64_t cluster_moves; /* in all runs: events were moved out of sparse segments */
 extern uint64_t cluster_repaired; /* segments that were written anew, in all worlds so far */

@@ -14,9 +14,11 @@
 const char *const plan_names[PLAN_KINDS] = {
     "kill", "kill-at-io", "power-cut", "power-cut-at-io", "power-cut-all", "down", "stop", "stop-leader", "pause", "isolate", "split", "reject", "one-way",
     "slow-link", "lossy", "resets", "disk-slow", "disk-full", "eio-write", "eio-read", "eio-sync", "clock-jump", "bit-rot", "client-kill",
-    "grow", "shrink", "transfer", "wipe", "backup",
+    "grow", "shrink", "transfer", "wipe", "backup", "hang", "power-cut-at-copy",
 };
 uint64_t plan_counts[PLAN_KINDS];
+
+enum { COPY_IO = 20 /* about so many boundaries of I/O has the copy of a state */ };
 
 /* Of each kind: how likely, and how long. A run draws its own mixture: some kinds not at all. */
 static const struct { unsigned weight, min_ms, max_ms; } table[PLAN_KINDS] = {
@@ -27,7 +29,7 @@ static const struct { unsigned weight, min_ms, max_ms; } table[PLAN_KINDS] = {
     [PLAN_DISK_FULL] = {4, 500, 6000}, [PLAN_EIO_WRITE] = {3, 0, 0},        [PLAN_EIO_READ] = {2, 0, 0},        [PLAN_EIO_SYNC] = {4, 0, 0},
     [PLAN_CLOCK] = {3, 0, 0},          [PLAN_ROT] = {2, 0, 0},              [PLAN_CLIENT] = {4, 0, 0},
     [PLAN_GROW] = {8, 0, 0},           [PLAN_SHRINK] = {8, 0, 0},           [PLAN_TRANSFER] = {6, 0, 0},        [PLAN_WIPE] = {4, 0, 0},
-    [PLAN_BACKUP] = {2, 0, 0},
+    [PLAN_BACKUP] = {2, 0, 0},         [PLAN_HANG] = {5, 500, 7000},        [PLAN_POWER_AT_COPY] = {6, 0, 0},
 };
 
 void plan_make(struct plan *p, uint64_t seed, unsigned servers, unsigned clients, uint64_t calm_ms)
@@ -209,6 +211,10 @@ static void hurt_process(const struct plan_fault *f, struct server *s)
         if (cluster_leader() != NULL) cluster_stop(cluster_leader());
         break;
     case PLAN_PAUSE: s->process.paused_until = f->until * MS; break;
+    case PLAN_HANG:
+        s->process.paused_until = f->until * MS;
+        for (unsigned i = 1; i < WORKLOAD_MACHINES; i++) net_cut(f->a, i);
+        break;
     case PLAN_CLOCK:
         s->process.wall_offset_us += ((int64_t)f->n - 200) * 100000;
         check_clock(s->process.wall_offset_us);
@@ -250,9 +256,17 @@ static void happen(void *arg, uint64_t token)
     case PLAN_TRANSFER: admin_ask(ADMIN_TRANSFER, f->n); break;
     case PLAN_WIPE: admin_ask(ADMIN_WIPE, f->n); break;
     case PLAN_BACKUP: admin_ask(ADMIN_BACKUP, f->n); break;
+    case PLAN_POWER_AT_COPY: cluster_cut_at_copy((int)f->n % COPY_IO); break;
     default: hurt_process(f, s); break;
     }
     refresh(NULL, 0);
+}
+
+static void hang_over(void *arg, uint64_t token)
+{
+    struct plan_fault *f = arg;
+    (void)token;
+    process_end(&cluster_server(f->a)->process, PROCESS_POWER);
 }
 
 static void calm(void *arg, uint64_t token)
@@ -264,6 +278,7 @@ static void calm(void *arg, uint64_t token)
         d->fail_writes = d->fail_reads = d->fail_syncs = 0;
         p->die_at_io = UINT64_MAX;
     }
+    cluster_cut_at_copy(-1);
     world_trace("calm");
     refresh(NULL, 0);
 }
@@ -277,6 +292,7 @@ void plan_start(struct plan *p)
         if (f->skipped) continue;
         world_at(f->at * MS, happen, f, 0);
         if (f->until > f->at) world_at(f->until * MS, refresh, NULL, 0);
+        if (f->kind == PLAN_HANG) world_at(f->until * MS, hang_over, f, 0);
     }
     world_at(p->calm_ms * MS, calm, NULL, 0);
 }

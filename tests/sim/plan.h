@@ -37,6 +37,9 @@ enum plan_kind {
     PLAN_TRANSFER,   /* leadership is handed over */
     PLAN_WIPE,       /* a server loses its disk, and is replaced; not in a run with rot, so that a majority has everything */
     PLAN_BACKUP,     /* a backup is made, restored and read */
+    PLAN_HANG,       /* its program stands still, its kernel goes on answering: its connections break, new ones are accepted, nothing
+                        is said on them; then the machine is reset. Who waits for its answer is told nothing, for ever */
+    PLAN_POWER_AT_COPY, /* the next server that copies its state for another one loses power at the n-th boundary of I/O in that */
     PLAN_KINDS
 };
 extern const char *const plan_names[PLAN_KINDS];

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "logd/server/node.h"
+#include "logd/server/peers.h"
 #include "tests/sim/admin.h"
 #include "tests/sim/check.h"
 #include "tests/sim/cluster.h"
@@ -16,6 +17,9 @@
 
 /* After the faults: how long the cluster may take until everything is answered, and until all replicas are equal. */
 enum { SETTLE_S = 60, STEP_MS = 200 };
+/* When nothing is asked any more: until what was under way has ended, how long is looked then, and how much a server may say beside heartbeats (trims of
+ * policies, alarms, attempts to reach one that is gone). */
+enum { REST_MS = 500, QUIET_MS = 1500, IDLE_PER_S = 40 };
 
 static uint64_t sums_fs[8], sums_net[8], sums_cluster[8], sums_workload[8], sums_admin[8];
 
@@ -80,6 +84,24 @@ void run_print_plan(const struct run_options *o)
     plan_print(&p);
 }
 
+static bool is_up(unsigned machine)
+{
+    const struct server *s = cluster_server(machine);
+    return admin_is_member(machine) && !s->out && s->node != NULL && s->node->peers != NULL;
+}
+
+/* Each server has a connection to each other one that was greeted: whoever leads next is heard at once, by all. */
+static bool is_connected(char *ret_why, size_t size)
+{
+    for (unsigned i = 1; i <= cluster_size(); i++)
+        for (unsigned j = 1; j <= cluster_size(); j++) {
+            if (i == j || !is_up(i) || !is_up(j) || peers_reachable(cluster_server(i)->node->peers, j)) continue;
+            snprintf(ret_why, size, "server %u is not connected to server %u", i, j);
+            return false;
+        }
+    return true;
+}
+
 /* Every member is up, unless it found its data damaged, and has applied the same entries; who was removed has stopped. */
 static bool is_equal(char *ret_why, size_t size)
 {
@@ -116,7 +138,20 @@ static bool settled(char *ret_why, size_t size)
         snprintf(ret_why, size, "%s", admin_waits_for());
         return false;
     }
-    return is_equal(ret_why, size);
+    return is_equal(ret_why, size) && is_connected(ret_why, size);
+}
+
+/* A heartbeat to each other server and its answer, as often as they are set to be, and little else: nobody asks, answers or tries again in a circle. */
+static void check_rest(uint64_t now)
+{
+    const struct cluster_options *c = cluster_shape();
+    world_run(now += REST_MS * MS);
+    uint64_t before = net_counts[NET_PIECES];
+    world_run(now + QUIET_MS * MS);
+    uint64_t sent = net_counts[NET_PIECES] - before, beats = (uint64_t)2 * (c->n - 1) * (QUIET_MS / c->heartbeat_ms + 1);
+    world_trace("at rest: %" PRIu64 " pieces in %d ms, %" PRIu64 " of them heartbeats", sent, QUIET_MS, beats);
+    if (!world_failed() && sent > 2 * beats + (uint64_t)c->n * IDLE_PER_S * QUIET_MS / 1000)
+        world_violation("nothing is asked any more, and in %d ms %" PRIu64 " times something is sent; heartbeats are %" PRIu64, QUIET_MS, sent, beats);
 }
 
 static void conclude(const struct run_options *o)
@@ -130,6 +165,7 @@ static void conclude(const struct run_options *o)
     workload_audit(NULL);
     for (until = now + SETTLE_S * SECOND; !world_failed() && !workload_audited() && now < until;) world_run(now += STEP_MS * MS);
     if (!world_failed() && !workload_audited()) world_violation("liveness: the replicas could not be read in %d s", SETTLE_S);
+    if (!world_failed()) check_rest(now);
     for (unsigned i = 0; i < CHECK_STREAMS && !world_failed(); i++)
         if (!linear_check(i, why, sizeof why)) world_violation("%s", why);
 }
