@@ -138,7 +138,7 @@ def checker(bench, what="."):
 
 
 def test_chaos(bench, rng):
-    seconds = float(os.environ.get("CRSC_CHAOS_SECONDS", "60"))
+    seconds = float(os.environ.get("CRSC_CHAOS_SECONDS", "60" if bench.build.sanitized else "180"))
     linearizable = checker(bench)
     with Hosts(3, bench.directory, DISK_MIB) as hosts:
         try:
