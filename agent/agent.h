@@ -30,6 +30,7 @@ struct container {
     bool restored;
     char snapshot[STORE_ID_MAX], tried[STORE_ID_MAX], reason[AGENT_REASON_MAX];
     uint64_t offset, criu_us, created_us;
+    bool refused; /* its ports cannot be redirected, and the log was told; the keeper's */
     /* lock: */
     bool attached, gone;
     uint64_t attached_us;

@@ -160,10 +160,38 @@ static bool attach_again(struct agent *a, const struct container *c, const struc
     return rc == 0;
 }
 
+/* Where the pod's own rules lead clients to the interceptor, none may be missing when it begins to serve: they would go past it. crsc-runtime has made them
+ * already, if it could. */
+static bool lead(struct container *c)
+{
+    struct error e;
+    if (c->pod.redirect.n == 0 || redirect_set(c->process.pid, &c->pod.redirect, &e) == 0) return true;
+    if (!c->refused) log_error("clients cannot be led to the interceptor: it is not told of its app; trying on", "pod=%s/%s reason=%s", c->pod.namespace, c->pod.name, e.text);
+    c->refused = true;
+    return false;
+}
+
+/* The interceptor does not know its app. True: now it does. */
+static bool tell(struct agent *a, const struct container *c, const struct sidecar *sidecar, const struct sidecar_status *st, const char *identity)
+{
+    char marked[SIDECAR_INSTANCE_MAX];
+    struct error e;
+    read_mark(a, c->id, marked);
+    if (*marked != '\0' && strcmp(marked, st->instance) != 0) return attach_again(a, c, sidecar, st, identity);
+    if (!write_mark(a, c->id, st->instance)) return false;
+    int rc = sidecar_attach(sidecar, identity, c->offset, c->pod.upstream, false, &e);
+    if (rc == 0)
+        log_info("attached", "pod=%s/%s container=%s began=%s snapshot=%s offset=%" PRIu64 " criu_ms=%" PRIu64, c->pod.namespace, c->pod.name, c->id,
+                 c->restored ? "restored" : "fresh", c->snapshot, c->offset, c->criu_us / 1000);
+    else
+        log_warn("the interceptor cannot be told of its app; trying on", "pod=%s/%s reason=%s", c->pod.namespace, c->pod.name, e.text);
+    return rc == 0;
+}
+
 /* One look at the interceptor. True: it knows its app. */
 static bool look(struct agent *a, struct container *c, uint64_t *lost_since_ms)
 {
-    char identity[PROCESS_IDENTITY_MAX], marked[SIDECAR_INSTANCE_MAX];
+    char identity[PROCESS_IDENTITY_MAX];
     struct sidecar sidecar = {.admin = c->pod.admin, .pid = c->process.pid};
     struct sidecar_status st;
     struct error e;
@@ -172,18 +200,7 @@ static bool look(struct agent *a, struct container *c, uint64_t *lost_since_ms)
     process_identity(&c->process, identity);
     bool knows = strcmp(st.identity, identity) == 0;
     if (!knows) {
-        read_mark(a, c->id, marked);
-        if (*marked != '\0' && strcmp(marked, st.instance) != 0) {
-            knows = attach_again(a, c, &sidecar, &st, identity);
-        } else if (write_mark(a, c->id, st.instance)) {
-            int rc = sidecar_attach(&sidecar, identity, c->offset, c->pod.upstream, false, &e);
-            if (rc == 0)
-                log_info("attached", "pod=%s/%s container=%s began=%s snapshot=%s offset=%" PRIu64 " criu_ms=%" PRIu64, c->pod.namespace, c->pod.name, c->id,
-                         c->restored ? "restored" : "fresh", c->snapshot, c->offset, c->criu_us / 1000);
-            else
-                log_warn("the interceptor cannot be told of its app; trying on", "pod=%s/%s reason=%s", c->pod.namespace, c->pod.name, e.text);
-            knows = rc == 0;
-        }
+        knows = lead(c) && tell(a, c, &sidecar, &st, identity);
     } else if (st.suspect) {
         agent_end_app(c, "a request was cut off half-way");
     } else if (!st.lost) {

@@ -93,7 +93,8 @@ static int digest_spec(yyjson_val *root, char ret_digest[OCI_DIGEST_MAX], struct
 
 static int read_protection(yyjson_val *a, struct pod *p, struct error *e)
 {
-    const char *container = word(a, "crsc.io/container"), *restore = word(a, "crsc.io/restore"), *registry = word(a, "crsc.io/image-registry");
+    const char *container = word(a, "crsc.io/container"), *restore = word(a, "crsc.io/restore"), *registry = word(a, "crsc.io/image-registry"),
+               *redirect = word(a, "crsc.io/redirect");
     p->is_protected = container != NULL && *p->container != '\0' && strcmp(container, p->container) == 0;
     p->has_registry = registry != NULL;
     int rc = copy(p->upstream, sizeof p->upstream, "crsc.io/upstream", word(a, "crsc.io/upstream"), e);
@@ -102,6 +103,7 @@ static int read_protection(yyjson_val *a, struct pod *p, struct error *e)
     if (rc == 0) rc = copy(p->restore, sizeof p->restore, "crsc.io/restore", restore != NULL ? restore : "auto", e);
     if (rc == 0) rc = copy(p->registry, sizeof p->registry, "crsc.io/image-registry", registry, e);
     if (rc != 0 || !p->is_protected) return rc;
+    if (redirect != NULL && redirect_parse(redirect, &p->redirect, e) != 0) return -ERROR_INVALID;
     if (*p->upstream == '\0' || *p->admin == '\0')
         return error_set(e, ERROR_INVALID, "a protected pod needs the annotations crsc.io/upstream and crsc.io/admin");
     if (!pod_snapshot_id_valid(p->restore)) return error_set(e, ERROR_INVALID, "annotation crsc.io/restore is \"auto\", \"fresh\" or an id");

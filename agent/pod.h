@@ -10,6 +10,7 @@
 
 #include "checkpoint/oci_image.h"
 #include "common/error.h"
+#include "common/redirect.h"
 
 enum { POD_NAME_MAX = 254, POD_WORD_MAX = 512, POD_HASH_MAX = 129, POD_RESTORE_MAX = 65 };
 
@@ -23,6 +24,7 @@ struct pod {
     char restore[POD_RESTORE_MAX]; /* "auto", "fresh" or a snapshot's id */
     char registry[POD_WORD_MAX];   /* host[:port]/prefix, "" for none */
     bool has_registry;             /* the pod says which, or that there is none */
+    struct redirect redirect;      /* ports that lead to the interceptor and past it; n 0: its Services do that */
     char spec[OCI_DIGEST_MAX];
 };
 

@@ -40,6 +40,9 @@ static void test_words(void **state)
     assert_string_equal(pod.restore, "auto");
     assert_string_equal(pod.template_hash, "h");
     assert_string_equal(pod.registry, "r:5000/x");
+    assert_int_equal(pod.redirect.n, 0);
+    assert_int_equal(read_pod(CONFIG(CRI "," WORDS ",\"crsc.io/redirect\":\"8080=15020,15023=8080\"", "", "")), 0);
+    assert_true(pod.redirect.n == 2 && pod.redirect.pairs[0].from == 8080 && pod.redirect.pairs[1].to == 8080);
     /* CRI-O's names */
     assert_int_equal(read_pod(CONFIG("\"io.kubernetes.cri-o.ContainerType\":\"container\",\"io.kubernetes.container.name\":\"app\","
                                      "\"io.kubernetes.pod.name\":\"q\"," WORDS, "", "")), 0);
@@ -58,7 +61,8 @@ static void test_bad_words(void **state)
 {
     (void)state;
     static const char *const bad[] = {"", "[]", "{", CONFIG(CRI ",\"crsc.io/stream\":\"a\",\"crsc.io/container\":\"app\"", "", ""),
-        CONFIG(CRI "," WORDS ",\"crsc.io/restore\":\"../x\"", "", ""), CONFIG(CRI "," WORDS ",\"crsc.io/restore\":\"\"", "", "")};
+        CONFIG(CRI "," WORDS ",\"crsc.io/restore\":\"../x\"", "", ""), CONFIG(CRI "," WORDS ",\"crsc.io/restore\":\"\"", "", ""),
+        CONFIG(CRI "," WORDS ",\"crsc.io/redirect\":\"8080\"", "", "")};
     char text[4096], longer[600];
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_int_equal(read_pod(bad[i]), -ERROR_INVALID);
     memset(longer, 'x', sizeof longer - 1);

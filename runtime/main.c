@@ -2,7 +2,8 @@
  *
  * Small on purpose, and static: it runs as root on the host for every container of its handler. It understands no JSON: the agent is given config.json
  * as it is. On any doubt the container is started fresh, and what was done is left for the agent (started.h). It never blocks a pod: each
- * wait has a bound. Everything else goes to runc by exec, word for word. */
+ * wait has a bound. In a pod with `crsc.io/redirect` it also leads the app's port to the interceptor, when the pod's first container is created: before
+ * there is an app to be reached. Everything else goes to runc by exec, word for word. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -14,6 +15,7 @@
 
 #include "checkpoint/leftover.h"
 #include "checkpoint/tree.h"
+#include "common/redirect.h"
 #include "runtime/ask.h"
 #include "runtime/command.h"
 #include "runtime/settings.h"
@@ -190,10 +192,34 @@ static bool restore(const struct settings *s, const struct line *l, struct answe
     return false;
 }
 
+/* The value of "crsc.io/redirect" in a config.json, found as text: a quote within a JSON string has a backslash before it, so this is a key wherever it stands,
+ * and all that it can change is the container's own network. False: there is none, or it is not understood; of that the agent tells. */
+static bool find_redirect(const char *config, size_t len, struct redirect *ret_redirect)
+{
+    static const char key[] = "\"crsc.io/redirect\"";
+    char text[REDIRECT_TEXT_MAX];
+    size_t n = 0;
+    const char *at = memmem(config, len, key, sizeof key - 1), *end = config + len;
+    if (at == NULL) return false;
+    for (at += sizeof key - 1; at < end && (*at == ' ' || *at == ':'); at++) {}
+    if (at == end || *at++ != '"') return false;
+    for (; at < end && *at != '"' && n < sizeof text - 1; at++) text[n++] = *at;
+    text[n] = '\0';
+    return at < end && *at == '"' && redirect_parse(text, ret_redirect, NULL) == 0;
+}
+
+/* In the network of the container's process. What fails here the agent does again, before it lets the interceptor serve the app. */
+static void lead(int32_t pid, const struct redirect *r)
+{
+    struct error e = {0};
+    if (pid > 0 && redirect_set(pid, r, &e) != 0) fprintf(stderr, "crsc-runtime: crsc.io/redirect: %s\n", e.text);
+}
+
 static int create(const struct settings *s, const struct line *l, char **argv)
 {
     const char *bundle = value_of(l->rest, l->n_rest, "--bundle"), *pid_file = value_of(l->rest, l->n_rest, "--pid-file");
     struct answer a;
+    struct redirect redirect;
     uint64_t criu_us = 0;
     size_t len = 0;
     char *config = bundle != NULL && pid_file != NULL ? read_config(bundle, &len) : NULL;
@@ -201,15 +227,19 @@ static int create(const struct settings *s, const struct line *l, char **argv)
     if (config == NULL || memmem(config, len, "\"crsc.io/stream\"", 16) == NULL) be_runc(s, argv);
     started_remove(s->started, l->id);
     ask(s->socket, &ask_bounds, l->id, config, len, &a);
+    bool leads = find_redirect(config, len, &redirect);
     free(config);
-    if (a.plain) be_runc(s, argv);
+    if (a.plain && !leads) be_runc(s, argv);
     bool restored = a.restore && restore(s, l, &a, &criu_us);
     if (!restored) {
         argv[0] = (char *)(uintptr_t)s->runc;
         int status = command_run(argv, -1);
         if (status != 0) return status > 0 ? status : 1;
     }
-    struct started done = {.id = l->id, .bundle = bundle, .pid = read_pid(pid_file), .restored = restored, .answer = &a, .criu_us = criu_us};
+    int32_t pid = read_pid(pid_file);
+    if (leads) lead(pid, &redirect);
+    if (a.plain) return 0;
+    struct started done = {.id = l->id, .bundle = bundle, .pid = pid, .restored = restored, .answer = &a, .criu_us = criu_us};
     if (!started_write(s->started, &done)) fprintf(stderr, "crsc-runtime: %s: %s\n", s->started, strerror(errno));
     return 0;
 }

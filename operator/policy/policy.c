@@ -20,11 +20,11 @@ static const struct policy_annotation table[POLICY_ANNOTATIONS] = {
     {"retain", POLICY_NUMBER, AT(retain), "3", "1 to 32", 1, 32, false},
     {"port", POLICY_NUMBER, AT(port), "0", "1 to 65535; 0: the container's only port", 0, 65535, true},
     {"container", POLICY_NAME, AT(container), "", "a container of the pod; empty: its first", 0, 0, true},
-    {"traffic", POLICY_WORD, AT(traffic), "service", "service|none", 0, 0, false},
+    {"traffic", POLICY_WORD, AT(traffic), "service", "service|redirect|none", 0, 0, true},
     {"image-registry", POLICY_TEXT, AT(registry), "", "host[:port]/prefix; -: none; empty: the agents' own", 0, 0, true},
 };
 
-static const char *const ours[] = {"workload", "stream", "upstream", "admin", "template-hash", "injected", "restore", "original-ports", "data-port"};
+static const char *const ours[] = {"workload", "stream", "upstream", "admin", "template-hash", "injected", "restore", "original-ports", "data-port", "redirect"};
 
 const struct policy_annotation *policy_table(void)
 {
@@ -103,9 +103,6 @@ static int set(struct policy *p, const struct policy_annotation *a, const char *
         *(uint32_t *)(void *)at = (uint32_t)n;
         return 0;
     case POLICY_WORD:
-        if (strcmp(a->name, "traffic") == 0 && strcmp(value, "redirect") == 0)
-            return error_set(e, ERROR_INVALID, POLICY_PREFIX "traffic: redirect is not offered: it would take a container with NET_ADMIN in your pod, which "
-                             "hardened namespaces refuse; service needs nothing, and none leaves it to you");
         if (!is_one_of(a->values, value)) return wrong(e, a, value);
         break;
     case POLICY_ORDERING:

@@ -55,13 +55,22 @@ static bool has_interceptor(const struct protect_world *w)
     return false;
 }
 
+/* Pods that were made before pods were to redirect do not: while there is one, or the next one would be such, what leads to the interceptor stays so. */
+static bool waits_for_redirects(const struct protect_world *w)
+{
+    if (!w->redirects || !w->template_current) return w->redirects;
+    for (uint32_t i = 0; i < w->n_pods; i++)
+        if (w->pods[i].injected && !w->pods[i].terminating && !w->pods[i].redirected) return true;
+    return false;
+}
+
 /* P2. Switched at the first pod that has the port, not before. What is switched stays so while there are such pods, or while the
  * template makes some: a recovery has moments without any. */
 static void plan_services(const struct protect_world *w, struct protect_plan *p)
 {
-    bool on = is_kept(w) && w->switch_services;
+    bool on = is_kept(w) && w->switch_services, stay = is_kept(w) && waits_for_redirects(w);
     for (uint32_t i = 0; i < w->n_services; i++) {
-        if (w->services[i].switched && (!on || !w->services[i].matches || (!w->template_ours && !has_interceptor(w))))
+        if (w->services[i].switched && (!(on || stay) || !w->services[i].matches || (!w->template_ours && !has_interceptor(w))))
             add(p, PROTECT_RESTORE_SERVICE, i);
         else if (on && !w->services[i].switched && w->services[i].matches && w->record_finalizer && has_ready_interceptor(w))
             add(p, PROTECT_SWITCH_SERVICE, i);

@@ -6,7 +6,8 @@
  *
  * Promises (test_protect_random.c holds them against thousands of random clusters):
  *   P1  an annotated workload comes to be protected; one that is not annotated any more comes to be as it was, and nothing is left of us.
- *   P2  Services lead to the interceptor only while a pod of the workload has one, and lead back before the pods lose it.
+ *   P2  Services lead to the interceptor only while a pod of the workload has one, and lead back before the pods lose it; when pods are to lead there
+ *       themselves, not before each pod with an interceptor does.
  *   P3  the newest `retain` valid checkpoints of a stream, and those in use, are never deleted while it is protected.
  *   P4  a pod with an interceptor on a lost node is removed only after its producer was fenced, or after another pod of that stream opened a newer
  *       epoch.
@@ -46,6 +47,7 @@ struct protect_pod {
     uint32_t stream;      /* index of its stream */
     bool injected;        /* it has the interceptor */
     bool refused;         /* it cannot have it: the webhook said so */
+    bool redirected;      /* in the pod itself the app's port leads to the interceptor */
     bool ready, terminating;
     bool node_lost;       /* its node was not ready for longer than the grace */
     bool agent;           /* the agent of its node answers */
@@ -84,7 +86,8 @@ struct protect_world {
     bool record, record_deleting, record_finalizer;
     bool by_annotation;    /* we made it */
     bool policy_valid, policy_current; /* current: its spec is what the annotations say now */
-    bool switch_services;
+    bool switch_services;  /* Services are to lead to the interceptor */
+    bool redirects;        /* pods are to lead there themselves, and Services to the app's port */
     uint64_t interval_ms, objective_ms;
     uint32_t retain;
     uint64_t replaced_ms[PROTECT_REPLACEMENTS]; /* when pods were replaced last; 0: never */

@@ -510,10 +510,41 @@ static void test_wrong_policy_keeps(void **state)
     assert_true(plans(&w, PROTECT_NEW_CHECKPOINT));
 }
 
+/* From Services that are switched to pods that redirect: nobody may reach an app past its interceptor meanwhile. */
+static void test_redirects(void **state)
+{
+    struct protect_world w = calm();
+    (void)state;
+    w.n_services = 1;
+    w.services[0].matches = w.services[0].switched = true;
+    w.redirects = true;
+    w.template_current = false;
+    assert_false(plans(&w, PROTECT_RESTORE_SERVICE)); /* the rollout is still to come */
+    w.template_current = true;
+    assert_false(plans(&w, PROTECT_RESTORE_SERVICE)); /* the old pod */
+    w.n_pods = 2;
+    w.pods[1] = w.pods[0];
+    w.pods[1].redirected = true;
+    assert_false(plans(&w, PROTECT_RESTORE_SERVICE));
+    w.pods[0].terminating = true;
+    assert_true(plans(&w, PROTECT_RESTORE_SERVICE));
+    w.services[0].switched = false;
+    assert_false(plans(&w, PROTECT_SWITCH_SERVICE)); /* and it stays so */
+    w.redirects = false;
+    w.switch_services = true;
+    assert_true(plans(&w, PROTECT_SWITCH_SERVICE)); /* the way back: any pod with an interceptor has its port */
+    w.services[0].switched = true;
+    w.redirects = true;
+    w.switch_services = false;
+    w.template_current = false;
+    w.record_deleting = true;
+    assert_true(plans(&w, PROTECT_RESTORE_SERVICE)); /* the end of protection does not wait */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_schedule), cmocka_unit_test(test_forgotten), cmocka_unit_test(test_backoff),
-                                       cmocka_unit_test(test_missed), cmocka_unit_test(test_wrong_policy_keeps),
+                                       cmocka_unit_test(test_missed), cmocka_unit_test(test_wrong_policy_keeps), cmocka_unit_test(test_redirects),
                                        cmocka_unit_test(test_random_clusters)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

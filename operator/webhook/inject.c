@@ -173,6 +173,23 @@ static void op_entry(struct patch *p, const char *map, const char *key, const ch
     op(p, "add", path, yyjson_mut_strcpy(p->doc, value));
 }
 
+/* Whoever asked us may be scheduled, protected or not. */
+static void open_gate(struct patch *p, yyjson_val *spec)
+{
+    char path[64];
+    size_t i, max;
+    yyjson_val *one, *all = yyjson_obj_get(spec, "schedulingGates");
+    yyjson_arr_foreach(all, i, max, one)
+    {
+        if (strcmp(text_of(one, "name"), INJECT_GATE) != 0) continue;
+        yyjson_mut_val *o = yyjson_mut_arr_add_obj(p->doc, p->ops);
+        snprintf(path, sizeof path, "/spec/schedulingGates/%zu", i);
+        yyjson_mut_obj_add_str(p->doc, o, "op", "remove");
+        yyjson_mut_obj_add_strcpy(p->doc, o, "path", path);
+        return; /* names are unique */
+    }
+}
+
 static void open_map(struct patch *p, yyjson_val *head, const char *name, const char *path)
 {
     if (!yyjson_is_obj(yyjson_obj_get(head, name))) op(p, "add", path, yyjson_mut_obj(p->doc));
@@ -191,6 +208,11 @@ struct facts {
     struct policy policy;
 };
 
+static bool redirects(const struct facts *f)
+{
+    return strcmp(f->policy.traffic, "redirect") == 0;
+}
+
 static void annotate(struct patch *p, yyjson_val *pod, const struct facts *f, const struct inject_settings *s)
 {
     yyjson_val *head = yyjson_obj_get(pod, "metadata");
@@ -203,6 +225,10 @@ static void annotate(struct patch *p, yyjson_val *pod, const struct facts *f, co
     snprintf(text, sizeof text, "127.0.0.1:%d", INJECT_ADMIN_PORT);
     op_entry(p, "/metadata/annotations", "crsc.io/admin", text);
     op_entry(p, "/metadata/annotations", "crsc.io/template-hash", f->hash);
+    if (redirects(f)) {
+        snprintf(text, sizeof text, "%u=%d,%d=%u", f->port, INJECT_DATA_PORT, INJECT_DIRECT_PORT, f->port);
+        op_entry(p, "/metadata/annotations", "crsc.io/redirect", text);
+    }
     if (s->restore != NULL) op_entry(p, "/metadata/annotations", "crsc.io/restore", s->restore);
     if (strcmp(f->policy.registry, "-") == 0) op_entry(p, "/metadata/annotations", "crsc.io/image-registry", "");
     op_entry(p, "/metadata/annotations", "crsc.io/injected", CRSC_VERSION);
@@ -313,6 +339,41 @@ static void relax_probe(struct patch *p, const struct facts *f, const char *name
     }
 }
 
+static bool is_app_port(const struct facts *f, yyjson_val *port)
+{
+    yyjson_val *named = NULL, *one, *ports = yyjson_obj_get(f->container, "ports");
+    size_t i, max;
+    if (yyjson_is_uint(port)) return yyjson_get_uint(port) == f->port;
+    yyjson_arr_foreach(ports, i, max, one)
+    {
+        if (yyjson_is_str(port) && strcmp(text_of(one, "name"), yyjson_get_str(port)) == 0) named = one;
+    }
+    return named != NULL && yyjson_get_uint(yyjson_obj_get(named, "containerPort")) == f->port;
+}
+
+/* What the kubelet asks the app over the network, by `handler` at `path`: past the interceptor. */
+static void ask_directly(struct patch *p, const struct facts *f, yyjson_val *handler, const char *path)
+{
+    static const char *const ways[] = {"httpGet", "tcpSocket", "grpc"};
+    char at[128];
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        if (!is_app_port(f, yyjson_obj_get(yyjson_obj_get(handler, ways[i]), "port"))) continue;
+        snprintf(at, sizeof at, "/spec/containers/%zu/%s/%s/port", f->index, path, ways[i]);
+        op(p, "add", at, yyjson_mut_uint(p->doc, INJECT_DIRECT_PORT));
+    }
+}
+
+static void ask_all_directly(struct patch *p, const struct facts *f)
+{
+    static const char *const probes[] = {"livenessProbe", "readinessProbe", "startupProbe"}, *const hooks[] = {"postStart", "preStop"};
+    char path[64];
+    for (size_t i = 0; i < sizeof probes / sizeof *probes; i++) ask_directly(p, f, yyjson_obj_get(f->container, probes[i]), probes[i]);
+    for (size_t i = 0; i < sizeof hooks / sizeof *hooks; i++) {
+        snprintf(path, sizeof path, "lifecycle/%s", hooks[i]);
+        ask_directly(p, f, yyjson_obj_get(yyjson_obj_get(f->container, "lifecycle"), hooks[i]), path);
+    }
+}
+
 static void pin(struct patch *p, yyjson_val *spec, const char *node)
 {
     if (!yyjson_is_obj(yyjson_obj_get(spec, "nodeSelector"))) op(p, "add", "/spec/nodeSelector", yyjson_mut_obj(p->doc));
@@ -320,7 +381,7 @@ static void pin(struct patch *p, yyjson_val *spec, const char *node)
 }
 
 /* A refused pod says so: nobody need make it again in the hope that it will be injected. Those that we may not touch say nothing. */
-static char *write_refusal(const char *space, const struct error *reason)
+static char *write_refusal(yyjson_val *spec, const char *space, const struct error *reason)
 {
     struct patch p = {.doc = yyjson_mut_doc_new(NULL)};
     if (p.doc == NULL || is_system(space)) {
@@ -330,6 +391,7 @@ static char *write_refusal(const char *space, const struct error *reason)
     p.ops = yyjson_mut_arr(p.doc);
     yyjson_mut_doc_set_root(p.doc, p.ops);
     op_entry(&p, "/metadata/annotations", INJECT_REFUSAL, reason->text);
+    open_gate(&p, spec);
     char *text = yyjson_mut_write(p.doc, YYJSON_WRITE_NOFLAG, NULL);
     yyjson_mut_doc_free(p.doc);
     return text;
@@ -349,6 +411,8 @@ static char *write_patch(yyjson_val *pod, const struct facts *f, const struct in
     relax_probe(&p, f, "livenessProbe", true);
     relax_probe(&p, f, "readinessProbe", false);
     relax_probe(&p, f, "startupProbe", false);
+    if (redirects(f)) ask_all_directly(&p, f);
+    open_gate(&p, spec);
     if (s->node != NULL) pin(&p, spec, s->node);
     char *text = yyjson_mut_write(p.doc, YYJSON_WRITE_NOFLAG, NULL);
     yyjson_mut_doc_free(p.doc);
@@ -401,7 +465,10 @@ static int check(yyjson_val *pod, const char *space, const struct inject_setting
     if (rv == 0) rv = make_stream(pod, space, s->cluster, f->stream, reason);
     if (rv != 0) return rv;
     if ((f->container = inject_container(spec, &f->policy, &f->port, reason)) == NULL) return -ERROR_INVALID;
-    if (f->port == INJECT_DATA_PORT || f->port == INJECT_ADMIN_PORT || f->port == INJECT_PROBE_PORT)
+    bool owned = strcmp(text_of(yyjson_obj_get(yyjson_obj_get(pod, "metadata"), "annotations"), "crsc.io/workload"), "") != 0;
+    if (redirects(f) && !owned)
+        return error_set(reason, ERROR_INVALID, "crsc.io/traffic: redirect could not be undone in a pod that belongs to nobody: use service or none, or a Deployment");
+    if (f->port == INJECT_DATA_PORT || f->port == INJECT_ADMIN_PORT || f->port == INJECT_PROBE_PORT || (redirects(f) && f->port == INJECT_DIRECT_PORT))
         return error_set(reason, ERROR_INVALID, "the app listens on port %u, which the interceptor needs", f->port);
     f->index = index_of(spec, f->container);
     return 0;
@@ -413,7 +480,7 @@ enum inject_outcome inject_pod(yyjson_val *pod, const char *space, const struct 
     yyjson_val *spec = yyjson_obj_get(pod, "spec"), *annotations = yyjson_obj_get(yyjson_obj_get(pod, "metadata"), "annotations");
     if (strcmp(text_of(annotations, "crsc.io/checkpoint-restore"), "true") != 0 || has_sidecar(spec)) return INJECT_SKIPPED;
     if (check(pod, space, s, &f, reason) != 0) {
-        *ret_patch = write_refusal(space, reason);
+        *ret_patch = write_refusal(spec, space, reason);
         return INJECT_REFUSED;
     }
     char *patch = inject_template_hash(spec, f.hash) == 0 ? write_patch(pod, &f, s) : NULL;

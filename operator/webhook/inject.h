@@ -1,8 +1,9 @@
 /* What protection changes in a pod, as a JSON patch: the pure half of the webhook.
  *
  * The interceptor becomes a native sidecar (an init container with restartPolicy Always), the pod gets the RuntimeClass of crsc-runtime
- * and the annotations of docs/AGENT.md, and the probes of the protected container are made to outlast a checkpoint. Nothing else of the
- * pod changes, and a pod that cannot be protected is left as it is, with the reason.
+ * and the annotations of docs/AGENT.md, and the probes of the protected container are made to outlast a checkpoint. With `crsc.io/traffic: redirect` the
+ * app's port leads to the interceptor within the pod (common/redirect.h), and what the kubelet asks the app goes to a port that leads past it: a probe that waited
+ * for a replay would have the app killed. Our scheduling gate is taken off in any case. Nothing else of the pod changes, and a pod that cannot be protected is left as it is, with the reason.
  * Pure: no I/O. Thread: any. */
 #ifndef CRSC_OPERATOR_WEBHOOK_INJECT_H
 #define CRSC_OPERATOR_WEBHOOK_INJECT_H
@@ -14,13 +15,14 @@
 #include "common/error.h"
 #include "operator/policy/policy.h"
 
-enum { INJECT_DATA_PORT = 15020, INJECT_ADMIN_PORT = 15021, INJECT_PROBE_PORT = 15022, INJECT_STREAM_MAX = 255, INJECT_HASH_MAX = 80 };
+enum { INJECT_DATA_PORT = 15020, INJECT_ADMIN_PORT = 15021, INJECT_PROBE_PORT = 15022, INJECT_DIRECT_PORT = 15023, INJECT_STREAM_MAX = 255, INJECT_HASH_MAX = 80 };
 
 #define INJECT_SIDECAR "crsc-interceptor"
 #define INJECT_PORT_NAME "crsc-data"
 #define INJECT_VOLUME "crsc-log-tls"
 #define INJECT_TLS_PATH "/etc/crsc/log-tls"
 #define INJECT_LABEL "crsc.io/protected"        /* on our templates and pods: the operator follows those */
+#define INJECT_GATE "crsc.io/injection"          /* scheduling gate of templates whose pods redirect: a pod that nobody asked us about is not started */
 #define INJECT_REFUSAL "crsc.io/refused"        /* annotation of a pod that cannot be protected: why */
 
 struct inject_settings {

@@ -58,7 +58,7 @@ static void compare(const char *name, const char *patch)
 
 static void test_golden(void **state)
 {
-    static const char *const names[] = {"deployment", "statefulset", "full"};
+    static const char *const names[] = {"deployment", "statefulset", "full", "redirect"};
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         struct error e = {0};
@@ -88,7 +88,9 @@ static void test_left_alone(void **state)
         {POD(ON, APP ",\"shareProcessNamespace\":true"), "x", "shareProcessNamespace"}, {POD(ON, APP ",\"runtimeClassName\":\"kata\""), "x", "kata"},
         {POD(ON ",\"crsc.io/container\":\"db\"", APP), "x", "db"}, {POD(ON ",\"crsc.io/retain\":\"many\"", APP), "x", "retain"},
         {POD(ON, "\"containers\":[{\"name\":\"app\"}]"), "x", "crsc.io/port"}, {POD(ON, "\"containers\":[]"), "x", "container"}, {POD(ON, "\"containers\":7"), "x", "container"},
-        {POD(ON ",\"crsc.io/port\":\"15021\"", APP), "x", "15021"}, {"{\"metadata\":{\"annotations\":{" ON "}},\"spec\":{" APP "}}", "x", "name"}};
+        {POD(ON ",\"crsc.io/port\":\"15021\"", APP), "x", "15021"},
+        {POD(ON ",\"crsc.io/traffic\":\"redirect\"", APP), "x", "belongs to nobody"},
+        {POD(ON ",\"crsc.io/traffic\":\"redirect\",\"crsc.io/workload\":\"deployment/d\",\"crsc.io/port\":\"15023\"", APP), "x", "15023"}, {"{\"metadata\":{\"annotations\":{" ON "}},\"spec\":{" APP "}}", "x", "name"}};
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct error e = {0};
@@ -119,6 +121,26 @@ static void hash_of(const char *spec, char hash[INJECT_HASH_MAX])
 }
 
 /* What is made up anew for each pod, and what we add, changes nothing; what the app would see does. */
+/* What we were asked about is scheduled, also when it cannot be protected; gates of others stay. */
+static void test_gate(void **state)
+{
+    static const char *const gates = APP ",\"schedulingGates\":[{\"name\":\"other\"},{\"name\":\"crsc.io/injection\"}]";
+    static const char *const annotations[] = {ON, ON ",\"crsc.io/retain\":\"many\""};
+    char text[512];
+    (void)state;
+    for (size_t i = 0; i < sizeof annotations / sizeof *annotations; i++) {
+        struct error e = {0};
+        char *patch = NULL;
+        snprintf(text, sizeof text, "{\"metadata\":{\"name\":\"p\",\"annotations\":{%s}},\"spec\":{%s}}", annotations[i], gates);
+        yyjson_doc *pod = parse(text);
+        inject_pod(yyjson_doc_get_root(pod), "x", &settings, &patch, &e);
+        assert_non_null(patch);
+        assert_non_null(strstr(patch, "{\"op\":\"remove\",\"path\":\"/spec/schedulingGates/1\"}"));
+        free(patch);
+        yyjson_doc_free(pod);
+    }
+}
+
 static void test_hash(void **state)
 {
     char a[INJECT_HASH_MAX], b[INJECT_HASH_MAX];
@@ -176,7 +198,7 @@ static void test_certificates(void **state)
 
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden), cmocka_unit_test(test_left_alone), cmocka_unit_test(test_hash),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden), cmocka_unit_test(test_left_alone), cmocka_unit_test(test_gate), cmocka_unit_test(test_hash),
                                        cmocka_unit_test(test_review), cmocka_unit_test(test_certificates)};
     golden = argc > 1 ? argv[1] : "operator/webhook/golden";
     return cmocka_run_group_tests(tests, NULL, NULL);

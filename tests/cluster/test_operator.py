@@ -366,6 +366,76 @@ def test_pushgateway(w):
     return f"{pushed} pushes, {replay['done']} of them replayed; answering again {(times['active_us'] - times['lost_us']) / 1000:.0f} ms after its death was seen"
 
 
+class OfItsOwn(Clients):
+    """Of an app that the clients of the other cases do not know."""
+
+    earlier = []
+
+
+def only_pod(workload, injected):
+    """Its pod, when no other is left; with an interceptor or without."""
+    def look():
+        pods = workload.pods()
+        return pods[0] if len(pods) == 1 and ("initContainers" in pods[0]["spec"]) is injected and workload.ready() else None
+    return wait_until(f"only a pod of {workload.name} {'with' if injected else 'without'} an interceptor is left", look, 120, pause=0.2)
+
+
+def test_redirect(w):
+    """crsc.io/traffic: redirect: whoever calls the pod at the app's own port is served by the interceptor, through the death of the app too; the kubelet's probe goes
+    past it, the Service stays as it is; undone with the annotation."""
+    app = {"name": "app", "image": f"{REGISTRY}/counter:1", "args": ["--listen", "0.0.0.0:8080"], "ports": [{"containerPort": 8080}],
+           "livenessProbe": {"httpGet": {"path": "/count", "port": 8080}, "periodSeconds": 1}}
+    service = [{"port": 80, "protocol": "TCP", "targetPort": 8080}]
+    w.cluster.apply(
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "led"}, "spec": {
+            "selector": {"matchLabels": {"app": "led"}},
+            "template": {"metadata": {"labels": {"app": "led"}}, "spec": {"terminationGracePeriodSeconds": 2, "containers": [app]}}}},
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "led"}, "spec": {"selector": {"app": "led"}, "ports": service}})
+    w.kubectl("annotate deployment/led crsc.io/checkpoint-restore=true crsc.io/checkpoint-interval=2s crsc.io/traffic=redirect")
+    w.wait_phase("Protected", "led")
+    led = Workload(w.cluster, "led")
+    pod = only_pod(led, True)
+    agent = w.agents[pod["spec"]["nodeName"]]
+    clients = OfItsOwn(led, port=8080)
+    clients.wait(300)
+    wait_until("a checkpoint is taken", lambda: any(c["spec"]["workload"] == "led" and c.get("status", {}).get("phase") == "Valid"
+                                                    for c in w.checkpoints().values()), 90, pause=0.2)
+    w.kubectl("annotate deployment/led --overwrite crsc.io/checkpoint-interval=1h")
+    clients.wait(300)
+    old = agent.container(pod["metadata"]["name"])
+    os.kill(old["pid"], signal.SIGKILL)
+
+    def served():
+        found = agent.container(pod["metadata"]["name"])
+        return found if found and found["id"] != old["id"] and found["interceptor"]["state"] == "active" else None
+    c = wait_until("another container is served", served, 90, pause=0.05)
+    check(c["began"] == "restored", "%s", c)
+    clients.wait(200)
+    told = clients.audit()
+    check(not clients.errors, "clients saw errors: %s", clients.errors[:5])
+    check(agent.container(pod["metadata"]["name"])["interceptor"]["offsets"]["executed"] >= told, "every one of them is in the log")
+    connection = http.client.HTTPConnection(clients.address, 15023, timeout=10)
+    connection.request("GET", "/count")
+    check(connection.getresponse().status == 200, "past the interceptor")
+    connection.close()
+    now_there = only_pod(led, True)
+    restarts = [s["restartCount"] for s in now_there["status"]["containerStatuses"] if s["name"] == "app"]
+    check(now_there["metadata"]["uid"] == pod["metadata"]["uid"] and restarts == [1], "the probe has not killed it: %s", restarts)
+    check([{k: p[k] for k in service[0]} for p in w.cluster.get("service", "led")["spec"]["ports"]] == service, "the Service was touched")
+    w.kubectl("annotate deployment/led crsc.io/checkpoint-restore- crsc.io/checkpoint-interval- crsc.io/traffic-")
+    wait_until("nothing of ours is left of it", lambda: not w.record("led"), 120, pause=0.2)
+    pod = only_pod(led, False)
+    check(not w.cluster.get("deployment", "led")["spec"]["template"]["spec"].get("schedulingGates"), "the template is as it was")
+    connection = http.client.HTTPConnection(pod["status"]["podIP"], 8080, timeout=10)
+    connection.request("GET", "/list")
+    answer = connection.getresponse()
+    check(answer.status == 200 and not answer.read(), "its own app answers, and knows nothing")
+    connection.close()
+    w.kubectl("delete deployment,service led")
+    wait_until("it is gone", lambda: not w.cluster.get("pods", "-l", "app=led")["items"], 60, pause=0.2)
+    return f"{told} writes through port 8080"
+
+
 def test_crash_loop(w):
     """A request that kills the app, and so does each replay of it: the workload comes to say CrashLoop, and its pods are not replaced for ever."""
     w.kubectl(f"create deployment doomed --image={REGISTRY}/counter:1 --port=8080 -- /counter --listen 0.0.0.0:8080")
@@ -449,7 +519,7 @@ def test_uninstall(w):
 
 # a node's loss comes late: it does not come back
 TESTS = [test_annotate, test_kill_app, test_delete_pod, test_damaged_newest, test_no_operator, test_by_hand, test_killed_in_checkpoints, test_killed_in_recoveries, test_rollout,
-         test_upgrade, test_pushgateway, test_crash_loop, test_cut_node, test_lost_node, test_end, test_uninstall]
+         test_upgrade, test_pushgateway, test_redirect, test_crash_loop, test_cut_node, test_lost_node, test_end, test_uninstall]
 
 
 def first(wanted):

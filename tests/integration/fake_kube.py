@@ -56,6 +56,8 @@ def json_patch(target, ops):
                 at.insert(len(at) if last == "-" else int(last), op["value"])
             else:
                 at[last] = op["value"]
+        elif op["op"] == "remove":
+            del at[int(last) if isinstance(at, list) else last]
         else:
             raise ValueError(op["op"])
     return target

@@ -273,6 +273,51 @@ def test_protects_and_undoes(bench, rng):
         wait_until("events tell of it all", lambda: wanted <= {e["reason"] for e in w.kube.all("events")})
 
 
+def next_pod(w, old, name, executed):
+    """What a rollout does: another pod of the present template, then the old one goes."""
+    pod = w.admit(name)
+    w.agent.run(pod, executed)
+    w.kube.delete("pods", old["metadata"]["name"])
+    return pod
+
+
+def leads_to(w):
+    return w.kube.get("services", "counter")["spec"]["ports"][0]["targetPort"]
+
+
+def gates(w):
+    return w.kube.get("deployments", "counter")["spec"]["template"]["spec"].get("schedulingGates")
+
+
+def test_redirect(bench, rng):
+    """crsc.io/traffic: redirect: the pods carry the rules and the Service is left alone; changed while it is protected, in both directions, and undone."""
+    with World(bench) as w:
+        w.begin()
+        pod = w.protect(traffic="redirect")
+        check(w.template()["crsc.io/traffic"] == "redirect" and gates(w) == [{"name": "crsc.io/injection"}], "%s %s", w.template(), gates(w))
+        check(not pod["spec"]["schedulingGates"], "the webhook has it scheduled")
+        check(pod["metadata"]["annotations"]["crsc.io/redirect"] == "8080=15020,15023=8080", "%s", pod["metadata"])
+        probe = pod["spec"]["containers"][0]["livenessProbe"]
+        check(probe["httpGet"]["port"] == 15023, "the kubelet asks the app past the interceptor: %s", probe)
+        check(w.kube.get("services", "counter")["spec"] == SERVICE["spec"], "the Service was touched")
+        w.annotate(traffic="service")
+        wait_until("the template follows", lambda: "crsc.io/traffic" not in w.template() and not gates(w))
+        pod = next_pod(w, pod, "counter-2", 20)
+        check("crsc.io/redirect" not in pod["metadata"]["annotations"], "%s", pod["metadata"])
+        check(pod["spec"]["containers"][0]["livenessProbe"]["httpGet"]["port"] == 8080, "%s", pod["spec"])
+        wait_until("the Service leads to the interceptor", lambda: leads_to(w) == "crsc-data")
+        w.annotate(traffic="redirect")
+        wait_until("the template follows", lambda: w.template().get("crsc.io/traffic") == "redirect")
+        w.agent.run(pod, 30)
+        wait_until("a checkpoint of it", lambda: any(c["status"]["offset"] == 30 for c in w.valid()))
+        check(leads_to(w) == "crsc-data", "the old pod does not redirect: the Service still leads to its interceptor")
+        next_pod(w, pod, "counter-3", 40)
+        wait_until("the Service leads to the app's port", lambda: leads_to(w) == "http")
+        wait_until("a checkpoint of it", lambda: any(c["status"]["offset"] == 40 for c in w.valid()))
+        end(w)
+        undone(w, (DEPLOYMENT, SERVICE))
+
+
 def wish(w, plural, name, **spec):
     kind = {"restores": "Restore", "migrations": "Migration"}[plural]
     w.kube.put(plural, {"apiVersion": "crsc.io/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": {"workload": "counter", **spec}})
@@ -557,5 +602,5 @@ def test_two_operators(bench, rng):
 
 
 if __name__ == "__main__":
-    main([test_protects_and_undoes, test_restore_by_hand, test_migration, test_agent_forgets, test_wrong_annotation, test_webhook_leaves_alone, test_bad_network,
+    main([test_protects_and_undoes, test_redirect, test_restore_by_hand, test_migration, test_agent_forgets, test_wrong_annotation, test_webhook_leaves_alone, test_bad_network,
           test_killed_anywhere, test_lost_node_and_crash_loop, test_missed, test_two_operators])

@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """crsc-runtime against a script that plays runc and a thread that plays the agent: what runc is told, what is left for the agent, and that
 nothing an agent does (silence, nonsense, absence) keeps a container from starting."""
+import contextlib
 import json
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 
-from harness import check, main
+from harness import Failure, Skip, check, main
+from test_operator_replicas import Place
 
 # Plays runc. Words: globals, verb, ..., id. `restore` fails when the images' folder has a file "broken", and hangs with "hang".
 RUNC = """#!/bin/sh
@@ -69,13 +72,15 @@ class Agent:
 
 
 class Node:
-    def __init__(self, bench):
+    """`pid`: whose process runc says it has created."""
+
+    def __init__(self, bench, pid=None):
         self.here = bench.path(f"node-{time.monotonic_ns()}")
         os.makedirs(os.path.join(self.here, "bundle"))
         os.makedirs(os.path.join(self.here, "image"))
         self.program = bench.build.path("crsc-runtime")
         with open(self.at("runc"), "w") as f:
-            f.write(RUNC.format(here=self.here, pid=os.getpid()))
+            f.write(RUNC.format(here=self.here, pid=pid or os.getpid()))
         os.chmod(self.at("runc"), 0o755)
         with open(self.at("conf"), "w") as f:
             f.write(f"# of a test\nrunc {self.at('runc')}\nsocket {self.at('s')}\n  started\t{self.at('run/started')}  \n")
@@ -191,5 +196,76 @@ def test_settings(bench, rng):
     check(node.create(BARE) == 127, "no runc is told")
 
 
+# In a pod's network: answers each connection with the port that it came to; says when it listens.
+POD = """import socket, threading
+def serve(port):
+    listener = socket.create_server(("0.0.0.0", port))
+    print("ready", flush=True)
+    while True:
+        s, _ = listener.accept()
+        s.sendall(str(port).encode())
+        s.close()
+threads = [threading.Thread(target=serve, args=(port,)) for port in (8080, 15020)]
+[t.start() for t in threads]
+"""
+
+
+def reached(address, port):
+    """Which port answers there; None: none."""
+    try:
+        with socket.create_connection((address, port), 10) as s:
+            return int(s.recv(16))
+    except ConnectionRefusedError:
+        return None
+
+
+@contextlib.contextmanager
+def pod():
+    """A network namespace with a cable, and a process in it that listens at 8080 (the app) and 15020 (the interceptor)."""
+    if os.geteuid() != 0:
+        raise Skip("a network namespace needs root")
+    place = Place()
+    process = None
+    try:
+        try:
+            place.make()
+        except Failure as why:
+            raise Skip(f"no network namespace can be made here: {why}") from None
+        process = subprocess.Popen(["nsenter", f"--net=/run/netns/{place.name}", sys.executable, "-c", POD], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        check(process.stdout.readline() == process.stdout.readline() == b"ready\n", "it listens")
+        yield place, process.pid
+    finally:
+        if process:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+        place.remove()
+
+
+def test_redirect(bench, rng):
+    """crsc.io/redirect: with the pod's first container, whichever it is, its ports lead where the words say, for who comes from outside; the same again
+    changes nothing; the host's own network never changes; words that are not understood change nothing."""
+    with pod() as (place, pid):
+        node = Node(bench, pid)
+        words = {**PROTECTED, "annotations": {**PROTECTED["annotations"], "crsc.io/redirect": "8080=15020,15023=8080"}}
+        agent = Agent(node.at("s"), [b"plain\n"])
+        inside = ["nsenter", f"--net=/run/netns/{place.name}", sys.executable, "-c",
+                  "import socket; print(socket.create_connection(('127.0.0.1', 8080), 10).recv(16).decode())"]
+        wrong = {**words, "annotations": {**words["annotations"], "crsc.io/redirect": "8080"}}
+        check(node.create(wrong) == 0 and reached(place.address, 8080) == 8080, "not understood: nothing changes")
+        check(node.create(words, "sandbox") == 0 and node.calls() == ["create", "create"] and node.started("sandbox") is None, "plain")
+        for container in ("c1", "c1"):  # also when it is created anew
+            check((reached(place.address, 8080), reached(place.address, 15023), reached(place.address, 15020)) == (15020, 8080, 15020), "led")
+            check(subprocess.check_output(inside, text=True).strip() == "8080", "not from inside")
+            agent.lines = [f"restore 120 c-17 {node.at('image')}\n".encode()]
+            check(node.create(words, container) == 0 and node.started(container)["began"] == "restored", "restored")
+        agent.close()
+        host = Node(bench)  # its process is this one, in the network that crsc-runtime is in
+        with open(host.at("bundle/config.json"), "w") as f:
+            json.dump(words, f, indent=1)  # as CRI-O writes it
+        check(host.run("create", "--bundle", host.at("bundle"), "--pid-file", host.at("pid"), "c1") == 0, "it starts")
+        check("crsc" not in subprocess.check_output(["nft", "list", "tables"], text=True), "the host's network has no rules of ours")
+
+
 if __name__ == "__main__":
-    main([test_unprotected, test_restore, test_restore_fails, test_agent_misbehaves, test_settings])
+    main([test_unprotected, test_restore, test_restore_fails, test_agent_misbehaves, test_settings, test_redirect])

@@ -110,10 +110,14 @@ void act_apply_template(struct act *a, bool on)
     body_text(&j, head, "name", v->name);
     body_text(&j, head, "namespace", v->space);
     if (on) {
-        yyjson_mut_val *pod = body_map(&j, body_map(&j, body_map(&j, j.root, "spec"), "template"), "metadata");
+        yyjson_mut_val *template = body_map(&j, body_map(&j, j.root, "spec"), "template"), *pod = body_map(&j, template, "metadata");
         struct put p = {&j, body_map(&j, pod, "annotations")};
         view_template_annotations(v, put_annotation, &p);
         body_text(&j, body_map(&j, pod, "labels"), INJECT_LABEL, "true"); /* also on a pod that misses the webhook: it has to be seen */
+        if (v->world.redirects) { /* Services lead to such a pod: it must not run */
+            yyjson_mut_val *gates = body_array(&j, body_map(&j, template, "spec"), "schedulingGates");
+            body_text(&j, yyjson_mut_arr_add_obj(j.doc, gates), "name", INJECT_GATE);
+        }
     }
     a->into = v->world.kind == PROTECT_DEPLOYMENT ? a->parts->caches->deployments : a->parts->caches->statefulsets;
     a->gone_is_good = true;

@@ -79,7 +79,7 @@ static void compare_one(void *user, const char *key, const char *value)
     c->n++;
 }
 
-static void read_template(struct view *v, yyjson_val *annotations)
+static void read_template(struct view *v, yyjson_val *annotations, yyjson_val *spec)
 {
     size_t i, max, ours = 0;
     yyjson_val *key, *value;
@@ -90,7 +90,8 @@ static void read_template(struct view *v, yyjson_val *annotations)
         if (strncmp(yyjson_get_str(key), POLICY_PREFIX, strlen(POLICY_PREFIX)) == 0 && strcmp(yyjson_get_str(key), "crsc.io/restore") != 0) ours++;
     }
     v->world.template_ours = yyjson_obj_get(annotations, "crsc.io/workload") != NULL;
-    v->world.template_current = c.same && ours == c.n;
+    bool gated = object_named(yyjson_obj_get(spec, "schedulingGates"), INJECT_GATE) != NULL;
+    v->world.template_current = c.same && ours == c.n && gated == v->world.redirects;
 }
 
 /* ---- streams -------------------------------------------------------------------------------------------------- */
@@ -149,6 +150,7 @@ static void read_pod(struct view *v, const struct caches *c, yyjson_val *o, uint
     p->injected = names->stream[0] != '\0';
     p->created_ms = object_time_ms(object_text(o, "metadata.creationTimestamp"));
     p->refused = object_annotation(o, INJECT_REFUSAL)[0] != '\0';
+    p->redirected = object_annotation(o, "crsc.io/redirect")[0] != '\0';
     p->ready = strcmp(object_text(object_condition(o, "Ready"), "status"), "True") == 0;
     p->terminating = object_deleting(o);
     p->node_lost = view_node_lost(c, names->node, v->world.now_ms);
@@ -365,6 +367,7 @@ static void read_policy(struct view *v, yyjson_val *target, yyjson_val *record)
     v->world.objective_ms = v->policy.objective_ms;
     v->world.retain = v->policy.retain;
     v->world.switch_services = strcmp(v->policy.traffic, "service") == 0;
+    v->world.redirects = strcmp(v->policy.traffic, "redirect") == 0;
 }
 
 bool view_make(const struct caches *c, const char *key, uint64_t now_ms, struct view *v)
@@ -391,7 +394,7 @@ bool view_make(const struct caches *c, const char *key, uint64_t now_ms, struct 
     if (w->kind == PROTECT_POD)
         w->template_ours = w->template_current = yyjson_obj_get(object_get(head, "annotations"), "crsc.io/stream") != NULL;
     else
-        read_template(v, object_get(head, "annotations"));
+        read_template(v, object_get(head, "annotations"), spec);
     struct walk walk = {.view = v, .caches = c, .labels = object_get(head, "labels"), .containers = object_get(spec, "containers")};
     kube_watch_each(c->pods, each_pod, &walk);
     kube_watch_each(c->services, each_service, &walk);
