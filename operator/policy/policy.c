@@ -24,7 +24,7 @@ static const struct policy_annotation table[POLICY_ANNOTATIONS] = {
     {"image-registry", POLICY_TEXT, AT(registry), "", "host[:port]/prefix; -: none; empty: the agents' own", 0, 0, true},
 };
 
-static const char *const ours[] = {"workload", "stream", "upstream", "admin", "template-hash", "injected", "restore", "original-ports", "data-port", "redirect"};
+static const char *const ours[] = {"workload", "stream", "upstream", "admin", "template-hash", "injected", "restore", "original-ports", "data-port", "redirect", "backend"};
 
 const struct policy_annotation *policy_table(void)
 {

@@ -225,6 +225,7 @@ static void annotate(struct patch *p, yyjson_val *pod, const struct facts *f, co
     snprintf(text, sizeof text, "127.0.0.1:%d", INJECT_ADMIN_PORT);
     op_entry(p, "/metadata/annotations", "crsc.io/admin", text);
     op_entry(p, "/metadata/annotations", "crsc.io/template-hash", f->hash);
+    op_entry(p, "/metadata/annotations", "crsc.io/backend", INJECT_BACKEND);
     if (redirects(f)) {
         snprintf(text, sizeof text, "%u=%d,%d=%u", f->port, INJECT_DATA_PORT, INJECT_DIRECT_PORT, f->port);
         op_entry(p, "/metadata/annotations", "crsc.io/redirect", text);

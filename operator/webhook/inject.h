@@ -22,6 +22,7 @@ enum { INJECT_DATA_PORT = 15020, INJECT_ADMIN_PORT = 15021, INJECT_PROBE_PORT = 
 #define INJECT_VOLUME "crsc-log-tls"
 #define INJECT_TLS_PATH "/etc/crsc/log-tls"
 #define INJECT_LABEL "crsc.io/protected"        /* on our templates and pods: the operator follows those */
+#define INJECT_BACKEND "runtime"                 /* how its checkpoints are taken and restored: by runc and crsc-runtime; there is no other yet */
 #define INJECT_GATE "crsc.io/injection"          /* scheduling gate of templates whose pods redirect: a pod that nobody asked us about is not started */
 #define INJECT_REFUSAL "crsc.io/refused"        /* annotation of a pod that cannot be protected: why */
 
