@@ -221,11 +221,12 @@ static bool has_other(const struct protect_world *w, uint32_t pod)
 }
 
 /* It is of our template and has no interceptor: nobody answered the API server when it was made. It began without its state, and nothing leads to
- * it. Where no pod ever had one the webhook is not asked at all, and replacing pods would change nothing. */
+ * it. Where no pod ever had one the webhook is not asked at all, and replacing pods would change nothing; but where pods redirect it waits at its
+ * scheduling gate, and only another one can run. */
 static bool has_missed_us(const struct protect_world *w, const struct protect_pod *pod, struct protect_plan *p)
 {
     uint64_t since = pod->created_ms > w->leads_ms ? pod->created_ms : w->leads_ms;
-    bool worked = w->n_checkpoints > 0;
+    bool worked = w->n_checkpoints > 0 || w->redirects;
     for (uint32_t i = 0; i < w->n_services; i++) worked = worked || w->services[i].switched;
     if (!worked || !is_wanted(w) || !w->template_current || pod->injected || pod->refused || pod->terminating) return false;
     if (w->now_ms >= since + PROTECT_MISSED_MS) return true;

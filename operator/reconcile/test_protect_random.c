@@ -470,6 +470,9 @@ static void test_missed(void **state)
     (void)state;
     w.pods[0].injected = false;
     assert_false(plans(&w, PROTECT_REPLACE_POD)); /* none ever had one: is the webhook asked at all? */
+    w.redirects = true;
+    assert_true(plans(&w, PROTECT_REPLACE_POD)); /* at its gate, it runs for nobody */
+    w.redirects = false;
     w.n_services = 1;
     w.services[0].matches = w.services[0].switched = w.switch_services = true;
     assert_true(plans(&w, PROTECT_REPLACE_POD));
