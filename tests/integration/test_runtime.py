@@ -213,7 +213,7 @@ threads = [threading.Thread(target=serve, args=(port,)) for port in (8080, 15020
 def reached(address, port):
     """Which port answers there; None: none."""
     try:
-        with socket.create_connection((address, port), 10) as s:
+        with socket.create_connection((address, port), 60) as s:
             return int(s.recv(16))
     except ConnectionRefusedError:
         return None
@@ -250,7 +250,7 @@ def test_redirect(bench, rng):
         words = {**PROTECTED, "annotations": {**PROTECTED["annotations"], "crsc.io/redirect": "8080=15020,15023=8080"}}
         agent = Agent(node.at("s"), [b"plain\n"])
         inside = ["nsenter", f"--net=/run/netns/{place.name}", sys.executable, "-c",
-                  "import socket; print(socket.create_connection(('127.0.0.1', 8080), 10).recv(16).decode())"]
+                  "import socket; print(socket.create_connection(('127.0.0.1', 8080), 60).recv(16).decode())"]
         wrong = {**words, "annotations": {**words["annotations"], "crsc.io/redirect": "8080"}}
         check(node.create(wrong) == 0 and reached(place.address, 8080) == 8080, "not understood: nothing changes")
         check(node.create(words, "sandbox") == 0 and node.calls() == ["create", "create"] and node.started("sandbox") is None, "plain")
