@@ -156,7 +156,7 @@ class World:
                                           "--webhook-listen", f"127.0.0.1:{port or self.webhook_port}", "--webhook-names", "localhost,127.0.0.1", "--agent-port",
                                           str(self.agent_port), "--agent-poll", "50ms", "--node-grace", "0s", "--identity", name, "--leader-elect",
                                           "true" if elect else "false", "--log-level", "debug", "--log-tls", "false"])
-        process.wait_for("certificates are here")
+        process.wait_for("certificates are here", 120)
         return process
 
     def begin(self):
@@ -204,7 +204,7 @@ class World:
 
     def wait_phase(self, phase):
         try:
-            wait_until(f"phase {phase}", lambda: self.status().get("phase") == phase)
+            wait_until(f"phase {phase}", lambda: self.status().get("phase") == phase, 60)
         except Failure as e:
             raise Failure(f"{e}; it is {self.status()}") from None
 
@@ -216,10 +216,10 @@ class World:
         self.kube.put("deployments", DEPLOYMENT)
         self.kube.put("services", SERVICE)
         self.annotate(checkpoint_restore="true", checkpoint_interval="1s", **annotations)
-        wait_until("the template is annotated", lambda: self.template().get("crsc.io/workload"))
+        wait_until("the template is annotated", lambda: self.template().get("crsc.io/workload"), 60)
         pod = self.admit("counter-1")
         self.agent.run(pod, 7)
-        wait_until("a valid checkpoint", self.valid)
+        wait_until("a valid checkpoint", self.valid, 60)
         self.wait_phase("Protected")
         return pod
 
