@@ -521,7 +521,7 @@ void engine_free(struct engine *engine, void (*done)(void *user), void *user)
     uploads_free(engine);
     bodies_stop_all(engine);
     tunnels_end_all(engine, false); /* their sessions were closed before */
-    engine->closing = 10;
+    engine->closing = 11;
     engine->done = done;
     engine->done_user = user;
     upstream_free(engine->upstream, engine_part_closed, engine);

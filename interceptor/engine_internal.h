@@ -122,10 +122,13 @@ struct engine {
     struct lookback *marks; /* reads the newest marks back from the log */
     struct proof proof;
     uint64_t marked_attach, marked_at; /* `attaches` and the log's end when the last mark was left */
+    uint64_t first_epoch, last_epoch;  /* under which we opened the stream, first and last */
+    bool interrupted;                  /* another one had it in between */
     bool mark_due;                     /* a completion was not recorded: what is behind the last mark proves nothing */
     /* tenure.c */
     struct lease lease;
-    uv_timer_t tenure_ask, tenure_change;
+    uv_timer_t tenure_ask, tenure_change, tenure_rest;
+    uint64_t rest_by_ms; /* at the end: until then what the app has is waited for */
     uint64_t asked_us; /* when the question that is on its way, or the last one, was asked */
     struct ask *ask;   /* that question; NULL: none */
     bool releasing;
@@ -204,6 +207,7 @@ void repeats_attached(struct engine *engine, uint64_t offset);
 int marks_new(struct engine *engine);
 void marks_begin(struct engine *engine, uint64_t last); /* the log is open */
 void marks_leave(struct engine *engine);                /* if one is due; after each turn */
+void marks_rest(struct engine *engine);                 /* at the end: the app's state, if it is known */
 /* 0, or -ERROR_CONFLICT: the process' state is another, or is not proven. */
 int marks_check(const struct engine *engine, const char *identity, uint64_t offset, bool proven, struct error *e);
 
@@ -245,7 +249,7 @@ void disputes_attached(struct engine *engine);
 
 /* tenure.c: the lease. */
 void tenure_new(struct engine *engine);
-void tenure_free(struct engine *engine, uv_close_cb on_closed); /* two handles */
+void tenure_free(struct engine *engine, uv_close_cb on_closed); /* three handles */
 void tenure_opened(struct engine *engine, uint64_t epoch); /* before the core hears of it */
 void tenure_proof(struct engine *engine);                  /* what the log says of whoever was before us is known */
 void tenure_appended(struct engine *engine, uint64_t asked_us);

@@ -106,6 +106,7 @@ static void on_stop_time(uv_timer_t *timer)
         log_warn("stopping without having answered everybody; what was logged is replayed later", "connections=%u",
                  left);
     uv_close((uv_handle_t *)timer, NULL);
+    server_abandon(p->server); /* the engine waits for what the app has, and would answer them */
     server_close(p->server, on_server_closed, p);
 }
 

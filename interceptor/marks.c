@@ -8,13 +8,19 @@
 static void on_begin(void *user, uint64_t from, uint64_t to)
 {
     struct engine *engine = user;
-    proof_begin(&engine->proof, from, to);
+    proof_begin(&engine->proof, from, to, engine->first_epoch);
 }
 
 static void on_event(void *user, const struct crsc_event *event)
 {
     struct engine *engine = user;
     proof_event(&engine->proof, event);
+}
+
+/* Somebody else had the stream after it was opened and found to end there: what the app got from him is not in what we read. */
+static void doubt(struct engine *engine)
+{
+    if (engine->interrupted && engine->proof.verdict == PROOF_KNOWN) engine->proof.verdict = PROOF_UNCERTAIN;
 }
 
 /* Our own events come behind the range: what was found stays true until an app is attached. */
@@ -26,6 +32,7 @@ static void on_end(void *user)
     tenure_proof(engine);
     /* Under optimistic logging an app may get what never comes into the log. */
     if (p->verdict == PROOF_KNOWN && engine->settings->optimistic) p->verdict = PROOF_UNCERTAIN;
+    doubt(engine);
     if (p->verdict == PROOF_KNOWN)
         log_info("the state of the app that was served is known from the log", "identity=%s offset=%" PRIu64, p->identity, p->offset);
     else if (p->verdict == PROOF_UNCERTAIN)
@@ -43,6 +50,13 @@ int marks_new(struct engine *engine)
 
 void marks_begin(struct engine *engine, uint64_t last)
 {
+    uint64_t epoch = engine->order.epoch;
+    if (engine->first_epoch == 0)
+        engine->first_epoch = epoch;
+    else if (epoch != engine->last_epoch + 1) /* ours follow each other; a try whose answer was lost looks the same, and is not told apart */
+        engine->interrupted = true;
+    engine->last_epoch = epoch;
+    doubt(engine);
     lookback_start(engine->marks, engine->settings->shared ? 0 : PROOF_LOOKBACK, last); /* shared: others' completions prove nothing of our app */
 }
 
@@ -57,6 +71,20 @@ void marks_leave(struct engine *engine)
         engine->marked_at = o->known;
         engine->mark_due = false;
     }
+    buf_fini(&text);
+}
+
+/* With nothing attached yet, what was proven to us of an app holds on: it got nothing from us. Under optimistic logging nothing is ever proven. */
+void marks_rest(struct engine *engine)
+{
+    const struct proof *p = &engine->proof;
+    const char *identity = engine->attaches > 0 ? engine->identity : p->identity;
+    uint64_t offset = p->offset;
+    struct buf text = BUF_INIT;
+    if (engine->settings->optimistic || engine->settings->shared) return;
+    if (engine->attaches > 0 ? !order_rests(&engine->order, &offset) : p->verdict != PROOF_KNOWN) return;
+    if (proof_rest(&text, identity, offset) == 0 && log_append_mark(engine->log, text.data, text.len))
+        log_info("the app rests", "identity=%s offset=%" PRIu64, identity, offset);
     buf_fini(&text);
 }
 

@@ -7,7 +7,8 @@
 #include "common/loop.h"
 #include "interceptor/engine_internal.h"
 
-enum { ASKS = 4, RELEASE_MS = 1000 }; /* in the length of a lease; the bound of a release */
+enum { ASKS = 4, RELEASE_MS = 1000 };        /* in the length of a lease; the bound of a release */
+enum { REST_MS = 3000, REST_LOOK_MS = 5 };   /* at the end: for the app to finish what it has */
 
 static void on_change(uv_timer_t *timer);
 
@@ -72,6 +73,7 @@ void tenure_free(struct engine *engine, uv_close_cb on_closed)
     if (engine->ask != NULL) engine->ask->engine = NULL;
     uv_close((uv_handle_t *)&engine->tenure_ask, on_closed);
     uv_close((uv_handle_t *)&engine->tenure_change, on_closed);
+    uv_close((uv_handle_t *)&engine->tenure_rest, on_closed);
 }
 
 void tenure_opened(struct engine *engine, uint64_t epoch)
@@ -109,7 +111,8 @@ void tenure_new(struct engine *engine)
     lease_init(&engine->lease, engine->settings->lease * 1000);
     uv_timer_init(engine->loop, &engine->tenure_ask);
     uv_timer_init(engine->loop, &engine->tenure_change);
-    engine->tenure_ask.data = engine->tenure_change.data = engine;
+    uv_timer_init(engine->loop, &engine->tenure_rest);
+    engine->tenure_ask.data = engine->tenure_change.data = engine->tenure_rest.data = engine;
 }
 
 /* ---- a clean end ------------------------------------------------------------------------------------------------ */
@@ -129,18 +132,35 @@ static void on_release_time(uv_timer_t *timer)
 
 void tenure_note(struct engine *engine)
 {
-    if (engine->released != NULL && log_idle(engine->log)) released(engine);
+    if (engine->releasing && engine->released != NULL && log_idle(engine->log)) released(engine);
+}
+
+static void release(struct engine *engine)
+{
+    struct buf text = BUF_INIT;
+    bool open = engine->order.log_open;
+    marks_rest(engine);
+    tenure_end(engine);
+    engine->releasing = true;
+    bool sent = open && engine->settings->lease > 0 && proof_release(&text, engine->order.epoch) == 0 && log_append_mark(engine->log, text.data, text.len);
+    buf_fini(&text);
+    uv_timer_start(&engine->tenure_change, on_release_time, sent || !log_idle(engine->log) ? RELEASE_MS : 0, 0);
+}
+
+/* The lease lives on meanwhile: what the app answers counts. */
+static void on_rest_time(uv_timer_t *timer)
+{
+    struct engine *engine = timer->data;
+    if (engine->order.n_flying > 0 && uv_now(engine->loop) < engine->rest_by_ms) return;
+    uv_timer_stop(timer);
+    release(engine);
 }
 
 void engine_release(struct engine *engine, void (*done)(void *user), void *user)
 {
-    struct buf text = BUF_INIT;
-    bool open = engine->order.log_open;
-    tenure_end(engine);
-    engine->releasing = true;
     engine->released = done;
     engine->released_user = user;
-    bool sent = open && engine->settings->lease > 0 && proof_release(&text, engine->order.epoch) == 0 && log_append_mark(engine->log, text.data, text.len);
-    buf_fini(&text);
-    uv_timer_start(&engine->tenure_change, on_release_time, sent ? RELEASE_MS : 0, 0);
+    engine->rest_by_ms = uv_now(engine->loop) + REST_MS;
+    engine_step(engine, &(struct order_event){.kind = ORDER_EV_STOP}, NULL);
+    uv_timer_start(&engine->tenure_rest, on_rest_time, 0, REST_LOOK_MS);
 }

@@ -40,7 +40,7 @@ enum order_state order_state(const struct order *o)
 {
     if (o->fenced || !app_there(o)) return ORDER_WAITING;
     if (o->drain != ORDER_DRAIN_NONE) return ORDER_DRAINING;
-    if (!o->log_open || o->lapsed || o->hold) return ORDER_WAITING;
+    if (!o->log_open || o->lapsed || o->hold || o->stopped) return ORDER_WAITING;
     if (o->app == ORDER_APP_STARTING || replay_left(o)) return ORDER_REPLAYING;
     return ORDER_ACTIVE;
 }
@@ -54,6 +54,7 @@ const char *order_state_name(enum order_state state)
 const char *order_reason(const struct order *o)
 {
     if (o->fenced) return "a newer epoch owns the stream: another interceptor serves it";
+    if (o->stopped) return "stopping";
     if (o->app == ORDER_APP_NONE) return "no app is attached: nobody has said which offset its state contains";
     if (o->app == ORDER_APP_LOST) return "the app is gone";
     if (o->app == ORDER_APP_SUSPECT) return "the app lives and its state is uncertain: restore it";
@@ -85,6 +86,14 @@ bool order_must_keep(const struct order *o, const struct order_entry *r)
 bool order_is_replay(const struct order *o, const struct order_entry *r)
 {
     return r->from_log && (!o->limits.shared || r->offset <= o->replay_to);
+}
+
+/* What was overtaken by requests that the app has (keyed, concurrent) is a hole: no offset describes that state. */
+bool order_rests(const struct order *o, uint64_t *ret_offset)
+{
+    if (!o->stopped || !app_there(o) || o->n_flying > 0 || !TAILQ_EMPTY(&o->ripe) || o->furthest > o->executed) return false;
+    *ret_offset = o->executed;
+    return true;
 }
 
 bool order_was_fed(const struct order *o)
@@ -584,6 +593,10 @@ int order_step(struct order *o, const struct order_event *ev, struct error *e)
         end_drain(o, false);
         break;
     case ORDER_EV_EXPIRED: end_drain(o, true); break;
+    case ORDER_EV_STOP:
+        o->stopped = true;
+        end_drain(o, true);
+        break;
     }
     return 0;
 }

@@ -34,7 +34,7 @@
  *   Waiting    the log is not open                         stay in place        held         wait
  *   Waiting    our lease on the stream is not live         stay in place;       held; the    appended, wait
  *                                                          answers are kept     same
- *   Waiting    a person holds it                           stay in place        held         appended, wait
+ *   Waiting    a person holds it, or we stop               stay in place        held         appended, wait
  *   Replaying  the app is starting, the log is read, or a  sent in offset       held         appended, follow
  *              request at or before the target is left     order
  *   Active     otherwise                                   sent in offset       sent         appended, follow
@@ -184,7 +184,7 @@ struct order {
     enum order_app app;
     enum order_drain drain;
     uint64_t drain_number;
-    bool fenced, log_open, lapsed, hold;
+    bool fenced, log_open, lapsed, hold, stopped;
     bool reading;          /* the log is being read, up to `read_to` */
     bool pouring;          /* what is unsent goes to the log now, to the last one */
     bool unresolved;       /* there are ORDER_UNKNOWN ones */
@@ -228,6 +228,7 @@ enum order_event_kind {
     ORDER_EV_CLOSED,  /* the connections to the app are closed, as drain `number` asked */
     ORDER_EV_RESUME,  /* end it */
     ORDER_EV_EXPIRED, /* its time is over: it ends broken */
+    ORDER_EV_STOP,    /* for good: nothing more is given to the app; a drain ends broken */
 };
 
 struct order_event {
@@ -288,6 +289,8 @@ uint64_t order_shown(const struct order *o);
 bool order_may_show(const struct order *o, uint64_t number); /* it is durable, and our lease live */
 /* An answer to this entry would have to be kept now: it is FINISHed later, or never and the entry is sent again. */
 bool order_must_keep(const struct order *o, const struct order_entry *r);
+/* After STOP: the app has all requests up to `*ret_offset` and no other, and gets nothing from us any more. False: not (yet), or there is no app. */
+bool order_rests(const struct order *o, uint64_t *ret_offset);
 /* The app that was attached last has, or may have, executed more than it came with. */
 bool order_was_fed(const struct order *o);
 

@@ -598,9 +598,71 @@ static void test_tainted(void **state)
     expect(ORDER_DO_SEND, &get);
 }
 
+/* A clean end in the middle of a replay: what the app has is waited for, nothing follows it, and its state is known. */
+static void test_stop(void **state)
+{
+    (void)state;
+    struct order_entry a = {0}, b = {0}, c = {0};
+    uint64_t offset = 7;
+    start(10);
+    STEP(.kind = ORDER_EV_LOG_OPENED, .epoch = 2, .offset = 3);
+    attach(0);
+    expect(ORDER_DO_READ, NULL);
+    STEP(.kind = ORDER_EV_READ, .entry = &a, .offset = 1);
+    STEP(.kind = ORDER_EV_READ, .entry = &b, .offset = 2);
+    STEP(.kind = ORDER_EV_READ, .offset = 3);
+    expect(ORDER_DO_STOP, NULL);
+    expect(ORDER_DO_SEND, &a);
+    arrive(&c);
+    expect(ORDER_DO_APPEND, &c); /* logged, and executed by whoever comes next */
+    STEP(.kind = ORDER_EV_LOGGED, .entry = &c, .offset = 4);
+    assert_false(order_rests(&o, &offset)); /* not told to */
+    STEP(.kind = ORDER_EV_STOP);
+    assert_string_equal(order_reason(&o), "stopping");
+    assert_false(order_rests(&o, &offset)); /* it has one */
+    STEP(.kind = ORDER_EV_ANSWERED, .entry = &a);
+    expect(ORDER_DO_FINISH, &a);
+    expect_nothing();
+    assert_int_equal(STEP(.kind = ORDER_EV_RELEASE), 0); /* of a person's hold: changes nothing */
+    expect_nothing();
+    assert_true(order_rests(&o, &offset));
+    assert_int_equal(offset, 1);
+    STEP(.kind = ORDER_EV_SUSPECT);
+    assert_false(order_rests(&o, &offset));
+
+    start(10); /* one overtook another that the app does not have: that is the state of no offset */
+    o.limits.mode = ORDER_CONCURRENT;
+    o.limits.executing = 2;
+    attach(0);
+    arrive_logged(&a, 1);
+    arrive_logged(&b, 2);
+    expect(ORDER_DO_SEND, &a);
+    expect(ORDER_DO_SEND, &b);
+    STEP(.kind = ORDER_EV_ANSWERED, .entry = &b);
+    expect(ORDER_DO_FINISH, &b);
+    STEP(.kind = ORDER_EV_STOP);
+    assert_false(order_rests(&o, &offset));
+    STEP(.kind = ORDER_EV_ANSWERED, .entry = &a);
+    expect(ORDER_DO_FINISH, &a);
+    assert_true(order_rests(&o, &offset));
+    assert_int_equal(offset, 2);
+
+    start(10); /* a drain ends with it */
+    attach(0);
+    assert_int_equal(STEP(.kind = ORDER_EV_DRAIN), 0);
+    STEP(.kind = ORDER_EV_STOP);
+    expect(ORDER_DO_BROKEN, NULL);
+    expect(ORDER_DO_REOPEN, NULL);
+    expect_nothing();
+    assert_int_equal(order_state(&o), ORDER_WAITING);
+    assert_true(order_rests(&o, &offset));
+    assert_int_equal(offset, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_stop),
         cmocka_unit_test(test_serial), cmocka_unit_test(test_gathers), cmocka_unit_test(test_following),
         cmocka_unit_test(test_drain_behind_anchored),
         cmocka_unit_test(test_waits_until_told),

@@ -58,7 +58,7 @@ struct world {
     struct event log[EVENTS + 1]; /* by offset */
     uint64_t last, epoch, sequence;
     uint64_t calm, lag; /* the larger, the fewer faults; the slower the log */
-    bool open, fenced, quiet;
+    bool open, fenced, quiet, stopped;
     struct appending flight[EVENTS];
     unsigned first, n_flight;
     struct state app;
@@ -76,7 +76,7 @@ struct world {
     uint64_t read_next, read_to;
     uint64_t now, seen[REQUESTS + 1]; /* when somebody was first shown the effect of that id; 0: never */
     uint64_t key[REQUESTS + 1];
-    uint64_t turns, behind, together, taints, early, logged_finished, attaches, drains, losses, log_losses, reads, replayed;
+    uint64_t turns, behind, together, taints, early, rests, cut_replays, logged_finished, attaches, drains, losses, log_losses, reads, replayed;
 };
 
 static uint64_t dice(struct world *w, uint64_t n)
@@ -435,7 +435,7 @@ static void perform(struct world *w, struct order_action *a)
         break;
     case ORDER_DO_APPEND: append(w, of(a->entry)); break;
     case ORDER_DO_SEND:
-        must(w, w->connected && w->n_sent < SENT_MAX && !w->drained && !w->fenced);
+        must(w, w->connected && w->n_sent < SENT_MAX && !w->drained && !w->fenced && !w->stopped);
         of(a->entry)->executed = false;
         of(a->entry)->turn = ++w->turns;
         if (serial(w) && !a->entry->read && w->order.n_flying > 1) w->behind++;
@@ -577,6 +577,31 @@ static void settle(struct world *w)
     must(w, memcmp(&w->app, &h, sizeof h) == 0);
 }
 
+/* A clean end, anywhere: the app gets nothing more, whatever happens yet; and when its state is said to be known, it is that. */
+static void stop(struct world *w)
+{
+    uint64_t offset = 0, answer;
+    w->stopped = true;
+    STEP(w, .kind = ORDER_EV_STOP);
+    pump(w);
+    must(w, !w->draining && order_state(&w->order) == ORDER_WAITING);
+    bool replaying = w->order.app == ORDER_APP_READY && w->order.executed < w->order.replay_to;
+    for (uint64_t n = dice(w, 60); n > 0 && w->n_requests < REQUESTS; n--) {
+        something(w);
+        pump(w);
+    }
+    for (uint64_t n = 4 * SENT_MAX; n > 0 && w->n_sent > 0 && dice(w, 40) > 0; n--) {
+        app_acts(w);
+        pump(w);
+    }
+    if (!order_rests(&w->order, &offset) || !w->alive) return;
+    must(w, !w->tainted && offset <= w->last);
+    struct state h = history(w, offset, &answer);
+    must(w, memcmp(&w->app, &h, sizeof h) == 0);
+    w->rests++;
+    w->cut_replays += replaying && offset < w->order.replay_to;
+}
+
 static void run(struct world *w, uint64_t seed, struct world *sum)
 {
     memset(w, 0, sizeof *w);
@@ -606,7 +631,10 @@ static void run(struct world *w, uint64_t seed, struct world *sum)
             for (unsigned k = 0; k < w->n_requests; k++) must(w, !w->requests[k].in_world);
         }
     }
-    if (!fences) settle(w);
+    if (!fences && dice(w, 4) == 0)
+        stop(w);
+    else if (!fences)
+        settle(w);
     sum->logged_finished += w->logged_finished;
     sum->attaches += w->attaches;
     sum->drains += w->drains;
@@ -618,6 +646,8 @@ static void run(struct world *w, uint64_t seed, struct world *sum)
     sum->taints += w->taints;
     sum->early += w->early;
     sum->replayed += w->replayed;
+    sum->rests += w->rests;
+    sum->cut_replays += w->cut_replays;
 }
 
 static void test_random(void **state)
@@ -630,12 +660,13 @@ static void test_random(void **state)
     for (uint64_t seed = from; seed < from + runs; seed++) run(&w, seed, &sum);
     printf("%" PRIu64 " seeds from %" PRIu64 ": %" PRIu64 " requests answered, %" PRIu64 " replayed, %" PRIu64
            " reads, %" PRIu64 " attaches, %" PRIu64 " deaths, %" PRIu64 " drains, the log lost %" PRIu64
-           " times, %" PRIu64 " taints, %" PRIu64 " executed early, %" PRIu64 " beside others, %" PRIu64 " behind another in the app's connection\n",
+           " times, %" PRIu64 " taints, %" PRIu64 " executed early, %" PRIu64 " beside others, %" PRIu64 " behind another in the app's connection, %" PRIu64 " at rest after a stop, %" PRIu64 " of them in a replay\n",
            runs, from, sum.logged_finished, sum.replayed, sum.reads, sum.attaches, sum.losses, sum.drains,
-           sum.log_losses, sum.taints, sum.early, sum.together, sum.behind);
+           sum.log_losses, sum.taints, sum.early, sum.together, sum.behind, sum.rests, sum.cut_replays);
     if (one == NULL && runs >= 1000) { /* else it would show nothing */
         assert_true(sum.logged_finished > 10 * runs);
         assert_true(sum.behind > runs && sum.together > runs && sum.early > runs / 2 && sum.taints > runs / 100);
+        assert_true(sum.rests > runs / 50 && sum.cut_replays > runs / 500);
         assert_true(sum.replayed > runs && sum.drains > runs / 4 && sum.log_losses > runs);
     }
 }

@@ -92,6 +92,12 @@ void server_stop(struct server *server)
     }
 }
 
+void server_abandon(struct server *server)
+{
+    struct session *s;
+    while ((s = TAILQ_FIRST(&server->sessions)) != NULL) session_lost(s);
+}
+
 void server_close(struct server *server, void (*done)(void *user), void *user)
 {
     struct session *s;

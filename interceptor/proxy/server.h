@@ -58,6 +58,8 @@ int server_start(uv_loop_t *loop, const struct server_options *options, const st
 /* Accepts no more and closes idle sessions; the others close behind their answer. */
 void server_stop(struct server *server);
 unsigned server_sessions(const struct server *server);
+/* Who is left is treated as if he were gone: the handlers are told, and may live on for a while. */
+void server_abandon(struct server *server);
 /* Closes what is left without a word to the handlers; `done` is called from the loop and the server is gone then. */
 void server_close(struct server *server, void (*done)(void *user), void *user);
 

@@ -8,18 +8,20 @@
 
 #include "interceptor/replay/proof.h"
 
+enum { OURS = 9 }; /* our epoch */
+
 static struct proof p;
-static uint64_t next;
+static uint64_t next, epoch;
 
 static void begin(uint64_t from, uint64_t to)
 {
-    proof_begin(&p, from, to);
+    proof_begin(&p, from, to, OURS);
     next = from;
 }
 
 static uint64_t event(enum crsc_kind kind, uint64_t ref, const void *payload, size_t size)
 {
-    struct crsc_event ev = {.kind = kind, .ref = ref, .payload = payload, .size = (uint32_t)size, .offset = next};
+    struct crsc_event ev = {.kind = kind, .ref = ref, .payload = payload, .size = (uint32_t)size, .offset = next, .epoch = epoch};
     proof_event(&p, &ev);
     return next++;
 }
@@ -116,6 +118,75 @@ static void test_examples(void **state)
     expect(PROOF_NONE, 0);
 }
 
+static void rest(const char *app, uint64_t executed)
+{
+    struct buf text = BUF_INIT;
+    assert_int_equal(proof_rest(&text, app, executed), 0);
+    event(CRSC_MARK, 0, text.data, text.len);
+    buf_fini(&text);
+}
+
+/* A clean end, in whose mark only the next interceptor may believe. */
+static void test_rests(void **state)
+{
+    struct buf release = BUF_INIT;
+    (void)state;
+    assert_int_equal(proof_release(&release, OURS - 1), 0);
+    epoch = OURS - 1;
+    begin(1, 5); /* in the middle of a replay: requests that it has not, with and without an answer by the one before */
+    mark("one", 0);
+    completion(request());
+    rest("two", 0);
+    event(CRSC_MARK, 0, release.data, release.len);
+    expect(PROOF_KNOWN, 0);
+    assert_string_equal(p.identity, "two");
+    assert_true(p.released);
+
+    begin(1, 4);
+    mark("one", 0);
+    request();
+    request();
+    rest("one", 2);
+    expect(PROOF_KNOWN, 2);
+
+    begin(5001, 5001); /* far behind what is looked at, and all the same known: nobody gave it anything since */
+    rest("one", 12);
+    expect(PROOF_KNOWN, 12);
+
+    begin(1, 2); /* of the future: none of ours */
+    request();
+    rest("one", 3);
+    expect(PROOF_UNCERTAIN, 0);
+
+    epoch = OURS - 2; /* somebody came between: he may have given it more and died, as the completions behind may be those of "zero" */
+    begin(1, 6);
+    mark("zero", 0);
+    completion(request());
+    rest("one", 0);
+    epoch = OURS - 1;
+    completion(2);
+    event(CRSC_MARK, 0, release.data, release.len);
+    expect(PROOF_UNCERTAIN, 0);
+    assert_string_equal(p.identity, "one");
+
+    epoch = OURS - 2; /* whoever came between served it, and says more */
+    begin(1, 4);
+    rest("one", 0);
+    epoch = OURS - 1;
+    mark("one", 0);
+    completion(request());
+    expect(PROOF_KNOWN, 4);
+    assert_false(p.rests);
+
+    epoch = OURS - 1; /* garbage */
+    begin(1, 2);
+    event(CRSC_MARK, 0, "{\"rests\":7,\"app\":\"x\",\"executed\":0}", 34);
+    event(CRSC_MARK, 0, "{\"rests\":\"x\"}", 13);
+    expect(PROOF_NONE, 0);
+    buf_fini(&release);
+    epoch = 0;
+}
+
 /* An interceptor that serves one app, several requests at a time, and dies anywhere: when the state is called known, the app has
  * executed all requests of the log, and it has none that is not answered. */
 static void test_random(void **state)
@@ -161,6 +232,6 @@ static void test_random(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_examples), cmocka_unit_test(test_random)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_examples), cmocka_unit_test(test_rests), cmocka_unit_test(test_random)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,7 +2,8 @@
 """kill -9 of crsc-interceptor alone, the app lives on. The next interceptor either proves from the log what state that app has, and then it
 is attached as it is, or it does not, and then a fresh one (or one from the saved list) takes its place. This test plays the operator, at
 random moments, under load and between two requests, and at the end counts the app's list: each id once, each answer the position of its id,
-nothing that was never sent; and a replay of the whole log into a fresh app gives the same list."""
+nothing that was never sent; and a replay of the whole log into a fresh app gives the same list. The same for SIGTERM, where the one that ends can say more:
+the next one goes on where it stopped, in the middle of a replay too."""
 import http.client
 import json
 import os
@@ -11,6 +12,7 @@ import time
 
 from harness import check, main, wait_until
 from test_interceptor import prepare
+from test_replay import fill
 
 
 class Writer(threading.Thread):
@@ -52,10 +54,19 @@ def proof(front):
     return wait_until("a verdict", lambda: (p := front.status()["proof"]) and p["verdict"] != "pending" and p, 30, 0.002)
 
 
-def restart(front, rng):
+def end(front, how):
+    """SIGKILL or SIGTERM. The identity of the app that lives on."""
+    if how == "kill":
+        front.process.kill()
+    else:
+        status = front.process.stop(60)
+        check(status == 0, "SIGTERM: it ended with %s", status)
+    return f"counter-{front.started}-{front.app.pid}"
+
+
+def restart(front, rng, how="kill"):
     """As an operator does it. True: the app lives on."""
-    identity = f"counter-{front.started}-{front.app.pid}"
-    front.process.kill()
+    identity = end(front, how)
     front.start_interceptor()
     found = proof(front)
     body = {"identity": identity, "offset": found["offset"], "upstream": f"127.0.0.1:{front.app_port}", "proven": True}
@@ -66,10 +77,10 @@ def restart(front, rng):
         status, data = front.admin("POST", "/attach", body)
         check(status == 200, "POST /attach: %d %s", status, data)
     else:
-        for extra in ({}, {"proven": False}):
+        named = found["identity"] == identity  # else nothing is known of it, and whoever says what it is without a proof is believed
+        for extra in ({}, {"proven": False}) if named else ({},):
             status, data = front.admin("POST", "/attach", {**body, **extra})
-            named = found["identity"] == identity
-            check(status == 409 or not (named or extra == {}), "an app of an uncertain state was attached: %d %s, %s", status, data, found)
+            check(status == 409, "an app of an uncertain state was attached: %d %s, %s", status, data, found)
         front.app.kill()
         front.start_app()
     front.wait_active()
@@ -132,6 +143,65 @@ def kill_at_random(bench, rng, rounds, ordering):
     check(known["light"] + known["busy"] < 2 * rounds, "it was always proven, also with a request on its way: %s", known)
 
 
+def test_stopped_under_load(bench, rng):
+    """SIGTERM, with requests on their way: the app finishes the one that it has, and what is left is executed under the next interceptor."""
+    _, front = prepare(bench, flags=("--stop-timeout", "0s"))
+    writers, known, rounds = [Writer(front, f"stop{k}", rng, 0) for k in range(4)], 0, 4 if bench.build.sanitized else 12
+    for _ in range(rounds):
+        time.sleep(rng.uniform(0, 0.05))
+        known += restart(front, rng, "stop")
+    for w in writers:
+        w.ended = True
+    for w in writers:
+        w.join(90)
+    told = audit(front, writers, True)
+    print(f"  {rounds} stops under load, {told} writes; the app's state was proven {known} times", flush=True)
+    check(known > 0, "never proven")
+
+
+def test_stopped_in_a_replay(bench, rng):
+    """SIGTERM in the middle of a replay: the next one goes on with the same app where it stopped. kill -9 there: nothing is proven of it, also when an
+    earlier end was an orderly one."""
+    _, front = prepare(bench, n=1, flags=("--stop-timeout", "0s"))
+    n, went_on, killed = 300, 0, 0
+    fill(front, n, 5)
+    before, wanted = listing(front), rng.sample(range(5, n - 100, 5), 6)
+    front.app.kill()
+    front.start_app()
+    for k, place in enumerate(sorted(wanted)):
+        def there():
+            status = front.status()
+            return status if status["state"] == "active" or len(listing(front)) >= place else None
+        if wait_until("the replay gets on", there, 60, 0.002)["state"] == "active":
+            break
+        identity = end(front, "kill" if k == 3 else "stop")
+        front.start_interceptor()
+        found = proof(front)
+        if k == 3:
+            killed += 1
+            check(found["verdict"] != "known" or listing(front) == before, "half a replay, cut by kill -9, proves a state: %s", found)
+        elif k == 1 and found["verdict"] == "known":  # what was proven to one that never attached anything holds for the next
+            end(front, "stop")
+            front.start_interceptor()
+            again = proof(front)
+            check([again[w] for w in ("verdict", "identity", "offset")] == [found[w] for w in ("verdict", "identity", "offset")], "%s, then %s", found, again)
+        if found["verdict"] == "known":
+            done = listing(front)
+            check(found["identity"] == identity and done == before[:len(done)], "%s, %s was served", found, identity)
+            status, data = front.admin("POST", "/attach", {"identity": identity, "offset": found["offset"], "upstream": f"127.0.0.1:{front.app_port}", "proven": True})
+            check(status == 200, "POST /attach: %d %s", status, data)
+            went_on += 1
+        else:
+            front.app.kill()
+            front.start_app()
+    front.wait_active()
+    check(listing(front) == before, "the list is another one: %s", [i for i in zip(listing(front), before) if i[0] != i[1]][:3])
+    replays = json.loads(front.direct("GET", "/replays")[2])["replays"]
+    check(replays == n, "%d were replayed to the last app, of %d", replays, n)
+    print(f"  the replay went on {went_on} times after SIGTERM, and began again after {killed} kill -9", flush=True)
+    check(went_on > 0, "it never went on")
+
+
 def test_request_half_way(bench, rng):
     """The app has a request and has not answered it: its state is not known, whether it had executed it (it did) or not."""
     _, front = prepare(bench, n=1)
@@ -158,6 +228,7 @@ def test_optimistic_proves_nothing(bench, rng):
     _, front = prepare(bench, n=1, flags=("--logging", "optimistic"))
     lost(front.port, "/add?id=a")
     check(not restart(front, rng) and listing(front) == ["a"], "%s", listing(front))
+    check(not restart(front, rng, "stop") and listing(front) == ["a"], "%s", listing(front))
     front.flags = ()
     check(not restart(front, rng) and listing(front) == ["a"], "%s", listing(front))
     check(restart(front, rng), "pessimistic, and nothing on its way")
@@ -166,4 +237,4 @@ def test_optimistic_proves_nothing(bench, rng):
 
 
 if __name__ == "__main__":
-    main([test_killed_at_random, test_killed_at_random_concurrent, test_request_half_way, test_optimistic_proves_nothing])
+    main([test_killed_at_random, test_killed_at_random_concurrent, test_stopped_under_load, test_stopped_in_a_replay, test_request_half_way, test_optimistic_proves_nothing])
