@@ -21,12 +21,15 @@ struct http_parser {
     size_t target_at;
     struct http_message message;
     uint64_t body_bytes; /* so far */
+    uint64_t wire_bytes; /* that they, and what frames them, came in; those that came with the head's last do not count */
     http_part_cb *on_part;
     void *part_user;
     int refusal;
     bool request, expect_head, started, complete, wants_continue;
     bool head_done, reason_given;
 };
+
+enum { FRAMING_SPARE = 16 << 10, FRAMING_TIMES = 16 }; /* a chunk of one byte takes six */
 
 enum { NO_BODY = 1 }; /* llhttp: on_headers_complete says that no body follows */
 
@@ -60,7 +63,7 @@ static int on_begin(llhttp_t *parser)
     p->started = true;
     p->complete = p->wants_continue = p->head_done = p->reason_given = false;
     p->target_at = 0;
-    p->body_bytes = 0;
+    p->body_bytes = p->wire_bytes = 0;
     p->n_headers = 0;
     p->places[0].name = SIZE_MAX;
     memset(&p->message, 0, sizeof p->message);
@@ -136,7 +139,7 @@ static bool is_trailer(const char *name)
         "Connection", "Keep-Alive", "Proxy-Connection", "Transfer-Encoding", "TE", "Trailer", "Upgrade", "Content-Length", "Content-Type",
         "Content-Encoding", "Content-Range", "Host", "Expect", "Max-Forwards", "Cache-Control", "Authorization", "Proxy-Authorization",
         "Proxy-Authenticate", "WWW-Authenticate", "Cookie", "Set-Cookie", "Age", "Expires", "Date", "Location", "Retry-After", "Vary",
-        "Idempotency-Key", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"};
+        "Idempotency-Key", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Crsc-Replay"};
     for (size_t i = 0; i < sizeof no / sizeof *no; i++)
         if (http_same_name(name, no[i])) return false;
     return true;
@@ -176,6 +179,17 @@ static unsigned count_fields(const struct http_message *m, const char *name)
     return n;
 }
 
+/* RFC 9112, 3.2: of a host's characters only, and where the target names one too, the same. */
+static bool is_host_wrong(const struct http_message *m, const char *host)
+{
+    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~%!$&'()*+,;=:[]";
+    if (host[strspn(host, allowed)] != '\0') return true;
+    const char *at = strstr(m->target, "://");
+    if (m->target[0] == '/' || at == NULL) return false;
+    size_t len = strcspn(at + 3, "/?#");
+    return strlen(host) != len || strncasecmp(host, at + 3, len) != 0;
+}
+
 /* What llhttp lets pass, and two readers might take for two things. */
 static bool is_ambiguous(const struct http_message *m)
 {
@@ -183,6 +197,7 @@ static bool is_ambiguous(const struct http_message *m)
     unsigned codings = count_fields(m, "Transfer-Encoding"), hosts = count_fields(m, "Host");
     if (codings > 1 || (coding != NULL && (strcasecmp(coding, "chunked") != 0 || m->minor == 0))) return true;
     if (count_fields(m, "Content-Length") > 1) return true;
+    if (hosts == 1 && is_host_wrong(m, http_field(m, "Host"))) return true;
     return hosts > 1 || (hosts == 0 && m->minor > 0);
 }
 
@@ -335,9 +350,15 @@ int http_parser_feed(struct http_parser *p, const void *data, size_t len, size_t
         llhttp_resume_after_upgrade(&p->parser);
         p->complete = false;
     }
+    bool in_body = http_parser_in_body(p);
     llhttp_errno_t status = llhttp_execute(&p->parser, data, len);
     *ret_used = len;
     int rv = outcome(p, status, e);
+    if (in_body) p->wire_bytes += len;
+    if (rv == 0 && p->request && p->wire_bytes > p->body_bytes * FRAMING_TIMES + p->limits.head_bytes + FRAMING_SPARE) {
+        p->refusal = 400; /* extensions, zeros: they are kept nowhere, and would come for ever */
+        return error_set(e, ERROR_PROTOCOL, "more framing than body");
+    }
     if (rv == 1) *ret_used = (size_t)(llhttp_get_error_pos(&p->parser) - (const char *)data);
     return rv;
 }

@@ -24,6 +24,7 @@ static bool is_hop(const struct http_message *m, const char *name, bool chunked)
     static const char *const hops[] = {"Connection", "Keep-Alive",         "Proxy-Connection",    "Transfer-Encoding", "TE",
                                        "Upgrade",    "Proxy-Authenticate", "Proxy-Authorization", "Content-Length",    "Expect"};
     if (http_same_name(name, "Trailer")) return !chunked;
+    if (http_same_name(name, "Host")) return false; /* whatever `Connection` says of it */
     for (size_t i = 0; i < sizeof hops / sizeof *hops; i++)
         if (http_same_name(name, hops[i])) return true;
     for (unsigned i = 0; i < m->n_fields; i++)
@@ -31,10 +32,18 @@ static bool is_hop(const struct http_message *m, const char *name, bool chunked)
     return false;
 }
 
+/* `_` is as good as `-`: whoever makes variables of fields (CGI, WSGI, PHP) does not tell them apart. */
+static bool is_like(const char *ours, const char *name)
+{
+    for (; *ours != '\0' && *name != '\0'; ours++, name++)
+        if (*ours == '-' ? *name != '-' && *name != '_' : strncasecmp(ours, name, 1) != 0) return false;
+    return *ours == *name;
+}
+
 static bool is_among(const char *const *names, const char *name)
 {
     for (; names != NULL && *names != NULL; names++)
-        if (http_same_name(*names, name)) return true;
+        if (is_like(*names, name)) return true;
     return false;
 }
 

@@ -100,6 +100,12 @@ static void test_refused(void **state)
         REFUSED(400, "POST /x y HTTP/1.1\r\nHost: a\r\n\r\n"),
         REFUSED(400, "FROBNICATE /x HTTP/1.1\r\nHost: a\r\n\r\n"),
         REFUSED(400, "\x16\x03\x01\x02\x01\x01\xfc\x03\x03"),
+        REFUSED(400, "GET /x HTTP/1.1\r\nHost: a b\r\n\r\n"),
+        REFUSED(400, "GET /x HTTP/1.1\r\nHost: a/b\r\n\r\n"),
+        REFUSED(400, "GET /x HTTP/1.1\r\nHost: u@a\r\n\r\n"),
+        REFUSED(400, "GET http://b/x HTTP/1.1\r\nHost: a\r\n\r\n"),
+        REFUSED(400, "GET http://a:81/x HTTP/1.1\r\nHost: a\r\n\r\n"),
+        REFUSED(400, "GET http://u@a/x HTTP/1.1\r\nHost: a\r\n\r\n"),
         REFUSED(417, POST "Expect: miracles\r\n\r\n"),
         REFUSED(413, POST "Content-Length: 101\r\n\r\n"),
     };
@@ -147,6 +153,36 @@ static void test_bounds(void **state)
         n = snprintf(text, sizeof text, POST "Transfer-Encoding: chunked\r\n\r\n0\r\nT: %01200d\r\n\r\n", 0);
         assert_int_equal(outcome(true, text, (size_t)n, piece, &status), -ERROR_TOO_LARGE);
     }
+}
+
+/* Framing that never ends, and is kept nowhere: it is refused some time; small chunks are not. */
+static void test_endless_framing(void **state)
+{
+    (void)state;
+    static const char head[] = POST "Transfer-Encoding: chunked\r\n\r\n";
+    static const char *const endless[] = {"1;x=", "1;x=\"", "0000000000000000"};
+    char piece[1000];
+    size_t used;
+    for (size_t i = 0; i < sizeof endless / sizeof *endless; i++) {
+        struct error e = {0};
+        struct http_parser *p = http_parser_new(true, &limits);
+        assert_int_equal(feed(p, head, sizeof head - 1, 1000, &used), 0);
+        assert_int_equal(feed(p, endless[i], strlen(endless[i]), 1000, &used), 0);
+        memset(piece, i < 2 ? 'a' : '0', sizeof piece);
+        int rv = 0, n = 0;
+        while (rv == 0 && n++ < 100) rv = http_parser_feed(p, piece, sizeof piece, &used, &e);
+        assert_int_equal(rv, -ERROR_PROTOCOL);
+        assert_int_equal(http_parser_refusal(p), 400);
+        http_parser_free(p);
+    }
+    struct http_limits large = limits;
+    large.body_bytes = 100000;
+    struct http_parser *p = http_parser_new(true, &large);
+    assert_int_equal(feed(p, head, sizeof head - 1, 1000, &used), 0);
+    for (int i = 0; i < 90000; i++) assert_int_equal(feed(p, "1\r\nx\r\n", 6, 6, &used), 0);
+    assert_int_equal(feed(p, "0\r\n\r\n", 5, 5, &used), 1);
+    assert_int_equal(http_parser_message(p)->body_len, 90000);
+    http_parser_free(p);
 }
 
 static void test_requests(void **state)
@@ -306,6 +342,12 @@ static void test_writing(void **state)
     assert_int_equal(feed(p, request, sizeof request - 1, 1000, &used), 1);
     assert_int_equal(http_write_request(&out, http_parser_message(p), "Crsc-Replay: 1\r\n", NULL), 0);
     assert_text(&out, "POST /p HTTP/1.1\r\nCrsc-Replay: 1\r\nHost: h\r\nX-End: 2\r\nTE: trailers\r\nConnection: TE\r\nContent-Length: 2\r\n\r\nhi");
+    static const char *const ours[] = {"X-Forwarded-For", "Crsc-Replay", NULL};
+    static const char twins[] = "GET http://h/ HTTP/1.1\r\nHost: H\r\nConnection: Host, close\r\nX_Forwarded_For: 1\r\nx-forwarded_FOR: 2\r\nCrsc_Replay: 1\r\nX-Forwarded-Fo: 3\r\n"
+                                "X-Forwarded-For2: 4\r\n\r\n";
+    assert_int_equal(feed(p, twins, sizeof twins - 1, 1000, &used), 1);
+    assert_int_equal(http_write_request(&out, http_parser_message(p), "", ours), 0);
+    assert_text(&out, "GET http://h/ HTTP/1.1\r\nHost: H\r\nX-Forwarded-Fo: 3\r\nX-Forwarded-For2: 4\r\n\r\n");
     http_parser_free(p);
     p = http_parser_new(false, &limits);
     assert_int_equal(feed(p, answer, sizeof answer - 1, 1000, &used), 1);
@@ -402,6 +444,7 @@ int main(void)
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_versions),
         cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_endless_framing),
         cmocka_unit_test(test_requests),
         cmocka_unit_test(test_expect_and_upgrade),
         cmocka_unit_test(test_answers),

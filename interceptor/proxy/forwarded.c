@@ -20,13 +20,26 @@ static int put(struct buf *out, const char *text)
     return buf_add(out, text, strlen(text));
 }
 
+/* A quotation that does not end would take in what comes behind it: ours. */
+static bool is_open(const char *value)
+{
+    bool quoted = false;
+    for (; *value != '\0'; value++) {
+        if (*value == '\\' && quoted && value[1] != '\0')
+            value++;
+        else if (*value == '"')
+            quoted = !quoted;
+    }
+    return quoted;
+}
+
 /* The name and all values that came with it, each followed by a comma: ours comes behind. */
 static int begin(struct buf *out, const char *name, const struct http_message *m)
 {
     int rv = put(out, name);
     if (rv == 0) rv = put(out, ": ");
     for (unsigned i = 0; i < m->n_fields && rv == 0; i++) {
-        if (!http_same_name(m->fields[i].name, name) || m->fields[i].value[0] == '\0') continue;
+        if (!http_same_name(m->fields[i].name, name) || m->fields[i].value[0] == '\0' || is_open(m->fields[i].value)) continue;
         rv = put(out, m->fields[i].value);
         if (rv == 0) rv = put(out, ", ");
     }

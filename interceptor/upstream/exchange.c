@@ -76,7 +76,11 @@ static void feed(struct upstream_link *l, const char *data, size_t len)
         at += used;
         if (rv == 0) continue;
         int status = http_parser_message(l->parser)->status;
-        if (status / 100 == 1 && status != 101) continue; /* an interim answer: the real one follows */
+        if (status == 101) { /* nobody asked for that here: what follows is not ours to read */
+            on_nonsense(l);
+            return;
+        }
+        if (status / 100 == 1) continue; /* an interim answer: the real one follows */
         on_message(l, at < len);
     }
 }

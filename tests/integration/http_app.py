@@ -3,7 +3,7 @@ request as they came (of a body over BODY_KEPT its SHA-256), and answers as the 
 
   /echo             the body; /seen: the number of requests so far
   /trailers         in chunks, with the trailers X-Sum and (which no proxy may pass) Set-Cookie
-  /early            103, then 200          /204 /304  without a body
+  /early            103, then 200          /204 /304  without a body; /304?N says Content-Length: N
   /old              as HTTP/1.0: up to the end of the connection
   /slow?MS          MS later               /half      a head that promises 1000 bytes, ten of them, then silence
   /cut              the same, then the end /drop      ends the connection
@@ -138,7 +138,7 @@ class App:
             connection.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")
             return plain(b"late")
         if path in ("/204", "/304"):
-            connection.sendall(b"HTTP/1.1 %s X\r\nETag: \"e\"\r\n\r\n" % path[1:].encode())
+            connection.sendall(b"HTTP/1.1 %s X\r\nETag: \"e\"\r\n%s\r\n" % (path[1:].encode(), b"Content-Length: %s\r\n" % query.encode() if query else b""))
             return True
         if path == "/close":
             plain(b"closed", extra=b"Connection: close\r\n")
