@@ -57,11 +57,19 @@ def wait_until(what, condition, timeout=20.0, pause=0.005):
 
 
 def free_ports(n):
-    held = [socket.socket() for _ in range(n)]
+    """Below those that the kernel gives to connections: a server that is started again finds its port as it left it."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as f:
+        lowest = int(f.read().split()[0])
+    held = []
     try:
-        for s in held:
+        while len(held) < n:
+            s = socket.socket()
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            s.bind(("127.0.0.1", 0))
+            try:
+                s.bind(("127.0.0.1", random.SystemRandom().randrange(10000, lowest) if lowest > 20000 else 0))
+                held.append(s)
+            except OSError:
+                s.close()
         return [s.getsockname()[1] for s in held]
     finally:
         for s in held:
