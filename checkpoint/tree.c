@@ -94,3 +94,32 @@ int tree_sync_parent(const char *path, struct error *e)
     parent[len] = '\0';
     return tree_sync_directory(parent, e);
 }
+
+static enum error_code code_of(int errno_value)
+{
+    return errno_value == ENOSPC || errno_value == EDQUOT ? ERROR_NOSPACE : ERROR_IO;
+}
+
+static int write_synced(const char *path, const void *data, size_t len, struct error *e)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600), failed = 0;
+    if (fd < 0) return error_errno(e, code_of(errno), errno, "%s cannot be made", path);
+    ssize_t n = write(fd, data, len);
+    if (n < 0) failed = errno;
+    else if (n != (ssize_t)len) failed = ENOSPC;
+    else if (fsync(fd) != 0) failed = errno;
+    close(fd);
+    return failed == 0 ? 0 : error_errno(e, code_of(failed), failed, "%s cannot be written", path);
+}
+
+int tree_replace_file(const char *path, const void *data, size_t len, struct error *e)
+{
+    char aside[PATH_MAX];
+    int n = snprintf(aside, sizeof aside, "%s.tmp", path);
+    if (n < 0 || (size_t)n >= sizeof aside) return error_set(e, ERROR_INVALID, "the path is too long");
+    int rc = write_synced(aside, data, len, e);
+    if (rc == 0 && rename(aside, path) != 0) rc = error_errno(e, ERROR_IO, errno, "%s cannot be renamed", aside);
+    if (rc == 0) rc = tree_sync_parent(path, e);
+    if (rc != 0) unlink(aside);
+    return rc;
+}

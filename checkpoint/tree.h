@@ -4,6 +4,8 @@
 #ifndef CRSC_CHECKPOINT_TREE_H
 #define CRSC_CHECKPOINT_TREE_H
 
+#include <stddef.h>
+
 #include "common/error.h"
 
 /* Makes a directory and the missing ones above it, mode 0700. One that is there already is no failure. */
@@ -18,5 +20,9 @@ int tree_sync_directory(const char *path, struct error *e);
 
 /* fsyncs the directory that contains `path`. */
 int tree_sync_parent(const char *path, struct error *e);
+
+/* The file has these bytes from now on, mode 0600, in one step and on disk: written and fsynced beside, as `path`.tmp, renamed, its directory fsynced. A failure leaves
+ * the old one; a crash may leave the .tmp. -ERROR_NOSPACE, -ERROR_IO, -ERROR_INVALID: the path is too long. */
+int tree_replace_file(const char *path, const void *data, size_t len, struct error *e);
 
 #endif

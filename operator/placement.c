@@ -91,27 +91,6 @@ void placement_apply(const char *state_dir, struct workload_settings *all, size_
 
 /* ---- writing -------------------------------------------------------------------------------------------------- */
 
-static int sync_directory(const char *path, struct error *e)
-{
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int failed = fd < 0 || fsync(fd) != 0 ? errno : 0;
-    if (fd >= 0) close(fd);
-    return failed == 0 ? 0 : error_errno(e, ERROR_IO, failed, "%s cannot be synced", path);
-}
-
-static int replace(const char *path, const void *data, size_t len, struct error *e)
-{
-    char aside[PATH_MAX];
-    snprintf(aside, sizeof aside, "%.*s.new", PATH_MAX - 8, path);
-    int fd = open(aside, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd < 0) return error_errno(e, ERROR_IO, errno, "%s cannot be made", aside);
-    ssize_t n = write(fd, data, len);
-    int failed = n < 0 ? errno : (size_t)n != len ? ENOSPC : fsync(fd) != 0 ? errno : 0;
-    close(fd);
-    if (failed == 0 && rename(aside, path) != 0) failed = errno;
-    return failed == 0 ? 0 : error_errno(e, ERROR_IO, failed, "%s cannot be written", path);
-}
-
 int placement_save(const struct workload *of, struct error *e)
 {
     char path[PATH_MAX], directory[PATH_MAX];
@@ -128,8 +107,7 @@ int placement_save(const struct workload *of, struct error *e)
     }
     if (rv != 0) rv = error_set(e, ERROR_NOMEM, "no memory");
     if (rv == 0) rv = tree_make(directory, e);
-    if (rv == 0) rv = replace(path, text.data, text.len, e);
-    if (rv == 0) rv = sync_directory(directory, e);
+    if (rv == 0) rv = tree_replace_file(path, text.data, text.len, e);
     buf_fini(&text);
     return rv;
 }

@@ -61,32 +61,16 @@ static char *to_json(const struct record *r, size_t *ret_len)
     return text;
 }
 
-static int write_synced(const char *path, const char *text, size_t len, struct error *e)
-{
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600), failed = 0;
-    if (fd < 0) return error_errno(e, code_of(errno), errno, "%s cannot be made", path);
-    ssize_t n = write(fd, text, len);
-    if (n < 0) failed = errno;
-    else if (n != (ssize_t)len) failed = ENOSPC;
-    else if (fsync(fd) != 0) failed = errno;
-    close(fd);
-    return failed == 0 ? 0 : error_errno(e, code_of(failed), failed, "%s cannot be written", path);
-}
-
 int record_write(const char *dir, const struct record *r, struct error *e)
 {
-    char path[PATH_MAX], aside[PATH_MAX];
+    char path[PATH_MAX];
     size_t len = 0;
     int rc = file_path(path, dir, r->generation, ".json", e);
-    if (rc == 0) rc = file_path(aside, dir, r->generation, ".json.tmp", e);
     if (rc != 0) return rc;
     char *text = to_json(r, &len);
     if (text == NULL) return error_set(e, ERROR_NOMEM, "no memory for an instance's record");
-    rc = write_synced(aside, text, len, e);
+    rc = tree_replace_file(path, text, len, e);
     free(text);
-    if (rc == 0 && rename(aside, path) != 0) rc = error_errno(e, ERROR_IO, errno, "%s cannot be renamed", aside);
-    if (rc == 0) rc = tree_sync_directory(dir, e);
-    if (rc != 0) unlink(aside);
     return rc;
 }
 
