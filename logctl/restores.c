@@ -13,7 +13,6 @@ enum { COLUMNS = 14, CELL_MAX = 48, STREAM_MAX = 512, REPEATED_WITHIN = 256 };
 struct list {
     yyjson_doc **all; /* the newest `want`, in order */
     size_t n, want;
-    uint64_t next; /* offset to be read next */
     uint64_t strange; /* events that are no such record */
 };
 
@@ -31,23 +30,19 @@ static bool is_repeated(const struct list *l, yyjson_val *record)
     return false;
 }
 
-static void on_events(void *user, const struct error *e, const struct crsc_event *events, size_t n, uint64_t last)
+static void take(void *user, const struct crsc_event *event)
 {
     struct list *l = user;
-    (void)e, (void)last;
-    for (size_t i = 0; i < n; i++) {
-        yyjson_doc *doc = events[i].size > 0 ? yyjson_read(events[i].payload, events[i].size, 0) : NULL;
-        yyjson_val *record = doc != NULL ? yyjson_doc_get_root(doc) : NULL;
-        l->next = events[i].offset + 1;
-        bool sound = yyjson_is_obj(record);
-        if (!sound || is_repeated(l, record)) {
-            l->strange += !sound;
-            yyjson_doc_free(doc);
-            continue;
-        }
-        if (l->n == l->want) forget_first(l);
-        l->all[l->n++] = doc;
+    yyjson_doc *doc = event->size > 0 ? yyjson_read(event->payload, event->size, 0) : NULL;
+    yyjson_val *record = doc != NULL ? yyjson_doc_get_root(doc) : NULL;
+    bool sound = yyjson_is_obj(record);
+    if (!sound || is_repeated(l, record)) {
+        l->strange += !sound;
+        yyjson_doc_free(doc);
+        return;
     }
+    if (l->n == l->want) forget_first(l);
+    l->all[l->n++] = doc;
 }
 
 /* ---- printing ------------------------------------------------------------------------------------------------- */
@@ -137,12 +132,7 @@ static int read_all(struct crsc_sync *s, const char *stream, struct list *l, str
     struct ends ends;
     int rv = show_ends(s, stream, &ends, e);
     if (rv == -ERROR_NOT_FOUND) return 0; /* nothing was ever recovered, or by who does not say so */
-    for (l->next = ends.first; rv == 0 && l->next <= ends.last;) {
-        uint64_t before = l->next;
-        rv = crsc_sync_read(s, stream, l->next, ends.last, 0, on_events, l, e);
-        if (rv == 0 && l->next == before) rv = error_set(e, ERROR_UNAVAILABLE, "the server gave nothing for offset %" PRIu64 ", which it has", before);
-    }
-    return rv;
+    return rv == 0 ? show_each(s, stream, ends.first, ends.last, take, l, e) : rv;
 }
 
 static int show(const struct options *o, struct crsc_sync *s, struct list *l, struct error *e)

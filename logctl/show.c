@@ -143,7 +143,8 @@ int show_ends(struct crsc_sync *s, const char *stream, struct ends *ret_ends, st
 }
 
 struct range {
-    const struct options *o;
+    void (*each)(void *user, const struct crsc_event *event);
+    void *user;
     uint64_t next;
 };
 
@@ -152,21 +153,32 @@ static void on_events(void *user, const struct error *e, const struct crsc_event
     struct range *range = user;
     (void)e, (void)last;
     for (size_t i = 0; i < n; i++) {
-        show_event(range->o, &events[i]);
+        range->each(range->user, &events[i]);
         range->next = events[i].offset + 1;
     }
 }
 
-int show_range(struct crsc_sync *s, const struct options *o, uint64_t from, uint64_t to, struct error *e)
+int show_each(struct crsc_sync *s, const char *stream, uint64_t from, uint64_t to, void (*each)(void *user, const struct crsc_event *event), void *user, struct error *e)
 {
-    struct range range = {.o = o, .next = from};
+    struct range range = {.each = each, .user = user, .next = from};
     while (range.next <= to && !ferror(stdout)) {
         uint64_t before = range.next;
-        int rv = crsc_sync_read(s, o->argument, range.next, to, 0, on_events, &range, e);
+        int rv = crsc_sync_read(s, stream, range.next, to, 0, on_events, &range, e);
         if (rv != 0) return rv;
         if (range.next == before)
             return error_set(e, ERROR_UNAVAILABLE, "the server gave nothing for offset %" PRIu64 ", which it has",
                              before);
     }
     return 0;
+}
+
+static void print_one(void *user, const struct crsc_event *event)
+{
+    const struct options *o = user;
+    show_event(o, event);
+}
+
+int show_range(struct crsc_sync *s, const struct options *o, uint64_t from, uint64_t to, struct error *e)
+{
+    return show_each(s, o->argument, from, to, print_one, (void *)(uintptr_t)o, e);
 }

@@ -14,6 +14,8 @@ struct ends {
 /* 0 and the offsets, or -ERROR_NOT_FOUND or another error. */
 int show_ends(struct crsc_sync *s, const char *stream, struct ends *ret_ends, struct error *e);
 
+/* The events [from, to], which the stream has, page by page. 0 or an error. */
+int show_each(struct crsc_sync *s, const char *stream, uint64_t from, uint64_t to, void (*each)(void *user, const struct crsc_event *event), void *user, struct error *e);
 /* Prints [from, to]. 0 or an error. */
 int show_range(struct crsc_sync *s, const struct options *o, uint64_t from, uint64_t to, struct error *e);
 

@@ -94,6 +94,15 @@ static void failed(struct restores *r, const struct error *e)
     uv_timer_start(&r->again, on_again, r->pause_ms, 0);
 }
 
+/* False: the answer was an error, which is dealt with. */
+static bool went_well(struct restores *r, const struct error *e)
+{
+    if (e == NULL) return true;
+    if (e->code == ERROR_CANCELED) r->producer = NULL;
+    else failed(r, e);
+    return false;
+}
+
 static void forget_first(struct restores *r)
 {
     free(r->pending[0]);
@@ -106,14 +115,7 @@ static void on_appended(void *user, const struct error *e, uint64_t offset)
     (void)offset;
     if (!r->sending) return; /* let go of */
     r->sending = false;
-    if (e != NULL && e->code == ERROR_CANCELED) {
-        r->producer = NULL;
-        return;
-    }
-    if (e != NULL) {
-        failed(r, e);
-        return;
-    }
+    if (!went_well(r, e)) return;
     forget_first(r);
     r->pause_ms = 0;
     go_on(r);
@@ -131,15 +133,7 @@ static void on_opened(void *user, const struct error *e, uint64_t epoch, uint64_
     static const struct crsc_retention policy = {.max_bytes = RESTORES_BYTES, .beyond_snapshots = true};
     struct restores *r = user;
     (void)epoch;
-    if (r->producer == NULL) return; /* let go of */
-    if (e != NULL && e->code == ERROR_CANCELED) {
-        r->producer = NULL;
-        return;
-    }
-    if (e != NULL) {
-        failed(r, e);
-        return;
-    }
+    if (r->producer == NULL || !went_well(r, e)) return; /* NULL: let go of */
     r->opened = true;
     if (last_offset == 0) crsc_set_retention(r->client, r->stream, &policy, on_retention, r);
     go_on(r);
