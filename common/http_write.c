@@ -35,6 +35,7 @@ static bool is_hop(const struct http_message *m, const char *name, bool chunked)
 /* `_` is as good as `-`: whoever makes variables of fields (CGI, WSGI, PHP) does not tell them apart. */
 static bool is_like(const char *ours, const char *name)
 {
+    if (((*ours ^ *name) & ~0x20) != 0) return false; /* as http_same_name(): most are told apart here */
     for (; *ours != '\0' && *name != '\0'; ours++, name++)
         if (*ours == '-' ? *name != '-' && *name != '_' : strncasecmp(ours, name, 1) != 0) return false;
     return *ours == *name;
