@@ -6,15 +6,13 @@
 package main
 
 import (
-	"bufio"
-	"encoding/json"
 	"fmt"
 	"math"
-	"os"
 	"slices"
-	"time"
 
 	"github.com/anishathalye/porcupine"
+
+	"crsc.io/crsc/tests/chaos/linearizable/decide"
 )
 
 const repeats = 1000 // added to the number of a client whose fence may have been repeated
@@ -89,24 +87,14 @@ func model(initial any, step func(state, input, output any) (bool, any)) porcupi
 	return porcupine.Model{Init: func() any { return initial }, Step: step, DescribeOperation: describe}
 }
 
-func read(path string) (map[string][]porcupine.Operation, error) {
+func read(path string) (decide.Histories, error) {
 	object := map[string]string{"open": "stream", "append": "stream", "fence": "stream", "record": "snapshots", "latest": "snapshots",
 		"status": "status"}
-	histories := map[string][]porcupine.Operation{}
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	lines := bufio.NewScanner(file)
-	for lines.Scan() {
-		var op operation
-		if err := json.Unmarshal(lines.Bytes(), &op); err != nil {
-			return nil, fmt.Errorf("%s: %w: %s", path, err, lines.Text())
-		}
+	histories := decide.Histories{}
+	err := decide.Lines(path, func(op operation) error {
 		name, known := object[op.Op]
 		if !known {
-			return nil, fmt.Errorf("%s: no such operation: %s", path, op.Op)
+			return fmt.Errorf("no such operation: %s", op.Op)
 		}
 		if op.Outcome == "unknown" {
 			op.Return = math.MaxInt64
@@ -116,9 +104,10 @@ func read(path string) (map[string][]porcupine.Operation, error) {
 			op.Outcome = "repeated"
 			histories[name] = append(histories[name], porcupine.Operation{ClientId: repeats + op.Client, Input: op, Call: op.Call, Return: op.Return})
 		}
-	}
+		return nil
+	})
 	histories["stream"] = withoutRepeatedFences(histories["stream"])
-	return histories, lines.Err()
+	return histories, err
 }
 
 // Of unknown fences to one epoch only the first called is kept: it may stand wherever a later one may, and does the same there. Each one
@@ -146,30 +135,7 @@ func models() map[string]porcupine.Model {
 }
 
 func main() {
-	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: linearizable HISTORY [PICTURE.html]")
-		os.Exit(2)
-	}
-	histories, err := read(os.Args[1])
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "linearizable:", err)
-		os.Exit(2)
-	}
-	result, status := map[string]any{}, 0
-	for name, m := range models() {
-		verdict, info := porcupine.CheckOperationsVerbose(m, histories[name], 2*time.Minute)
-		result[name] = map[string]any{"operations": len(histories[name]), "verdict": verdict}
-		if verdict != porcupine.Ok {
-			status = 1
-			if len(os.Args) > 2 {
-				if picture, err := os.Create(os.Args[2]); err == nil {
-					_ = porcupine.Visualize(m, info, picture)
-					picture.Close()
-				}
-			}
-		}
-	}
-	text, _ := json.Marshal(result)
-	fmt.Println(string(text))
-	os.Exit(status)
+	decide.Main("linearizable", read, models(), func(all []porcupine.Operation) map[string]any {
+		return map[string]any{"operations": len(all)}
+	})
 }

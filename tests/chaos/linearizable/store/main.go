@@ -7,17 +7,15 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"math"
-	"os"
 	"slices"
-	"time"
 
 	"github.com/anishathalye/porcupine"
+
+	"crsc.io/crsc/tests/chaos/linearizable/decide"
 )
 
 type operation struct {
@@ -98,63 +96,31 @@ func models() map[string]porcupine.Model {
 	}
 }
 
-func read(path string) (map[string][]porcupine.Operation, error) {
+func read(path string) (decide.Histories, error) {
 	object := map[string]string{"get": "registers", "put": "registers", "cas": "registers", "look": "queues", "push": "queues", "pop": "queues"}
-	histories := map[string][]porcupine.Operation{}
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	lines := bufio.NewScanner(file)
-	for lines.Scan() {
-		var op operation
-		if err := json.Unmarshal(lines.Bytes(), &op); err != nil {
-			return nil, fmt.Errorf("%s: %w: %s", path, err, lines.Text())
-		}
+	histories := decide.Histories{}
+	err := decide.Lines(path, func(op operation) error {
 		name, known := object[op.Op]
 		if !known {
-			return nil, fmt.Errorf("%s: no such operation: %s", path, op.Op)
+			return fmt.Errorf("no such operation: %s", op.Op)
 		}
 		switch {
 		case op.Outcome == "ok":
 		case op.Outcome != "unknown":
-			return nil, fmt.Errorf("%s: no such outcome: %s", path, op.Outcome)
+			return fmt.Errorf("no such outcome: %s", op.Outcome)
 		case op.Op == "get" || op.Op == "look":
-			continue // it changed nothing, and nobody saw what it gave
+			return nil // it changed nothing, and nobody saw what it gave
 		default:
 			op.Return = math.MaxInt64
 		}
 		histories[name] = append(histories[name], porcupine.Operation{ClientId: op.Client, Input: op, Call: op.Call, Return: op.Return})
-	}
-	return histories, lines.Err()
+		return nil
+	})
+	return histories, err
 }
 
 func main() {
-	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: store HISTORY [PICTURE.html]")
-		os.Exit(2)
-	}
-	histories, err := read(os.Args[1])
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "store:", err)
-		os.Exit(2)
-	}
-	result, status := map[string]any{}, 0
-	for name, m := range models() {
-		verdict, info := porcupine.CheckOperationsVerbose(m, histories[name], 2*time.Minute)
-		result[name] = map[string]any{"operations": len(histories[name]), "keys": len(byKey(histories[name])), "verdict": verdict}
-		if verdict != porcupine.Ok {
-			status = 1
-			if len(os.Args) > 2 {
-				if picture, err := os.Create(os.Args[2]); err == nil {
-					_ = porcupine.Visualize(m, info, picture)
-					picture.Close()
-				}
-			}
-		}
-	}
-	text, _ := json.Marshal(result)
-	fmt.Println(string(text))
-	os.Exit(status)
+	decide.Main("store", read, models(), func(all []porcupine.Operation) map[string]any {
+		return map[string]any{"operations": len(all), "keys": len(byKey(all))}
+	})
 }
