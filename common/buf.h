@@ -6,6 +6,7 @@
 #ifndef CRSC_COMMON_BUF_H
 #define CRSC_COMMON_BUF_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -52,6 +53,12 @@ struct blob {
 
 /* A blob of `len` uninitialised bytes with one reference, or NULL without memory. Fill it before sharing it. */
 struct blob *blob_new(size_t len);
+
+/* Are its bytes just these? */
+static inline bool blob_equal(const struct blob *b, const void *bytes, size_t len)
+{
+    return b->len == len && memcmp(b->data, bytes, len) == 0;
+}
 
 /* Takes one more reference; returns its argument. */
 struct blob *blob_ref(struct blob *b);

@@ -60,6 +60,7 @@ enum frame_type {
     FRAME_FETCH_STATE = 66,    /* between servers: a copy of the state, as a list of files */
     FRAME_FETCH_BYTES = 67,    /* between servers: a piece of one of them, in the answer's body */
     FRAME_FETCH_RECORD = 68,   /* between servers: an entry or an append, whose bytes are damaged where it is asked for, in the answer's body */
+    FRAME_FOUNDERS = 69,       /* between servers, before there is a log: whom the sender has met, as the Membership that entry 1 would name; id 1: tell me yours, 0: an answer */
 };
 
 struct frame {

@@ -9,21 +9,9 @@
 #include "logd/server/node.h"
 #include "logd/server/restore.h"
 
-struct program {
-    struct node *node;
-    struct loop_signals signals;
-};
-
-static void on_stop(void *user)
-{
-    struct program *program = user;
-    node_stop(program->node);
-}
-
 static void on_stopped(void *user)
 {
-    struct program *program = user;
-    loop_signals_stop(&program->signals);
+    loop_signals_stop(user);
 }
 
 static int refuse(const struct error *e)
@@ -47,10 +35,11 @@ static int restore(struct settings *settings)
 
 int main(int argc, char **argv)
 {
-    static struct program program;
+    static struct loop_signals signals;
     struct settings settings = {0};
     enum config_action action;
     struct error e = {0};
+    struct node *node;
     uv_loop_t loop;
     signal(SIGPIPE, SIG_IGN); /* libuv wants it, from the first connection on: a state is fetched before there is a node */
     log_init("logd", LOG_INFO);
@@ -65,12 +54,7 @@ int main(int argc, char **argv)
     log_init("logd", settings.level);
     if (settings.restore[0] != '\0') return restore(&settings);
     uv_loop_init(&loop);
-    if (node_start(&loop, &settings, on_stopped, &program, &program.node, &e) != 0) return refuse(&e);
-    int rv = loop_signals_start(&loop, &program.signals, on_stop, &program);
-    if (rv != 0) {
-        error_uv(&e, ERROR_INTERNAL, rv, "signals cannot be handled");
-        return refuse(&e);
-    }
+    if (node_start(&loop, &settings, &signals, on_stopped, &signals, &node, &e) != 0) return refuse(&e);
     uv_run(&loop, UV_RUN_DEFAULT);
     if (uv_loop_close(&loop) != 0) log_warn("something was left open at the end", NULL);
     settings_free(&settings);

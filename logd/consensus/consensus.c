@@ -84,7 +84,7 @@ int consensus_first_entry(const struct consensus_member *members, unsigned n, st
                                  (unsigned long long)members[j].id, members[j].address, (unsigned long long)members[i].id,
                                  members[i].address);
         for (; at > 0 && m.servers[at - 1].id > members[i].id; at--) m.servers[at] = m.servers[at - 1];
-        m.servers[at] = (struct membership_server){.id = members[i].id, .voter = true};
+        m.servers[at] = (struct membership_server){.id = members[i].id, .voter = true, .instance = members[i].instance};
         m.n++;
     }
     if (membership_encode(&m, ret_payload) != 0) return error_set(e, ERROR_NOMEM, "no memory for the first entry");

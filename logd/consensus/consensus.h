@@ -54,6 +54,7 @@ enum consensus_entry_type { CONSENSUS_COMMAND = 1, CONSENSUS_BARRIER = 2, CONSEN
 struct consensus_member {
     uint64_t id;         /* from 1 */
     const char *address; /* host:port, for redirects; libraft only carries it */
+    uint64_t instance;   /* of its data directory, in a first entry; 0: not known, a leader notes it later */
 };
 
 struct consensus_options {
@@ -128,7 +129,7 @@ struct consensus_update {
 };
 
 /* The payload of the entry that the log of every server of a new cluster begins with: index 1, term 1, type CONSENSUS_CHANGE; all members
- * are voters. It depends on the set of their ids only, neither on their order nor on addresses. A new reference. */
+ * are voters. It depends on the set of their ids and instances only, neither on their order nor on addresses. A new reference. */
 int consensus_first_entry(const struct consensus_member *members, unsigned n, struct blob **ret_payload, struct error *e);
 
 int consensus_new(const struct consensus_options *options, struct consensus **ret_consensus, struct error *e);

@@ -689,7 +689,7 @@ static void test_single(void **state)
 static void test_start_refuses(void **state)
 {
     (void)state;
-    static const struct consensus_member two[] = {{2, "b:1"}, {1, "a:1"}}, same[] = {{1, "a:1"}, {1, "b:1"}};
+    static const struct consensus_member two[] = {{2, "b:1", 0}, {1, "a:1", 0}}, same[] = {{1, "a:1", 0}, {1, "b:1", 0}};
     struct consensus_options o = {.id = 1, .election_ms = 100, .heartbeat_ms = 20, .max_in_flight = 8};
     struct blob *first, *noise = blob_new(3);
     struct consensus *c;
@@ -729,7 +729,7 @@ static void test_start_refuses(void **state)
 static void test_receive_refuses(void **state)
 {
     (void)state;
-    static const struct consensus_member three[] = {{1, "a:1"}, {2, "b:1"}, {3, "c:1"}};
+    static const struct consensus_member three[] = {{1, "a:1", 0}, {2, "b:1", 0}, {3, "c:1", 0}};
     struct consensus_options o = {.id = 1, .election_ms = 100, .heartbeat_ms = 20, .max_in_flight = 8};
     struct consensus *c;
     struct consensus_update u;

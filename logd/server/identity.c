@@ -1,14 +1,13 @@
 #include "logd/server/identity.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdbool.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 #include <uv.h>
+
+#include "logd/server/note.h"
 
 /* Three lines of text, so that a person can read it: "id N", "cluster NAME", "instance HEX". */
 enum { IDENTITY_MAX = 512 };
@@ -29,78 +28,45 @@ static int make_directories(const char *dir, struct error *e)
     return 0;
 }
 
-static int sync_directory(const char *dir, struct error *e)
-{
-    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return error_errno(e, ERROR_IO, errno, "cannot open %s", dir);
-    int rv = fsync(fd) == 0 ? 0 : error_errno(e, ERROR_IO, errno, "cannot sync %s", dir);
-    close(fd);
-    return rv;
-}
-
-static int write_file(const char *dir, const char *path, const char *text, struct error *e)
-{
-    char temporary[4200];
-    snprintf(temporary, sizeof temporary, "%s.new", path);
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0) return error_errno(e, ERROR_IO, errno, "cannot write %s", temporary);
-    size_t len = strlen(text);
-    bool ok = write(fd, text, len) == (ssize_t)len && fsync(fd) == 0;
-    int saved = errno;
-    close(fd);
-    if (!ok) return error_errno(e, ERROR_IO, saved, "cannot write %s", temporary);
-    if (rename(temporary, path) != 0) return error_errno(e, ERROR_IO, errno, "cannot rename %s", temporary);
-    return sync_directory(dir, e);
-}
-
-static int write_new(const char *dir, const char *path, const char *text, uint64_t *ret_instance, struct error *e)
+static int write_new(const char *dir, const char *text, uint64_t *ret_instance, struct error *e)
 {
     char all[IDENTITY_MAX];
     uint64_t instance = 0;
     int rv = uv_random(NULL, NULL, &instance, sizeof instance, 0, NULL);
-    if (rv != 0) return error_uv(e, ERROR_IO, rv, "no random number for %s", path);
+    if (rv != 0) return error_uv(e, ERROR_IO, rv, "no random number for %s/identity", dir);
     if (instance == 0) instance = 1;
     snprintf(all, sizeof all, "%.400sinstance %016llx\n", text, (unsigned long long)instance);
-    if ((rv = write_file(dir, path, all, e)) == 0) *ret_instance = instance;
+    if ((rv = note_write(dir, "identity", all, e)) == 0) *ret_instance = instance;
     return rv;
 }
 
 int identity_check(const char *dir, uint64_t id, const char *cluster, uint64_t *ret_instance, struct error *e)
 {
-    char path[4160], want[IDENTITY_MAX], found[IDENTITY_MAX];
+    char want[IDENTITY_MAX], found[IDENTITY_MAX];
     int rv = make_directories(dir, e);
     if (rv != 0) return rv;
-    if ((size_t)snprintf(path, sizeof path, "%s/identity", dir) >= sizeof path)
-        return error_set(e, ERROR_INVALID, "data-dir is too long");
     snprintf(want, sizeof want, "id %llu\ncluster %s\n", (unsigned long long)id, cluster);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 && errno == ENOENT) return write_new(dir, path, want, ret_instance, e);
-    if (fd < 0) return error_errno(e, ERROR_IO, errno, "cannot read %s", path);
-    ssize_t n = read(fd, found, sizeof found - 1);
-    int saved = errno;
-    close(fd);
-    if (n < 0) return error_errno(e, ERROR_IO, saved, "cannot read %s", path);
-    found[n] = '\0';
+    if ((rv = note_read(dir, "identity", sizeof found, found, e)) < 0) return rv;
+    if (rv == 0) return write_new(dir, want, ret_instance, e);
     unsigned long long was = 0, instance = 0;
     size_t len = strlen(want);
-    if (strcmp(found, want) == 0) return write_new(dir, path, want, ret_instance, e); /* of a version without */
+    if (strcmp(found, want) == 0) return write_new(dir, want, ret_instance, e); /* of a version without */
     if (strncmp(found, want, len) == 0) {
         if (sscanf(found + len, "instance %16llx\n", &instance) != 1 || instance == 0)
-            return error_set(e, ERROR_CORRUPT, "%s is damaged: its last line should say \"instance HEX\"", path);
+            return error_set(e, ERROR_CORRUPT, "%s/identity is damaged: its last line should say \"instance HEX\"", dir);
         *ret_instance = instance;
         return 0;
     }
     char name[256] = "";
     if (sscanf(found, "id %llu\ncluster %255[^\n]\n", &was, name) != 2)
-        return error_set(e, ERROR_CORRUPT, "%s is damaged: it should say \"id N\" and \"cluster NAME\"", path);
+        return error_set(e, ERROR_CORRUPT, "%s/identity is damaged: it should say \"id N\" and \"cluster NAME\"", dir);
     return error_set(e, ERROR_INVALID, "%s holds the data of server %llu of cluster \"%s\", but this is server %llu of \"%s\": "
                      "use its own data-dir, or an empty one", dir, was, name, (unsigned long long)id, cluster);
 }
 
 int identity_renew(const char *dir, uint64_t id, const char *cluster, uint64_t *ret_instance, struct error *e)
 {
-    char path[4160], text[IDENTITY_MAX];
-    snprintf(path, sizeof path, "%.4100s/identity", dir);
+    char text[IDENTITY_MAX];
     snprintf(text, sizeof text, "id %llu\ncluster %s\n", (unsigned long long)id, cluster);
-    return write_new(dir, path, text, ret_instance, e);
+    return write_new(dir, text, ret_instance, e);
 }

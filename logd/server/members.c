@@ -7,6 +7,7 @@
 
 #include "common/conn.h"
 #include "common/mutant.h"
+#include "logd/server/founding.h"
 #include "logd/server/node.h"
 #include "logd/server/peers.h"
 #include "logd/server/queries.h"
@@ -32,6 +33,7 @@ struct members {
         char address[MEMBERSHIP_ADDRESS];
     } met[MET_MAX]; /* latest of each, the oldest makes room */
     unsigned n_met;
+    bool refused;        /* and it was logged */
     uint64_t changed_ms; /* when the membership became another one */
     struct buf head;
 };
@@ -75,7 +77,7 @@ int members_admit(const struct node *node, const struct rpc_hello *hello, struct
     return 0;
 }
 
-void members_met(struct members *m, const struct rpc_hello *hello)
+static void remember(struct members *m, const struct rpc_hello *hello)
 {
     struct met *at = NULL;
     if (hello->instance == 0 || strlen(hello->address) >= MEMBERSHIP_ADDRESS) return;
@@ -87,9 +89,21 @@ void members_met(struct members *m, const struct rpc_hello *hello)
     memcpy(at->address, hello->address, strlen(hello->address) + 1);
 }
 
+int members_meet(struct node *node, const struct rpc_hello *hello, struct error *e)
+{
+    int rv = members_admit(node, hello, e);
+    if (rv == 0) rv = founding_met(node->founding, hello, e);
+    if (rv == 0) remember(node->membership, hello);
+    return rv;
+}
+
 void members_refused(struct node *node, const struct error *why)
 {
-    if (consensus_last_index(node->consensus) == 0) return; /* the data directory is empty: we wait to be added */
+    if (consensus_last_index(node->consensus) == 0) {
+        if (!node->membership->refused) log_warn("this server's data directory is empty, and the cluster knows it by another one: it waits to be added", "reason=%s", why->text);
+        node->membership->refused = true;
+        return;
+    }
     log_error("this server is none of the cluster's: it stops", "id=%" PRIu64 " reason=%s", node->settings->id, why->text);
     _exit(4); /* no destructors: nothing more may be written */
 }
@@ -375,6 +389,7 @@ void members_changed(struct members *m)
     const struct membership *is = consensus_membership(m->node->consensus);
     unsigned kept = 0;
     m->changed_ms = node_now_ms();
+    if (consensus_last_index(m->node->consensus) > 0) m->node->founding = founding_free(m->node->founding);
     for (unsigned i = 0; i < m->n_met; i++) /* whoever comes with that id next is another one */
         if (membership_find(is, m->met[i].id) != NULL || MUTANT(note_stale)) m->met[kept++] = m->met[i];
     m->n_met = kept;

@@ -10,8 +10,9 @@
  *  - Our own membership may be an old one. Only a leader knows for certain, so another server that is not led listens also to a
  *    server that it does not know, and counts nothing that it says: members_counts().
  *
- * What is noted needs to have been met once: a server whose data are lost before a leader has met it (which takes about a second after
- * the first start of a cluster) is not recognised.
+ * The founders' instances are in the log's first entry (founding.h), and nobody is promoted before his is noted: so every voter's is known to whoever
+ * can be elected. Of a cluster that was restored from a backup the first leader notes them, within a second of meeting each; until then a server whose
+ * data are lost again is not recognised.
  *
  * Thread: the loop's. Source: Ongaro 2014, sections 3.10 (transfer) and 4. */
 #ifndef CRSC_LOGD_SERVER_MEMBERS_H
@@ -43,12 +44,12 @@ void members_tick(struct members *m);
 
 /* May this server speak with us? -ERROR_REMOVED: it must stop, see above; -ERROR_UNAVAILABLE: not now. */
 int members_admit(const struct node *node, const struct rpc_hello *hello, struct error *e);
+/* It said HELLO: the same, and it is remembered. -ERROR_NOMEM: see founding_met(). */
+int members_meet(struct node *node, const struct rpc_hello *hello, struct error *e);
 /* Is this the member, or one whose instance was not noted yet? Else what it acknowledges or votes means nothing. */
 bool members_counts(const struct node *node, uint64_t id, uint64_t instance);
-/* It said HELLO. */
-void members_met(struct members *m, const struct rpc_hello *hello);
 
-/* Another server says that we are none of the cluster's. Ends the process with status 4, unless we are waiting to be added. */
+/* Another server says that we are none of the cluster's. Ends the process with status 4, unless there is no log yet: then we wait to be added. */
 void members_refused(struct node *node, const struct error *why);
 
 /* The reachable voter that has most of the log; 0: none. libraft's own choice may be one that is down. */

@@ -12,6 +12,7 @@
 #include "logd/server/canary.h"
 #include "logd/server/exports.h"
 #include "logd/server/follow.h"
+#include "logd/server/founding.h"
 #include "logd/server/members.h"
 #include "logd/server/monitor.h"
 #include "logd/server/mover.h"
@@ -227,12 +228,30 @@ void node_receive(struct node *node, const struct consensus_message *m)
     else node_execute(node, &u);
 }
 
+/* From here on there is a log, which names the voters: this server is one of them. */
+static void begin_founded(struct node *node)
+{
+    struct consensus_update u;
+    struct error e;
+    if (node->stopping) return; /* the next start finds the log */
+    node->founding = founding_free(node->founding);
+    if (startup_founded(node, &u, &e) != 0) node_fatal("consensus failed", &e);
+    log_info("the cluster is founded", "servers=%u", consensus_membership(node->consensus)->n);
+    members_changed(node->membership);
+    node_execute(node, &u);
+    arm(node);
+}
+
 static void on_persisted(void *user, uint64_t index, uint64_t term)
 {
     struct node *node = user;
     struct consensus_update u;
     struct error e;
-    if (node->consensus == NULL) return; /* the first entry of a new log, or the log is being closed */
+    if (node->consensus == NULL) return; /* the first entry of a cluster of one, or the log is being closed */
+    if (founding_writes(node->founding)) {
+        begin_founded(node);
+        return;
+    }
     if (consensus_persisted(node->consensus, node_now_ms(), index, term, &u, &e) != 0) node_fatal("consensus failed", &e);
     node_execute(node, &u);
 }
@@ -455,6 +474,7 @@ static void on_second(uv_timer_t *timer)
     peers_ask_alarms(node->peers);
     sessions_sweep(node->sessions, node_now_ms());
     exports_tick(node->exports);
+    founding_tick(node->founding);
     members_tick(node->membership);
     mover_tick(node->mover);
     scrub_tick(node->scrub);
@@ -489,7 +509,12 @@ static int make_parts(struct node *node, struct error *e)
     return 0;
 }
 
-int node_start(uv_loop_t *loop, const struct settings *settings, void (*on_stopped)(void *user), void *user,
+static void on_signal(void *user)
+{
+    node_stop(user);
+}
+
+int node_start(uv_loop_t *loop, const struct settings *settings, struct loop_signals *signals, void (*on_stopped)(void *user), void *user,
                struct node **ret_node, struct error *e)
 {
     struct consensus_update u;
@@ -519,6 +544,8 @@ int node_start(uv_loop_t *loop, const struct settings *settings, void (*on_stopp
     uv_check_start(&node->check, on_check);
     uv_idle_start(&node->idle, on_idle); /* the first round applies what is committed already */
     uv_timer_start(&node->second, on_second, SECOND_MS, SECOND_MS);
+    rv = loop_signals_start(loop, signals, on_signal, node);
+    if (rv != 0) return error_uv(e, ERROR_INTERNAL, rv, "signals cannot be handled");
     log_info("ready", "listen=%s id=%" PRIu64 " cluster=%s metrics=%s", sessions_address(node->sessions), settings->id, settings->cluster,
              monitor_address(node->monitor));
     *ret_node = node;
@@ -533,6 +560,7 @@ static void on_handle_closed(uv_handle_t *handle)
     if (--node->open_handles > 0) return;
     void (*on_stopped)(void *) = node->on_stopped;
     void *user = node->user;
+    node->founding = founding_free(node->founding);
     streams_update_fini(&node->update);
     blob_unref(node->members);
     node->streams = streams_free(node->streams);

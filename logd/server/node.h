@@ -32,9 +32,11 @@
 struct batcher;
 struct canary;
 struct exports;
+struct loop_signals;
 struct members;
 struct mover;
 struct follows;
+struct founding;
 struct monitor;
 struct peers;
 struct queries;
@@ -52,6 +54,7 @@ struct node {
     struct blob *members;   /* payload of the newest CHANGE entry that was applied */
     uint64_t members_index; /* its index */
     struct members *membership;
+    struct founding *founding; /* NULL: there is a log, or we wait to be added to one */
     struct wal *wal;
     struct index *index;
     struct streams *streams;
@@ -90,8 +93,9 @@ struct node {
 };
 
 /* Opens data and sockets, recovers, joins. Errors: ERROR_CORRUPT when stored data is damaged or does not fit together,
- * ERROR_INVALID, ERROR_IO, ERROR_EXISTS. Blocks until the log is loaded. */
-int node_start(uv_loop_t *loop, const struct settings *settings, void (*on_stopped)(void *user), void *user,
+ * ERROR_INVALID, ERROR_IO, ERROR_EXISTS. Blocks until the log is loaded; until then a signal ends the process at once, as nothing is promised yet. From the
+ * line "ready" on SIGTERM and SIGINT do what node_stop() does. `signals` is the caller's, who stops them in on_stopped. */
+int node_start(uv_loop_t *loop, const struct settings *settings, struct loop_signals *signals, void (*on_stopped)(void *user), void *user,
                struct node **ret_node, struct error *e);
 /* Hands leadership over if there is someone (bounded by settings->stop_ms), then closes everything in order; on_stopped
  * is the last thing that happens. The node is gone by then. */

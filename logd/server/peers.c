@@ -9,6 +9,7 @@
 #include "common/mutant.h"
 #include "logd/consensus/raft_codec.h"
 #include "logd/server/canary.h"
+#include "logd/server/founding.h"
 #include "logd/server/members.h"
 #include "logd/server/node.h"
 #include "logd/server/queries.h"
@@ -156,6 +157,14 @@ void peers_send(struct peers *peers, const struct consensus_message *m)
     pump(p);
 }
 
+void peers_tell_founders(struct peers *peers, const struct blob *entry, bool asks)
+{
+    peers->head.len = 0;
+    if (buf_add(&peers->head, entry->data, entry->len) != 0) return;
+    for (unsigned i = 0; i < peers->n; i++)
+        if (peers->list[i]->ready) send_frame(peers->list[i], FRAME_FOUNDERS, asks, NULL, 0);
+}
+
 void peers_probe(struct peers *peers, uint64_t round, uint64_t term)
 {
     for (unsigned i = 0; i < peers->n; i++) {
@@ -266,8 +275,7 @@ static int accept_hello(struct peer *p, const struct frame *f, struct error *e)
         return error_set(e, ERROR_INVALID, "at %s answers server %llu of cluster \"%s\" (protocol %u), not server %llu of \"%s\": "
                          "check initial-cluster", p->places[p->place], (unsigned long long)hello.node_id, hello.cluster,
                          hello.version, (unsigned long long)p->id, cluster);
-    if ((rv = members_admit(node, &hello, e)) != 0) return rv;
-    members_met(node->membership, &hello);
+    if ((rv = members_meet(node, &hello, e)) != 0) return rv;
     p->instance = hello.instance;
     p->alarm_ms = 0;
     uv_timer_stop(&p->retry);
@@ -275,6 +283,7 @@ static int accept_hello(struct peer *p, const struct frame *f, struct error *e)
     p->complained = false;
     p->delay_ms = PEERS_RETRY_MIN_MS;
     p->head = p->n = 0;
+    founding_tell(node->founding);
     log_info("peer connected", "peer=%" PRIu64 " address=%s software=%s", p->id, p->places[p->place], hello.software);
     return 0;
 }
@@ -382,6 +391,7 @@ static void on_close(struct conn *c, void *user, const struct error *why)
         maybe_free(p);
         return;
     }
+    founding_left(p->all->node->founding, p->id);
     if (was_ready || !p->complained) {
         log_warn("peer unreachable", "peer=%" PRIu64 " address=%s reason=%s", p->id, p->places[p->place],
                  why->text[0] != '\0' ? why->text : "closed");

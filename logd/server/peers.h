@@ -32,6 +32,9 @@ int peers_start(struct node *node, struct peers **ret_peers, struct error *e);
 void peers_close(struct peers *peers, void (*done)(void *user), void *user);
 
 void peers_send(struct peers *peers, const struct consensus_message *m);
+/* Tells every peer whom this server has met (founding.h); `asks`: and that it has not heard the same from all of them. Lost when it is not connected:
+ * the caller tells again. */
+void peers_tell_founders(struct peers *peers, const struct blob *entry, bool asks);
 /* Asks every peer for its term (read_index.h). Lost when it is not connected: the caller asks again. */
 void peers_probe(struct peers *peers, uint64_t round, uint64_t term);
 /* Asks server `id` to confirm that it leads (canary.h); `question` comes back with the answer. Lost when it is not connected. */

@@ -77,7 +77,7 @@ static int fetch_and_verify(struct fetch *fetch, uv_loop_t *loop, const struct s
 /* Who said so is asked first; then those of initial-cluster. */
 static void choose_servers(const struct settings *s, uint64_t from, const char *address, struct consensus_member *list, struct fetch_options *o)
 {
-    if (address[0] != '\0') list[o->n++] = (struct consensus_member){from, address};
+    if (address[0] != '\0') list[o->n++] = (struct consensus_member){from, address, 0};
     for (unsigned i = 0; i < s->n_members; i++) {
         if (s->members[i].id == s->id || (s->members[i].id == from && address[0] != '\0')) continue;
         if (s->members[i].id == from) o->first = o->n;

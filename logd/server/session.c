@@ -12,6 +12,7 @@
 #include "logd/server/donor.h"
 #include "logd/server/exports.h"
 #include "logd/server/follow.h"
+#include "logd/server/founding.h"
 #include "logd/server/members.h"
 #include "logd/server/node.h"
 #include "logd/server/peers.h"
@@ -186,7 +187,7 @@ static int greet(struct session *s, const struct frame *f, struct error *e)
     if (strcmp(hello.cluster, cluster) != 0 && (hello.node_id != 0 || hello.cluster[0] != '\0'))
         return error_set(e, ERROR_INVALID, "this is cluster \"%s\", not \"%s\"", cluster, hello.cluster);
     if ((rv = check_identity(s, hello.node_id, e)) != 0) return rv;
-    if (hello.node_id != 0 && (rv = members_admit(node, &hello, e)) != 0) return rv;
+    if (hello.node_id != 0 && (rv = members_meet(node, &hello, e)) != 0) return rv;
     struct buf head = BUF_INIT;
     rv = rpc_encode_hello(node->settings->id, cluster, node->instance, node_address_of(node, node->settings->id), &head);
     if (rv == 0) {
@@ -196,7 +197,6 @@ static int greet(struct session *s, const struct frame *f, struct error *e)
         conn_limit(s->conn, s->kind == KIND_CLIENT ? node->settings->client_frame_max : 0);
         session_reply(s, FRAME_HELLO | FRAME_REPLY, f->id, &head, NULL, 0);
         if (s->kind == KIND_PEER && node->peers != NULL) peers_knocked(node->peers, s->peer_id, hello.address);
-        if (s->kind == KIND_PEER) members_met(node->membership, &hello);
     }
     buf_fini(&head);
     return rv == 0 ? 0 : error_set(e, (enum error_code)-rv, "no memory for a HELLO");
@@ -205,6 +205,7 @@ static int greet(struct session *s, const struct frame *f, struct error *e)
 /* Of a server that our membership does not know, which may be an old one, nothing is counted (members.h). */
 static bool is_heard(const struct session *s, const struct consensus_message *m)
 {
+    if (founding_writes(s->all->node->founding)) return false;
     if (members_counts(s->all->node, s->peer_id, s->instance)) return true;
     return m->type == CONSENSUS_APPEND_ENTRIES || m->type == CONSENSUS_REQUEST_VOTE || m->type == CONSENSUS_SNAPSHOT_OFFER;
 }
@@ -229,6 +230,10 @@ static int peer_frame(struct session *s, const struct frame *f, struct error *e)
         struct buf *head = &s->all->head;
         if (raft_codec_encode_probe(node->settings->id, consensus_term(node->consensus), head) == 0)
             session_reply(s, FRAME_READ_PROBE | FRAME_REPLY, f->id, head, NULL, 0);
+        return 0;
+    }
+    if (f->type == FRAME_FOUNDERS) {
+        founding_told(node, s->peer_id, s->instance, f);
         return 0;
     }
     if (f->type == FRAME_FETCH_STATE || f->type == FRAME_FETCH_BYTES) {

@@ -16,7 +16,7 @@ static const struct config_setting table[] = {
      "Numeric address and port to listen on, for clients and the other servers alike; port 0 takes a free one."},
     {"advertise", CONFIG_STRING, AT(advertise), "", 0, 0, "host:port others reach this server by; empty: as in initial-cluster, else listen."},
     {"initial-cluster", CONFIG_STRING, AT(initial_cluster), "", 0, 0,
-     "The servers a new cluster is made of, this one included: 1=host:port,2=host:port,3=host:port. The same on each. Empty: this server alone. "
+     "The servers a new cluster is made of, this one included: 1=host:port,2=host:port,3=host:port. The same on each; all have to be there once. Empty: this server alone. "
      "Later the cluster itself knows its members."},
     {"initial-cluster-state", CONFIG_STRING, AT(initial_state), "new", 0, 0,
      "With an empty data-dir. new: initial-cluster makes a cluster. existing: wait to be added to one (crsc-logctl members add)."},
@@ -114,7 +114,7 @@ int settings_parse_members(char *text, struct consensus_member *members, unsigne
         for (unsigned i = 0; i < n; i++)
             if (members[i].id == id || strcmp(members[i].address, equals + 1) == 0)
                 return error_set(e, ERROR_INVALID, "initial-cluster: %llu=%s is there twice", id, equals + 1);
-        members[n++] = (struct consensus_member){id, equals + 1};
+        members[n++] = (struct consensus_member){id, equals + 1, 0};
     }
     qsort(members, n, sizeof *members, compare_ids);
     *ret_n = n;
@@ -164,7 +164,7 @@ static int derive(struct settings *s, struct error *e)
         if ((rv = settings_parse_members(s->member_text, s->members, &s->n_members, e)) != 0) return rv;
     } else {
         const char *own = s->advertise[0] != '\0' ? s->advertise : s->listen;
-        s->members[0] = (struct consensus_member){s->id, own};
+        s->members[0] = (struct consensus_member){s->id, own, 0};
         s->n_members = 1;
     }
     for (unsigned i = 0; i < s->n_members; i++)

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/loop.h"
+#include "logd/server/founding.h"
 #include "logd/server/identity.h"
 #include "logd/server/node.h"
 #include "logd/server/rebuild.h"
@@ -21,12 +22,13 @@ static void consensus_options_of(const struct settings *s, uint64_t instance, st
     };
 }
 
-/* An empty log gets the entry that names the members; the term is made durable first, so that a crash in between leaves an
- * empty log to begin again. */
-static int make_first_entry(struct node *node, struct error *e)
+/* A cluster of one has nobody to agree with on the entry that names the members. */
+static int found_alone(struct node *node, struct error *e)
 {
+    struct consensus_member self = node->settings->members[0];
     struct blob *payload;
-    int rv = consensus_first_entry(node->settings->members, node->settings->n_members, &payload, e);
+    self.instance = node->instance;
+    int rv = consensus_first_entry(&self, 1, &payload, e);
     if (rv != 0) return rv;
     struct wal_entry entry = {1, 1, CONSENSUS_CHANGE, payload};
     rv = wal_append(node->wal, &entry, 1);
@@ -37,15 +39,23 @@ static int make_first_entry(struct node *node, struct error *e)
 }
 
 /* Nothing was ever promised from this directory. Whatever was there before (an identity that somebody left when he removed the rest): it
- * is a new one. The term says that it was begun, before anybody hears of it. */
+ * is a new one. The term says that it was begun, before anybody hears of it; it is the first entry's, so a crash in between leaves an empty log to begin again. */
 static int begin_empty(struct node *node, struct error *e)
 {
     const struct settings *s = node->settings;
     int rv = 0;
     if (wal_last_index(node->wal) != 0) return 0;
-    if (wal_term(node->wal) == 0) rv = identity_renew(s->data_dir, s->id, s->cluster, &node->instance, e);
-    if (rv == 0 && wal_term(node->wal) == 0) rv = wal_set_hard_state(node->wal, 1, 0, e);
-    if (rv == 0 && !s->joins) return make_first_entry(node, e);
+    if (wal_term(node->wal) == 0) {
+        rv = identity_renew(s->data_dir, s->id, s->cluster, &node->instance, e);
+        if (rv == 0) rv = founding_forget(s->data_dir, e);
+        if (rv == 0) rv = wal_set_hard_state(node->wal, 1, 0, e);
+    }
+    if (rv == 0 && !s->joins) {
+        rv = founding_open(node, &node->founding, e);
+        if (rv != 0 || s->n_members > 1) return rv;
+        node->founding = founding_free(node->founding);
+        return found_alone(node, e);
+    }
     if (rv == 0) log_info("the data directory is empty: waiting to be added to the cluster", "id=%llu address=%s", (unsigned long long)s->id, s->address);
     return rv;
 }
@@ -94,17 +104,18 @@ static int find_changes(struct node *node, struct found *f, struct error *e)
     return rv;
 }
 
-static int start_consensus(struct node *node, const struct consensus_options *options, struct consensus_update *u,
-                           struct error *e)
+static int start_consensus(struct node *node, struct consensus_update *u, struct error *e)
 {
+    struct consensus_options options;
     uint64_t before = wal_first_index(node->wal) - 1, n = wal_last_index(node->wal) - before;
     struct consensus_base base = {before, wal_term_at(node->wal, before)};
     struct found changes = {0};
     uint64_t *terms = malloc(sizeof *terms * (n + 1));
     if (terms == NULL) return error_set(e, ERROR_NOMEM, "no memory for the terms of %llu entries", (unsigned long long)n);
     for (uint64_t i = 0; i < n; i++) terms[i] = wal_term_at(node->wal, before + i + 1);
+    consensus_options_of(node->settings, node->instance, &options);
     int rv = find_changes(node, &changes, e);
-    if (rv == 0) rv = consensus_new(options, &node->consensus, e);
+    if (rv == 0) rv = consensus_new(&options, &node->consensus, e);
     if (rv == 0)
         rv = consensus_start(node->consensus, node_now_ms(), wal_term(node->wal), wal_vote(node->wal), base, terms, n, changes.list,
                              changes.n, u, e);
@@ -114,12 +125,17 @@ static int start_consensus(struct node *node, const struct consensus_options *op
     return rv;
 }
 
+int startup_founded(struct node *node, struct consensus_update *ret_update, struct error *e)
+{
+    node->consensus = consensus_free(node->consensus);
+    return start_consensus(node, ret_update, e);
+}
+
 int startup_run(struct node *node, void (*on_persisted)(void *, uint64_t, uint64_t),
                  void (*on_wal_failed)(void *, const struct error *), void (*on_durable)(void *, uint64_t),
                  void (*on_index_failed)(void *, const struct error *), struct consensus_update *u, struct error *e)
 {
     const struct settings *s = node->settings;
-    struct consensus_options options;
     char wal_dir[4096], index_dir[4096];
     int rv = identity_check(s->data_dir, s->id, s->cluster, &node->instance, e);
     if (rv != 0) return rv;
@@ -144,8 +160,7 @@ int startup_run(struct node *node, void (*on_persisted)(void *, uint64_t, uint64
                          "one server, or segments were lost",
                          (unsigned long long)index_applied(node->index), (unsigned long long)wal_last_index(node->wal));
     if ((rv = begin_empty(node, e)) != 0) return rv;
-    consensus_options_of(s, node->instance, &options);
     if ((node->streams = streams_new()) == NULL) return error_set(e, ERROR_NOMEM, "no memory for the streams");
     if ((rv = index_load(node->index, node->streams, e)) != 0) return rv;
-    return start_consensus(node, &options, u, e);
+    return start_consensus(node, u, e);
 }

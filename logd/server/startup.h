@@ -7,6 +7,9 @@
 
 struct node;
 
+/* The log's first entry was written: consensus begins anew, with it. `ret_update` as below. */
+int startup_founded(struct node *node, struct consensus_update *ret_update, struct error *e);
+
 /* Fills node->wal, index, streams, consensus (their callbacks are node.c's, given here) and gives consensus' first update,
  * to be executed by the caller. Checks that log and index meet: the index may be behind the log, never ahead of it. */
 int startup_run(struct node *node, void (*on_persisted)(void *, uint64_t, uint64_t),

@@ -51,7 +51,7 @@ static void begin(struct builder *b)
 
 static size_t add(struct builder *b, enum record_kind kind, uint64_t synced, size_t length)
 {
-    uint8_t payload[2048];
+    uint8_t payload[2048] = {0};
     size_t at = b->at;
     for (size_t i = 0; i < length; i++) payload[i] = (uint8_t)(b->seq + i);
     struct record r = {kind, 5, (uint32_t)length, 100 + b->seq, 2, b->seq, synced, b->chain, 0};

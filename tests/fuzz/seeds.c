@@ -142,7 +142,7 @@ static void backup_seeds(void)
                buf_add(&out, "c", 1) == 0 && state_encode_piece(&piece, &head) == 0);
     FUZZ_CHECK(buf_add(&out, (uint8_t[]){0, 0, (uint8_t)head.len, 0, 3}, 5) == 0 && buf_add(&out, head.data, head.len) == 0 && buf_add(&out, "abc", 3) == 0);
     put("backup", out.data, out.len);
-    struct consensus_member members[3] = {{1, "a:1"}, {2, "b:1"}, {3, "c:1"}};
+    struct consensus_member members[3] = {{1, "a:1", 0}, {2, "b:1", 0}, {3, "c:1", 0}};
     struct blob *payload;
     FUZZ_CHECK(consensus_first_entry(members, 3, &payload, NULL) == 0);
     out.len = 0;

@@ -319,6 +319,14 @@ class Cluster:
                 self.running[k].wait_for("ready", 60)
         return self
 
+    def start_without(self, absent):
+        """All but one, which was there when the cluster was founded, and has nothing of what comes."""
+        self.start()
+        self.wait_leader()
+        wait_until(f"server {absent} has founded", lambda: self.running[absent].find("leader elected"), 60)
+        self.stop(absent)
+        self.wait_leader()
+
     def kill(self, i):
         self.running.pop(i).kill()
 

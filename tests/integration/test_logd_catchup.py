@@ -94,9 +94,7 @@ class Behind(Cluster):
 
 def fill(bench, cluster, size):
     """Two servers of three get a state of that many bytes."""
-    for i in (1, 2):
-        cluster.start(i)
-    cluster.wait_leader()
+    cluster.start_without(3)
     servers = ",".join(cluster.addresses[i] for i in (1, 2))
     out, _ = bench.run("crsc-appendload", "--servers", servers, "--stream", STREAM, "--out", bench.path("acked"), "--size", "32768", "--count",
                        str(size // 32768), "--seconds", "600", "--producers", "4", "--window", "16", "--timeout", "120", timeout=600)

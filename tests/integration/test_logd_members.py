@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from harness import Cluster, check, main, wait_until  # noqa: E402
@@ -81,6 +82,9 @@ class Load:
     def stop(self, ids):
         code = self.process.stop()
         check(code == 0, "the load ended with %d: an append failed\n%s", code, self.process.tail())
+        self.verify(ids)
+
+    def verify(self, ids):
         servers = ",".join(self.cluster.addresses[i] for i in ids)
         self.bench.run("crsc-appendload", "--servers", servers, *self.argv, "--verify", timeout=120)
 
@@ -138,19 +142,20 @@ def test_replace_and_refuse(bench, rng):
     cluster.wait_leader()
     wait_until("all have met", lambda: all(m["instance"] for m in cluster.who().values()), 30, pause=0.1)
     load = Load(cluster)
-    # lost data under the old id: refused, with a word on what to do
+    # lost data under the old id: it is not let in, and says what to do
     cluster.kill(3)
     shutil.rmtree(cluster.data(3))
-    wiped = bench.spawn("wiped", cluster.argv(3))
-    check(wiped.wait(30) == 4, "a server without its data is let in under its old id")
-    said = wiped.find("this server is none of the cluster's: it stops")
-    check(said and "members remove 3" in said["reason"], "it does not say what to do: %s", wiped.tail())
+    cluster.start(3)
+    waits = "this server's data directory is empty, and the cluster knows it by another one: it waits to be added"
+    said = wait_until("it says what to do", lambda: cluster.running[3].find(waits), 30)
+    check("members remove 3" in said["reason"], "it does not say what to do: %s", said)
     load.goes_on()
     out = cluster.who()
+    check(not out[3]["reachable"] and out[3]["role"] == "voter", "it is let in under its old id: %s", out)
+    # with the old id again, as a new one, which is running already
     cluster.change("members", "remove", "3")
-    # with the old id again, as a new one
-    shutil.rmtree(cluster.data(3))
-    cluster.join(3)
+    cluster.change("members", "add", f"3={cluster.addresses[3]}")
+    cluster.change("members", "promote", "3")
     load.goes_on()
     check(cluster.who()[3]["instance"] != out[3]["instance"], "the same instance: %s", cluster.who())
     load.goes_on()
@@ -172,5 +177,45 @@ def test_replace_and_refuse(bench, rng):
     load.stop(sorted(cluster.running))
 
 
+def test_founding(bench, rng):
+    """All of initial-cluster have to be there once. From then on one that lost its data is told from the one that it was, also by a server that
+    has been down since."""
+    cluster = Cluster(bench, 3)
+    one, two, three = (1, 2, 3) if rng.random() < 0.5 else (2, 3, 1)
+    for i in (one, two):
+        cluster.start(i)
+    waiting = wait_until("it says for whom it waits", lambda: cluster.running[one].find("the cluster is not founded yet: all of initial-cluster have to be there once"), 30)
+    check(f"server {three} (not met yet)" in waiting["waiting_for"], "%s", waiting)
+    check(cluster.leader() is None, "two of three have elected a leader")
+    # emptied before all have met: nobody minds
+    cluster.kill(two)
+    shutil.rmtree(cluster.data(two))
+    # killed at random moments while they found
+    for i in (two, three):
+        cluster.start(i, wait=False)
+    for _ in range(10):
+        i = rng.choice((one, two, three))
+        time.sleep(rng.uniform(0, 0.05))
+        cluster.kill(i)
+        cluster.start(i, wait=False)
+    cluster.wait_leader()
+    wait_until("all have a log", lambda: all(s.get("applied_index", 0) > 0 for s in cluster.status()["servers"]) and len(cluster.status()["servers"]) == 3, 60)
+    # one misses everything that is acknowledged from here on; another one loses it
+    cluster.kill(three)
+    load = Load(cluster)
+    load.goes_on()
+    load.process.kill()
+    for i in (one, two):
+        cluster.kill(i)
+    shutil.rmtree(cluster.data(one))
+    for i in (one, three):
+        cluster.start(i)
+    time.sleep(4)
+    check(cluster.leader() is None, "an emptied server and one that was down are a majority")
+    cluster.start(two)
+    cluster.wait_leader()
+    load.verify((two, three))
+
+
 if __name__ == "__main__":
-    main([test_one_three_five_three, test_rolling_restart, test_replace_and_refuse])
+    main([test_founding, test_one_three_five_three, test_rolling_restart, test_replace_and_refuse])

@@ -88,7 +88,7 @@ def steady(bench):
     cluster = Watched(bench, flags=["--election-timeout", "2s"]).start()
     for i in cluster.running:
         for p in cluster.running:
-            wait_until(f"{i} is connected to {p}", lambda i=i, p=p: i == p or scrape(cluster.port(i))[("crsc_logd_peer_connected", (("peer", str(p)),))] == 1, 60)
+            wait_until(f"{i} is connected to {p}", lambda i=i, p=p: i == p or scrape(cluster.port(i)).get(("crsc_logd_peer_connected", (("peer", str(p)),))) == 1, 60)
     return cluster, cluster.wait_leader()
 
 

@@ -69,12 +69,6 @@ struct server *cluster_leader(void)
 
 /* ---- the program: what logd's main.c does --------------------------------------------------------------------- */
 
-static void on_stop(void *user)
-{
-    struct server *s = user;
-    node_stop(s->node);
-}
-
 static void on_stopped(void *user)
 {
     struct server *s = user;
@@ -140,11 +134,11 @@ static void run_server(void *arg)
     }
     load_settings(s, NULL, &settings);
     uv_loop_init(&loop);
-    if (node_start(&loop, &settings, on_stopped, s, &s->node, &e) != 0) {
+    s->signals = (struct loop_signals){0};
+    if (node_start(&loop, &settings, &s->signals, on_stopped, s, &s->node, &e) != 0) {
         log_error("cannot start", "code=%s reason=%s", error_name((int)e.code), e.text);
         process_end(&s->process, e.code == ERROR_CORRUPT ? 3 : e.code == ERROR_INVALID ? 2 : 1);
     }
-    loop_signals_start(&loop, &s->signals, on_stop, s);
     s->listens = true;
     uv_run(&loop, UV_RUN_DEFAULT);
     if (uv_loop_close(&loop) != 0) world_violation("server %u stopped, and left something open in its loop", s->process.number);
@@ -454,6 +448,8 @@ void __wrap_log_write(enum log_level level, const char *message, const char *fie
     static const char *const names[] = {"debug", "info", "warn", "error"};
     va_list args;
     if (strcmp(message, "events were moved out of sparse segments") == 0) cluster_moves++;
+    if (strcmp(message, "ready") == 0 && p != NULL && p->is_node && !uv_is_active((const uv_handle_t *)&x.servers[p->number].signals.handles[0]))
+        world_violation("server %u says that it is ready, and a SIGTERM would kill it", p->number);
     bool blames = strcmp(message, "the index is damaged") == 0 || strcmp(message, "a row of the index is wrong") == 0;
     if (blames && p != NULL && p->number != CLUSTER_RESTORED && !x.servers[p->number].damaged && !x.servers[p->number].disk_hurt)
         world_violation("L6: server %u says that its index is damaged, and it is not", p->number);

@@ -125,18 +125,21 @@ static void reserve(struct file *f, size_t sectors)
 /* Keeps the durable bytes of what is about to be changed. */
 static void touch(struct file *f, size_t from, size_t to)
 {
-    size_t first = from / FS_SECTOR, end = (to + FS_SECTOR - 1) / FS_SECTOR;
+    size_t first = from / FS_SECTOR, end = (to + FS_SECTOR - 1) / FS_SECTOR, known = (f->high + FS_SECTOR - 1) / FS_SECTOR;
     reserve(f, end - first);
-    for (size_t s = first; s < end; s++) {
-        uint8_t state = f->states[s];
-        f->states[s] = DIRTY;
-        if (state != CLEAN) continue; /* its durable bytes are kept already */
-        struct undo *u = &f->undo[f->n_undo++];
-        *u = (struct undo){(uint32_t)s, UINT32_MAX};
-        if (s * FS_SECTOR >= f->high) continue;
-        u->at = (uint32_t)f->n_old;
-        memcpy(f->old + f->n_old, f->bytes + s * FS_SECTOR, FS_SECTOR);
-        f->n_old += FS_SECTOR;
+    for (size_t s = first; s < end;) {
+        size_t begin = s;
+        if (f->states[s] != CLEAN) { /* its durable bytes are kept already */
+            f->states[s++] = DIRTY;
+            continue;
+        }
+        for (; s < end && f->states[s] == CLEAN; s++) {
+            f->states[s] = DIRTY;
+            f->undo[f->n_undo++] = (struct undo){(uint32_t)s, s < known ? (uint32_t)(f->n_old + (s - begin) * FS_SECTOR) : UINT32_MAX};
+        }
+        size_t bytes = begin < known ? ((s < known ? s : known) - begin) * FS_SECTOR : 0;
+        memcpy(f->old + f->n_old, f->bytes + begin * FS_SECTOR, bytes);
+        f->n_old += bytes;
     }
 }
 

@@ -1,4 +1,5 @@
 /* crsc-sim: runs the cluster in simulated worlds, one per seed; docs/TESTING.md tells how to use it. */
+#include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <limits.h>
@@ -33,11 +34,14 @@ static double now(void)
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
+static uint64_t running; /* the seed, for on_crash() */
+
 /* In a process of its own, which may crash. */
 static struct run_result *shared;
 
 static bool run_apart(const struct run_options *o)
 {
+    running = o->seed;
     *shared = (struct run_result){.failed = true};
     fflush(stdout);
     pid_t pid = fork();
@@ -88,13 +92,53 @@ static int report(const struct run_options *o, const char *failure, bool smaller
     return 1;
 }
 
+/* Who makes those processes while many seeds run: forked before the first one, so that it has next to no memory of which each would make a copy, and neither
+ * would this process of every page that it writes to afterwards. */
+static struct { int ask, answer; } helper;
+
+static void help(int asked, int answer)
+{
+    struct run_options o;
+    char done = 0;
+    while (read(asked, &o, sizeof o) == (ssize_t)sizeof o) {
+        run_apart(&o);
+        if (write(answer, &done, 1) != 1) break;
+    }
+    fflush(stdout);
+    _exit(0);
+}
+
+static void helper_begin(void)
+{
+    int there[2], back[2];
+    fflush(stdout);
+    pid_t pid = pipe2(there, O_CLOEXEC) != 0 || pipe2(back, O_CLOEXEC) != 0 ? -1 : fork();
+    if (pid < 0) {
+        perror("fork");
+        exit(2);
+    }
+    if (pid == 0) {
+        close(there[1]);
+        close(back[0]);
+        help(there[0], back[1]);
+    }
+    close(there[0]);
+    close(back[1]);
+    helper.ask = there[1];
+    helper.answer = back[0];
+}
+
 static void run_seed(const struct run_options *o, struct run_result *ret)
 {
+    char done;
     if (!run_damages_index(o)) {
         run(o, ret);
         return;
     }
-    run_apart(o);
+    if (write(helper.ask, o, sizeof *o) != (ssize_t)sizeof *o || read(helper.answer, &done, 1) != 1) {
+        fprintf(stderr, "crsc-sim: the process that makes the others has ended\n");
+        exit(2);
+    }
     *ret = *shared;
 }
 
@@ -103,10 +147,11 @@ static int run_many(const struct options *o)
     double begun = now(), hours = 0;
     uint64_t damaged = 0, spoiled = 0, events = 0, acknowledged = 0, seen = 0, operations = 0, done = 0;
     static struct run_result r;
+    helper_begin();
     for (uint64_t seed = o->seed; seed < o->seed + o->seeds; seed++) {
         struct run_options run_options = {.seed = seed, .skip = o->skip, .calm_ms = o->calm_ms, .verbose = o->verbose};
         if (isatty(STDOUT_FILENO)) printf("seed %" PRIu64 " runs\r", seed);
-        shared->seed = seed; /* for on_crash() */
+        running = seed;
         fflush(stdout);
         run_seed(&run_options, &r);
         shared->planned = r.planned;
@@ -187,7 +232,7 @@ static void on_crash(int number)
 {
     char text[120];
     cluster_crashed();
-    int n = snprintf(text, sizeof text, "\nseed %" PRIu64 " FAILED: crsc-sim crashed with signal %d\n", shared->seed, number);
+    int n = snprintf(text, sizeof text, "\nseed %" PRIu64 " FAILED: crsc-sim crashed with signal %d\n", running, number);
     signal(number, SIG_DFL);
     if (write(STDERR_FILENO, text, (size_t)n) < 0) number = SIGKILL;
     kill(getpid(), number);

@@ -15,6 +15,7 @@ const char *const plan_names[PLAN_KINDS] = {
     "kill", "kill-at-io", "power-cut", "power-cut-at-io", "power-cut-all", "down", "stop", "stop-leader", "pause", "isolate", "split", "reject", "one-way",
     "slow-link", "lossy", "resets", "disk-slow", "disk-full", "eio-write", "eio-read", "eio-sync", "clock-jump", "bit-rot", "client-kill",
     "grow", "shrink", "transfer", "wipe", "backup", "hang", "power-cut-at-copy",
+    "stop-all",
 };
 uint64_t plan_counts[PLAN_KINDS];
 
@@ -29,7 +30,7 @@ static const struct { unsigned weight, min_ms, max_ms; } table[PLAN_KINDS] = {
     [PLAN_DISK_FULL] = {4, 500, 6000}, [PLAN_EIO_WRITE] = {3, 0, 0},        [PLAN_EIO_READ] = {2, 0, 0},        [PLAN_EIO_SYNC] = {4, 0, 0},
     [PLAN_CLOCK] = {3, 0, 0},          [PLAN_ROT] = {2, 0, 0},              [PLAN_CLIENT] = {4, 0, 0},
     [PLAN_GROW] = {8, 0, 0},           [PLAN_SHRINK] = {8, 0, 0},           [PLAN_TRANSFER] = {6, 0, 0},        [PLAN_WIPE] = {4, 0, 0},
-    [PLAN_BACKUP] = {2, 0, 0},         [PLAN_HANG] = {5, 500, 7000},        [PLAN_POWER_AT_COPY] = {6, 0, 0},
+    [PLAN_BACKUP] = {2, 0, 0},         [PLAN_HANG] = {5, 500, 7000},        [PLAN_POWER_AT_COPY] = {6, 0, 0},   [PLAN_STOP_ALL] = {6, 2000, 6000},
 };
 
 void plan_make(struct plan *p, uint64_t seed, unsigned servers, unsigned clients, uint64_t calm_ms)
@@ -135,6 +136,7 @@ static void refresh(void *arg, uint64_t token)
         hurt_network(f);
         hurt_disks(f);
         if (f->kind == PLAN_DOWN) cluster_server(f->a)->held_down = true;
+        for (unsigned s = 1; f->kind == PLAN_STOP_ALL && s <= cluster_size(); s++) cluster_server(s)->held_down = true;
     }
     net_healed();
 }
@@ -223,6 +225,19 @@ static void hurt_process(const struct plan_fault *f, struct server *s)
     }
 }
 
+static void stop_one(void *arg, uint64_t server)
+{
+    (void)arg;
+    cluster_stop(cluster_server((unsigned)server));
+}
+
+/* From the one named on; the pauses between them are short more often than long. */
+static void stop_all(const struct plan_fault *f)
+{
+    uint64_t pause = (uint64_t)f->n * f->n / 400;
+    for (unsigned i = 0; i < cluster_size(); i++) world_at(world_now() + i * pause * MS, stop_one, NULL, 1 + (f->a - 1 + i) % cluster_size());
+}
+
 static void happen(void *arg, uint64_t token)
 {
     struct plan_fault *f = arg;
@@ -257,6 +272,7 @@ static void happen(void *arg, uint64_t token)
     case PLAN_WIPE: admin_ask(ADMIN_WIPE, f->n); break;
     case PLAN_BACKUP: admin_ask(ADMIN_BACKUP, f->n); break;
     case PLAN_POWER_AT_COPY: cluster_cut_at_copy((int)f->n % COPY_IO); break;
+    case PLAN_STOP_ALL: stop_all(f); break;
     default: hurt_process(f, s); break;
     }
     refresh(NULL, 0);

@@ -40,6 +40,8 @@ enum plan_kind {
     PLAN_HANG,       /* its program stands still, its kernel goes on answering: its connections break, new ones are accepted, nothing
                         is said on them; then the machine is reset. Who waits for its answer is told nothing, for ever */
     PLAN_POWER_AT_COPY, /* the next server that copies its state for another one loses power at the n-th boundary of I/O in that */
+    PLAN_STOP_ALL,   /* SIGTERM to one server after the other, all of them, which then stay off for a while: the last one has nobody to hand over to,
+                        and clients still ask it */
     PLAN_KINDS
 };
 extern const char *const plan_names[PLAN_KINDS];

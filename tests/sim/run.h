@@ -15,7 +15,6 @@ struct run_options {
 };
 
 struct run_result {
-    uint64_t seed;
     bool failed;
     char failure[1024];
     uint64_t hash, simulated_ns, events, faults;

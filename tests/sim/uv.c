@@ -28,9 +28,16 @@ struct list {
     unsigned n, cap;
 };
 
+struct alarm { /* what is looked at of an active timer all the time */
+    uint64_t at, id;
+    uv_timer_t *timer;
+};
+
 struct loop { /* behind uv_loop_t.internal_fields */
     struct process *process;
-    struct list timers, idles, prepares, checks, asyncs, signals, ready, work, handles;
+    struct alarm *alarms;
+    unsigned n_alarms, cap_alarms, first_alarm; /* first_alarm == n_alarms: to be looked for */
+    struct list idles, prepares, checks, asyncs, signals, ready, work, handles;
     uv_handle_t *closing;
     uint64_t time, last_id;
     uint64_t world_time, now; /* what the clock showed last, and when */
@@ -94,8 +101,9 @@ int uv_loop_close(uv_loop_t *loop)
 {
     struct loop *x = state(loop);
     if (x->handles.n > 0 || x->requests > 0) return UV_EBUSY;
-    struct list *all[] = {&x->timers, &x->idles, &x->prepares, &x->checks, &x->asyncs, &x->signals, &x->ready, &x->work, &x->handles};
+    struct list *all[] = {&x->idles, &x->prepares, &x->checks, &x->asyncs, &x->signals, &x->ready, &x->work, &x->handles};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]->at);
+    free(x->alarms);
     free(x);
     loop->internal_fields = NULL;
     return 0;
@@ -192,7 +200,7 @@ void uv_close(uv_handle_t *h, uv_close_cb cb)
     h->flags |= CLOSING;
     h->close_cb = cb;
     switch (h->type) {
-    case UV_TIMER: drop(&x->timers, h); break;
+    case UV_TIMER: uv_timer_stop((uv_timer_t *)h); break;
     case UV_IDLE: drop(&x->idles, h); break;
     case UV_PREPARE: drop(&x->prepares, h); break;
     case UV_CHECK: drop(&x->checks, h); break;
@@ -220,10 +228,21 @@ int uv_timer_init(uv_loop_t *loop, uv_timer_t *t)
     return 0;
 }
 
+static bool is_before(const struct alarm *a, const struct alarm *b)
+{
+    return a->at < b->at || (a->at == b->at && a->id < b->id);
+}
+
 int uv_timer_stop(uv_timer_t *t)
 {
+    struct loop *x = state(t->loop);
+    unsigned i = 0, last = x->n_alarms - 1;
     if (!uv_is_active((uv_handle_t *)t)) return 0;
-    drop(&state(t->loop)->timers, t);
+    while (x->alarms[i].timer != t) i++;
+    x->alarms[i] = x->alarms[last];
+    if (x->first_alarm == i || x->first_alarm == x->n_alarms) x->first_alarm = last;
+    else if (x->first_alarm == last) x->first_alarm = i;
+    x->n_alarms = last;
     set_active((uv_handle_t *)t, false);
     return 0;
 }
@@ -237,19 +256,29 @@ int uv_timer_start(uv_timer_t *t, uv_timer_cb cb, uint64_t timeout, uint64_t rep
     t->timeout = x->time + timeout < timeout ? UINT64_MAX : x->time + timeout;
     t->repeat = repeat;
     t->start_id = x->last_id++;
-    add(&x->timers, t);
+    if (x->n_alarms == x->cap_alarms) {
+        x->cap_alarms = x->cap_alarms == 0 ? 16 : 2 * x->cap_alarms;
+        x->alarms = realloc(x->alarms, x->cap_alarms * sizeof *x->alarms);
+        if (x->alarms == NULL) abort();
+    }
+    struct alarm *new = &x->alarms[x->n_alarms];
+    *new = (struct alarm){t->timeout, t->start_id, t};
+    if (x->first_alarm == x->n_alarms) x->first_alarm = x->n_alarms == 0 ? 0 : x->n_alarms + 1;
+    else if (is_before(new, &x->alarms[x->first_alarm])) x->first_alarm = x->n_alarms;
+    x->n_alarms++;
     set_active((uv_handle_t *)t, true);
     return 0;
 }
 
-static uv_timer_t *next_timer(const struct loop *x)
+static uv_timer_t *next_timer(struct loop *x)
 {
-    uv_timer_t *first = NULL;
-    for (unsigned i = 0; i < x->timers.n; i++) {
-        uv_timer_t *t = x->timers.at[i];
-        if (first == NULL || t->timeout < first->timeout || (t->timeout == first->timeout && t->start_id < first->start_id)) first = t;
+    if (x->n_alarms == 0) return NULL;
+    if (x->first_alarm == x->n_alarms) {
+        x->first_alarm = 0;
+        for (unsigned i = 1; i < x->n_alarms; i++)
+            if (is_before(&x->alarms[i], &x->alarms[x->first_alarm])) x->first_alarm = i;
     }
-    return first;
+    return x->alarms[x->first_alarm].timer;
 }
 
 static void run_timers(struct loop *x)

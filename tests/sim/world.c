@@ -10,10 +10,13 @@
 #include "tests/sim/switch.h"
 
 struct event {
-    uint64_t key; /* its place in the queue: time, then number */
     world_cb *cb;
     void *arg;
     uint64_t token;
+};
+struct place { /* of an event in the queue */
+    uint64_t key; /* time, then number */
+    uint64_t event;
 };
 enum { NUMBER_BITS = 26 }; /* 67 million events in a run, and 274 s of simulated time */
 
@@ -34,8 +37,9 @@ struct fiber {
 };
 
 static struct world {
-    struct event *heap;
-    size_t n, cap;
+    struct place *heap;
+    struct event *events;
+    size_t n, cap; /* of both; events[heap[i].event] for i >= n are free */
     uint64_t now, number, hash, ran;
     struct context context; /* of world_run() */
     struct fiber *current, *free;
@@ -125,38 +129,55 @@ const char *world_failure(void)
 
 /* ---- events --------------------------------------------------------------------------------------------------- */
 
-/* A heap of which each has four children: half as deep as with two, and the children share cache lines. */
-void world_at(uint64_t when, world_cb *cb, void *arg, uint64_t token)
+static void more_room(void)
 {
-    if (world.n == world.cap) {
-        unsigned heap = memory_heap();
-        memory_enter(0);
-        world.cap = world.cap == 0 ? 1024 : 2 * world.cap;
-        world.heap = realloc(world.heap, world.cap * sizeof *world.heap);
-        if (world.heap == NULL) abort();
-        memory_enter(heap);
-    }
-    if (when < world.now) when = world.now;
-    assert(when >> (64 - NUMBER_BITS) == 0 && world.number >> NUMBER_BITS == 0);
-    struct event e = {when << NUMBER_BITS | world.number++, cb, arg, token};
-    size_t i = world.n++;
-    for (; i > 0 && e.key < world.heap[(i - 1) / 4].key; i = (i - 1) / 4) world.heap[i] = world.heap[(i - 1) / 4];
-    world.heap[i] = e;
+    unsigned heap = memory_heap();
+    memory_enter(0);
+    size_t had = world.cap;
+    world.cap = had == 0 ? 1024 : 2 * had;
+    world.heap = realloc(world.heap, world.cap * sizeof *world.heap);
+    world.events = realloc(world.events, world.cap * sizeof *world.events);
+    if (world.heap == NULL || world.events == NULL) abort();
+    for (size_t i = had; i < world.cap; i++) world.heap[i].event = i;
+    memory_enter(heap);
 }
 
+/* A heap of which each has four children: half as deep as with two, and the children share a cache line. */
+void world_at(uint64_t when, world_cb *cb, void *arg, uint64_t token)
+{
+    if (world.n == world.cap) more_room();
+    if (when < world.now) when = world.now;
+    assert(when >> (64 - NUMBER_BITS) == 0 && world.number >> NUMBER_BITS == 0);
+    size_t i = world.n++;
+    struct place new = {when << NUMBER_BITS | world.number++, world.heap[i].event};
+    world.events[new.event] = (struct event){cb, arg, token};
+    for (; i > 0 && new.key < world.heap[(i - 1) / 4].key; i = (i - 1) / 4) world.heap[i] = world.heap[(i - 1) / 4];
+    world.heap[i] = new;
+}
+
+static size_t earlier(const struct place *heap, size_t a, size_t b)
+{
+    return heap[b].key < heap[a].key ? b : a;
+}
+
+/* The hole that the first one leaves goes down to the end, then the last one up from there: it belongs near the end almost always. */
 static struct event take_first(void)
 {
-    struct event first = world.heap[0], last = world.heap[--world.n];
-    size_t i = 0;
-    for (size_t child; (child = 4 * i + 1) < world.n; i = child) {
-        size_t end = child + 4 < world.n ? child + 4 : world.n;
-        for (size_t j = child + 1; j < end; j++)
-            if (world.heap[j].key < world.heap[child].key) child = j;
-        if (last.key < world.heap[child].key) break;
-        world.heap[i] = world.heap[child];
+    struct place *heap = world.heap, first = heap[0], last = heap[--world.n];
+    size_t n = world.n, i = 0, child;
+    for (; (child = 4 * i + 1) + 3 < n; i = child) {
+        child = earlier(heap, earlier(heap, child, child + 1), earlier(heap, child + 2, child + 3));
+        heap[i] = heap[child];
     }
-    if (world.n > 0) world.heap[i] = last;
-    return first;
+    if (child < n) {
+        for (size_t j = child + 1; j < n; j++) child = earlier(heap, child, j);
+        heap[i] = heap[child];
+        i = child;
+    }
+    for (; i > 0 && last.key < heap[(i - 1) / 4].key; i = (i - 1) / 4) heap[i] = heap[(i - 1) / 4];
+    heap[i] = last;
+    heap[n].event = first.event; /* free */
+    return world.events[first.event];
 }
 
 void world_begin(uint64_t seed)
@@ -173,8 +194,8 @@ void world_begin(uint64_t seed)
 void world_run(uint64_t until)
 {
     while (world.n > 0 && !world.failed && world.heap[0].key >> NUMBER_BITS <= until) {
+        world.now = world.heap[0].key >> NUMBER_BITS;
         struct event e = take_first();
-        world.now = e.key >> NUMBER_BITS;
         world.ran++;
         e.cb(e.arg, e.token);
     }
