@@ -14,6 +14,7 @@
 #include "agent/images.h"
 #include "agent/job.h"
 #include "agent/probe.h"
+#include "agent/sidecar.h"
 #include "checkpoint/digest.h"
 #include "checkpoint/tree.h"
 #include "common/log.h"
@@ -312,6 +313,29 @@ static void kill_container(struct agent *a, const char *id, struct https_answer 
     if (c != NULL) agent_let_go(a, c);
 }
 
+/* The operator's word for that container's interceptor, which only this node reaches. */
+static void count_replicas(struct agent *a, const char *id, const char *query, struct https_answer *answer)
+{
+    char text[8], *end = text;
+    struct error e;
+    struct container *c = agent_find_id(a, id);
+    uint64_t n = parameter(query, "count", text, sizeof text) && *text >= '0' && *text <= '9' ? strtoull(text, &end, 10) : 0;
+    if (c == NULL) {
+        fail_with(answer, ERROR_NOT_FOUND, "no protected container of that id lives here");
+        return;
+    }
+    const struct sidecar sidecar = {.admin = c->pod.admin, .pid = c->process.pid};
+    if (end == text || *end != '\0') {
+        fail_with(answer, ERROR_INVALID, "?count=N is wanted");
+    } else if (sidecar_replicas(&sidecar, n, &e) != 0) {
+        fail(answer, &e);
+    } else {
+        yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
+        succeed(answer, 200, doc, yyjson_mut_obj(doc));
+    }
+    agent_let_go(a, c);
+}
+
 /* ---- images for peers -------------------------------------------------------------------------------------------- */
 
 /* /v2/images/manifests/DIGEST and /v2/images/blobs/DIGEST. Blobs are looked for in all images: they are few. */
@@ -388,6 +412,7 @@ static void route(struct agent *a, const char *path, const char *query, const st
     else if (get && strcmp(path, "/v1/checkpoints") == 0) list_checkpoints(a, answer);
     else if (post && strcmp(path, "/v1/prefetch") == 0) prefetch(a, r, answer);
     else if (post && part(path, "/v1/containers/", "/kill", id)) kill_container(a, id, answer);
+    else if (post && part(path, "/v1/containers/", "/replicas", id)) count_replicas(a, id, query, answer);
     else if (!route_checkpoint(a, path, query, r, answer)) fail_with(answer, ERROR_NOT_FOUND, "there is no such thing; docs/AGENT.md lists what there is");
 }
 

@@ -201,6 +201,8 @@ static bool look(struct agent *a, struct container *c, uint64_t *lost_since_ms)
     bool knows = strcmp(st.identity, identity) == 0;
     if (!knows) {
         knows = lead(c) && tell(a, c, &sidecar, &st, identity);
+    } else if (st.diverged) {
+        /* left as it is, out of service: the kubelet would have it restored from what it took itself, until the operator has said which of that is no way back */
     } else if (st.suspect) {
         agent_end_app(c, "a request was cut off half-way");
     } else if (!st.lost) {

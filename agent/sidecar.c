@@ -48,6 +48,7 @@ int sidecar_status(const struct sidecar *s, struct sidecar_status *ret_status, s
     if (strcmp(st.state, "draining") == 0) copy(st.drain, sizeof st.drain, yyjson_obj_get(yyjson_obj_get(root, "drain"), "token"));
     st.lost = yyjson_get_bool(yyjson_obj_get(app, "lost"));
     st.suspect = yyjson_get_bool(yyjson_obj_get(app, "suspect"));
+    st.diverged = yyjson_get_uint(yyjson_obj_get(app, "diverged")) != 0;
     yyjson_val *proof = yyjson_obj_get(root, "proof"), *verdict = yyjson_obj_get(proof, "verdict");
     st.reading = yyjson_equals_str(verdict, "pending");
     st.proven_offset = yyjson_get_uint(yyjson_obj_get(proof, "offset"));
@@ -94,6 +95,16 @@ int sidecar_drain(const struct sidecar *s, const char *token, uint32_t drain_ms,
     else *ret_offset = yyjson_get_uint(offset);
     yyjson_doc_free(doc);
     call_reply_fini(&reply);
+    return rc;
+}
+
+int sidecar_replicas(const struct sidecar *s, uint64_t count, struct error *e)
+{
+    char path[64];
+    struct call_reply reply;
+    snprintf(path, sizeof path, "/replicas?count=%" PRIu64, count);
+    int rc = ask(s, path, "", 0, &reply, e);
+    if (rc == 0) call_reply_fini(&reply);
     return rc;
 }
 

@@ -22,6 +22,7 @@ struct sidecar_status {
     char state[16];
     char drain[64]; /* the token of a drain in force, "" : none */
     bool lost, suspect;
+    bool diverged;                       /* the majority of replicas answered otherwise than its app: suspect, too */
     bool reading;                        /* it was started again and still reads what the log proves of the app before */
     char proven[SIDECAR_IDENTITY_MAX];   /* of this app the log proves the state: "": of none ... */
     uint64_t proven_offset;              /* ... that of this offset */
@@ -34,6 +35,8 @@ void sidecar_status_fini(struct sidecar_status *s);
 /* `proven`: only if the interceptor itself has proven it. -ERROR_CONFLICT: it will not. */
 int sidecar_attach(const struct sidecar *s, const char *identity, uint64_t offset, const char *upstream, bool proven, struct error *e);
 int sidecar_drain(const struct sidecar *s, const char *token, uint32_t drain_ms, uint32_t lease_ms, uint64_t *ret_offset, struct error *e);
+/* How many replicas there are: 0, or 2 to 15. -ERROR_CONFLICT: it is none. */
+int sidecar_replicas(const struct sidecar *s, uint64_t count, struct error *e);
 /* Ends the drain; was it never broken? */
 int sidecar_resume(const struct sidecar *s, const char *token, bool *ret_unbroken, struct error *e);
 

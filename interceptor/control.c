@@ -114,6 +114,21 @@ int engine_role(struct engine *engine, bool standby, struct error *e)
     return 0;
 }
 
+void engine_leave(struct engine *engine)
+{
+    engine->leaving = true;
+    control_look(engine);
+}
+
+int engine_replicas(struct engine *engine, unsigned replicas, struct error *e)
+{
+    if (!engine->settings->shared) return error_set(e, ERROR_CONFLICT, "there are no other replicas: --replication log");
+    if (replicas == 1 || replicas > VERDICT_REPLICAS_MAX) return error_set(e, ERROR_INVALID, "0, or 2 to %d replicas are wanted", VERDICT_REPLICAS_MAX);
+    if (replicas != engine->replicas) log_info("another number of replicas", "replicas=%u before=%u", replicas, engine->replicas);
+    disputes_count(engine, replicas);
+    return 0;
+}
+
 int engine_hold(struct engine *engine, bool hold, struct error *e)
 {
     struct order_event ev = {.kind = hold ? ORDER_EV_HOLD : ORDER_EV_RELEASE};
@@ -251,13 +266,14 @@ void control_look(struct engine *engine)
                        .lapsed = o->lapsed,
                        .hold = o->hold,
                        .standby = engine->standby,
+                       .leaving = engine->leaving,
                        .diverged = engine->diverged,
                        .disagreement = engine->disagreement,
                        .attaches = engine->attaches,
                        .drains = engine->n_drains};
     struct face *was = &engine->face;
     if (now.state == was->state && now.app == was->app && now.drain == was->drain && now.proof == was->proof && now.fenced == was->fenced &&
-        now.log_open == was->log_open && now.lapsed == was->lapsed && now.hold == was->hold && now.standby == was->standby && now.diverged == was->diverged &&
+        now.log_open == was->log_open && now.lapsed == was->lapsed && now.hold == was->hold && now.standby == was->standby && now.leaving == was->leaving && now.diverged == was->diverged &&
         now.disagreement == was->disagreement && now.attaches == was->attaches &&
         now.drains == was->drains)
         return;
@@ -284,9 +300,12 @@ void engine_status(const struct engine *engine, struct engine_status *s)
         .state = order_state(o),
         .reason = order_reason(o),
         .detail = well ? "" : engine->detail,
-        .ready = o->log_open && well && !engine->standby,
+        .ready = o->log_open && well && !engine->standby && !engine->leaving,
         .shared = engine->settings->shared,
         .standby = engine->standby,
+        .leaving = engine->leaving,
+        .replicas = engine->replicas,
+        .app_version = engine->settings->app_version,
         .diverged = engine->diverged,
         .agreed = engine->agreed,
         .disagreement = engine->disagreement,
@@ -297,6 +316,7 @@ void engine_status(const struct engine *engine, struct engine_status *s)
         .upstream = engine->address,
         .proof = engine->attaches == 0 ? &engine->proof : NULL,
         .epoch = o->epoch,
+        .fenced = o->fenced,
         .last = o->known,
         .executed = o->executed,
         .app = o->app,

@@ -7,7 +7,8 @@
 
 int disputes_new(struct engine *engine)
 {
-    engine->verdicts = verdicts_new(engine->settings->producer, (unsigned)engine->settings->replicas);
+    engine->replicas = (unsigned)engine->settings->replicas;
+    engine->verdicts = verdicts_new(engine->settings->producer, engine->settings->app_version, engine->replicas);
     return engine->verdicts != NULL ? 0 : -ERROR_NOMEM;
 }
 
@@ -58,6 +59,15 @@ static void follow_up(struct engine *engine, uint64_t offset, enum verdict verdi
     if (verdict == VERDICT_DISAGREEMENT) disagreement(engine, offset);
     if (verdict == VERDICT_SETTLED || verdict == VERDICT_DIVERGED) settled(engine, offset);
     if (verdict == VERDICT_DIVERGED) diverged(engine, offset);
+}
+
+void disputes_count(struct engine *engine, unsigned replicas)
+{
+    uint64_t offset = 0;
+    enum verdict verdict = VERDICT_NOTHING;
+    engine->replicas = replicas;
+    verdicts_count(engine->verdicts, replicas);
+    while (verdict != VERDICT_DIVERGED && verdicts_again(engine->verdicts, &offset, &verdict)) follow_up(engine, offset, verdict);
 }
 
 static void cast(struct engine *engine, uint64_t offset)

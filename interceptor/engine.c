@@ -240,19 +240,14 @@ static void on_log_lost(void *user, const struct error *why)
     STEP(engine, .kind = ORDER_EV_LOG_LOST);
 }
 
-void engine_fenced(struct engine *engine, const struct error *why)
+static void on_fenced(void *user, const struct error *why)
 {
-    if (engine->order.fenced) return;
+    struct engine *engine = user;
     log_error("fenced: another interceptor owns the stream; this one answers nothing any more", "reason=%s", why->text);
     note(engine, why->text);
     STEP(engine, .kind = ORDER_EV_FENCED);
     uploads_fenced(engine);
     tenure_end(engine);
-}
-
-static void on_fenced(void *user, const struct error *why)
-{
-    engine_fenced(user, why);
 }
 
 /* ---- the replay ----------------------------------------------------------------------------------------------- */

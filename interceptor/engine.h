@@ -47,6 +47,10 @@ int engine_attach(struct engine *engine, const char *identity, uint64_t offset, 
 int engine_detach(struct engine *engine, const char *identity, struct error *e);
 /* Shared only. A standby refuses new clients; who is here already is answered. */
 int engine_role(struct engine *engine, bool standby, struct error *e);
+/* The process is about to end: not ready any more, and who watches hears of it while who is here is still answered. */
+void engine_leave(struct engine *engine);
+/* So many replicas are there from now on (replica/verdict.h): 0, or 2 to VERDICT_REPLICAS_MAX. -ERROR_CONFLICT without --replication log, -ERROR_INVALID. */
+int engine_replicas(struct engine *engine, unsigned replicas, struct error *e);
 int engine_hold(struct engine *engine, bool hold, struct error *e);
 
 /* e NULL: drained, at `offset`. Else the drain is over: -ERROR_TIMEOUT (not within drain_ms), -ERROR_CONFLICT
@@ -66,13 +70,16 @@ struct engine_status {
     const char *reason; /* a sentence; with `detail` ("" for none) where more is known */
     const char *detail;
     bool ready;                               /* it can log and forward, and takes clients */
-    bool shared, standby;
+    bool shared, standby, leaving;
+    unsigned replicas;     /* shared: how many there are, of this version of the app; 0: nobody is judged */
+    const char *app_version; /* shared: "": nobody said */
     uint64_t diverged, disagreement; /* the request's offset; 0: no */
     uint64_t agreed; /* when it has diverged: the newest offset before that whose answer was like the recorded one; 0: none since it was attached */
     uint64_t divergences, disagreements; /* ever */
     const char *stream, *identity, *upstream; /* identity NULL: nothing was attached */
     const struct proof *proof; /* of an app that an earlier interceptor served; NULL: one was attached to this one */
     uint64_t epoch, last, executed;
+    bool fenced; /* a newer epoch owns the stream; for good */
     enum order_app app;
     struct order_counters counters;
     uint64_t held, digest_mismatches, digests_compared, repeated;

@@ -37,7 +37,7 @@ struct face {
     enum order_app app;
     enum order_drain drain;
     enum proof_verdict proof;
-    bool fenced, log_open, lapsed, hold, standby;
+    bool fenced, log_open, lapsed, hold, standby, leaving;
     uint64_t attaches, drains, diverged, disagreement;
 };
 
@@ -86,7 +86,9 @@ struct engine {
     struct end *end;
     struct vigil *vigil; /* NULL: none */
     bool standby;        /* clients are refused */
+    bool leaving;        /* the process is about to end */
     struct verdicts *verdicts;
+    unsigned replicas; /* of which more than half decide which app is wrong; 0: nobody does */
     uint64_t agreements[ENGINE_AGREEMENTS], n_agreements; /* offsets of answers that were like the recorded ones, the newest of them; how many there were */
     uint64_t diverged, agreed, disagreement, held_for; /* offsets; 0: not */
     uint64_t divergences, disagreements;
@@ -189,7 +191,6 @@ const char *answers_trace(const struct request *r, char trace[static ANSWERS_TRA
 /* engine.c: an HTTP/1.1 message as it is stored and forwarded; NULL: it is none, or no memory. */
 struct request *request_new(const struct engine *engine, const void *bytes, size_t len);
 void engine_part_closed(void *user);
-void engine_fenced(struct engine *engine, const struct error *why);
 void engine_admit(struct engine *engine, struct request *r); /* with a session that waits */
 
 /* repeats.c: Idempotency-Key. */
@@ -246,6 +247,7 @@ void disputes_agreed(struct engine *engine, uint64_t offset);                   
 void disputes_differs(struct engine *engine, uint64_t offset);                                      /* from what the log has */
 void disputes_event(struct engine *engine, const struct crsc_event *event);                         /* that was read */
 void disputes_attached(struct engine *engine);
+void disputes_count(struct engine *engine, unsigned replicas); /* so many are there of this version of the app */
 
 /* tenure.c: the lease. */
 void tenure_new(struct engine *engine);

@@ -153,18 +153,40 @@ static void close_producer(struct log *log)
     if (producer != NULL) crsc_producer_close(producer);
 }
 
+static void fence(struct log *log, const struct error *why)
+{
+    if (log->fenced || log->freeing) return;
+    log->fenced = true;
+    uv_timer_stop(&log->retry);
+    close_producer(log);
+    forget_items(log, true);
+    log->handlers.on_fenced(log->user, why);
+}
+
+bool log_overtaken(struct log *log, const struct crsc_stream_info *streams, size_t n)
+{
+    struct error why;
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(streams[i].name, log->stream) != 0 || streams[i].epoch <= log->epoch) continue;
+        error_set(&why, ERROR_FENCED, "stream %.150s belongs to epoch %llu now, ours was %llu", log->stream,
+                  (unsigned long long)streams[i].epoch, (unsigned long long)log->epoch);
+        fence(log, &why);
+        return true;
+    }
+    return false;
+}
+
 static void on_broken(void *user, const struct error *e)
 {
     struct log *log = user;
     if (log->freeing) return;
     struct error why = *e;
-    close_producer(log);
-    forget_items(log, true);
     if (why.code == ERROR_FENCED) {
-        log->fenced = true;
-        log->handlers.on_fenced(log->user, &why);
+        fence(log, &why);
         return;
     }
+    close_producer(log);
+    forget_items(log, true);
     log->handlers.on_lost(log->user, &why);
     uv_timer_start(&log->retry, on_retry, OPEN_RETRY_MS, 0);
 }
@@ -211,27 +233,18 @@ static void open_producer(struct log *log)
 static void on_looked(void *user, const struct error *e, const struct crsc_stream_info *streams, size_t n)
 {
     struct log *log = user;
-    struct error why;
     log->calls--;
     if (log->freeing) {
         maybe_done(log);
         return;
     }
     if (e != NULL) {
-        why = *e;
+        struct error why = *e;
         log->handlers.on_lost(log->user, &why);
         uv_timer_start(&log->retry, on_retry, OPEN_RETRY_MS, 0);
         return;
     }
-    for (size_t i = 0; i < n; i++) {
-        if (strcmp(streams[i].name, log->stream) != 0 || streams[i].epoch <= log->epoch) continue;
-        error_set(&why, ERROR_FENCED, "stream %.150s belongs to epoch %llu now, ours was %llu", log->stream,
-                  (unsigned long long)streams[i].epoch, (unsigned long long)log->epoch);
-        log->fenced = true;
-        log->handlers.on_fenced(log->user, &why);
-        return;
-    }
-    open_producer(log);
+    if (!log_overtaken(log, streams, n)) open_producer(log);
 }
 
 static void open_stream(struct log *log)

@@ -31,6 +31,9 @@ struct log_handlers {
 /* `shared`: other producers append to the stream too; only an older epoch of the same name is fenced. */
 struct log *log_new(uv_loop_t *loop, struct crsc_client *client, const char *stream, const char *producer, bool shared,
                     const struct log_handlers *handlers, void *user);
+/* The streams as they are listed now: does a newer epoch own ours? Then it is as when the producer hears of it. What is not acknowledged may be in the log all
+ * the same: on_unknown for each request, then on_fenced, before this returns. */
+bool log_overtaken(struct log *log, const struct crsc_stream_info *streams, size_t n);
 /* No callback any more. The client is closed later, by its owner. */
 void log_free(struct log *log, void (*done)(void *user), void *user);
 

@@ -116,6 +116,7 @@ static void on_stop(void *user)
     if (p->stopping) return;
     p->stopping = true;
     log_info("stopping", NULL);
+    engine_leave(p->engine);
     server_stop(p->server);
     p->stop_by_ms = uv_now(p->loop) + p->settings.stop_timeout;
     uv_timer_init(p->loop, &p->stop_timer);

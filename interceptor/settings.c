@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "common/conn.h"
+#include "interceptor/replica/verdict.h"
 #include "interceptor/upstream/upstream.h"
 
 #define AT(field) offsetof(struct settings, field)
@@ -51,8 +52,12 @@ static const struct config_setting table[] = {
     {"reads", CONFIG_STRING, AT(reads), "linearizable", 0, 0,
      "With replication log, unlogged requests are answered: linearizable: from a state that has everything that was acknowledged by "
      "any replica when the request came; local: from the state of this replica's app."},
-    {"replicas", CONFIG_UINT, AT(replicas), "3", 2, 15,
-     "With replication log: how many replicas there are. When their answers differ, more than half of so many decide which app is wrong."},
+    {"replicas", CONFIG_UINT, AT(replicas), "3", 0, 15,
+     "With replication log: how many replicas there are, 2 to 15, of one app-version. When their answers differ, more than half of so many decide which app is "
+     "wrong. 0: nobody decides, as long as POST /replicas does not say another number."},
+    {"app-version", CONFIG_STRING, AT(app_version), "", 0, 0,
+     "With replication log: which version the app is of: any word of up to 127 characters, the same for replicas that answer alike. What replicas of other "
+     "versions answered decides nothing about this one. It is written to the log with votes."},
     {"on-disagreement", CONFIG_STRING, AT(on_disagreement), "alarm", 0, 0,
      "With replication log, when answers differ and there is no majority: alarm: go on, and tell; hold: hold all requests until a majority is found, "
      "or a person decides (POST /state?state=active)."},
@@ -179,6 +184,14 @@ static int check_name(const char *name, const char *value, struct error *e)
     return error_set(e, ERROR_INVALID, "%s: 1 to 255 letters, digits, or . _ - / are wanted", name);
 }
 
+static int check_version(const char *version, struct error *e)
+{
+    size_t len = strlen(version);
+    for (size_t i = 0; i < len; i++)
+        if (version[i] <= ' ' || version[i] > '~') return error_set(e, ERROR_INVALID, "app-version: letters, digits and signs are wanted, without a space");
+    return len <= VERDICT_VERSION_MAX ? 0 : error_set(e, ERROR_INVALID, "app-version: at most %d characters are wanted", VERDICT_VERSION_MAX);
+}
+
 static int check_replication(struct settings *s, struct error *e)
 {
     s->shared = strcmp(s->replication, "log") == 0;
@@ -190,6 +203,7 @@ static int check_replication(struct settings *s, struct error *e)
     s->hold_on_disagreement = strcmp(s->on_disagreement, "hold") == 0;
     if (!s->hold_on_disagreement && strcmp(s->on_disagreement, "alarm") != 0)
         return error_set(e, ERROR_INVALID, "on-disagreement: alarm or hold is wanted, not \"%.40s\"", s->on_disagreement);
+    if (s->replicas == 1) return error_set(e, ERROR_INVALID, "replicas: 0, or 2 to 15 is wanted: one alone is compared with nobody");
     s->refuses = s->shared && strcmp(s->without_app, "refuse") == 0;
     if (strcmp(s->without_app, "refuse") != 0 && strcmp(s->without_app, "hold") != 0)
         return error_set(e, ERROR_INVALID, "without-app: refuse or hold is wanted, not \"%.40s\"", s->without_app);
@@ -230,6 +244,7 @@ static int check(struct settings *s, struct error *e)
     if (rv == 0 && !forwarded_parse(s->forwarded, &s->forwards))
         rv = error_set(e, ERROR_INVALID, "forwarded: x-forwarded, forwarded, both or off is wanted, not \"%.40s\"", s->forwarded);
     if (rv == 0) rv = check_replication(s, e);
+    if (rv == 0) rv = check_version(s->app_version, e);
     if (rv == 0) rv = check_name("stream", s->stream, e);
     if (rv == 0) rv = check_name("producer", s->producer, e);
     if (rv == 0 && s->lease > 0 && s->lease < 20) rv = error_set(e, ERROR_INVALID, "lease: 0s, or 20ms and more are wanted");

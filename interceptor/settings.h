@@ -11,7 +11,7 @@ struct settings {
     char *listen, *admin_listen, *probe_listen, *servers, *stream, *producer, *log_level, *ordering, *logging;
     char *log_tls_ca, *log_tls_cert, *log_tls_key;
     char *forwarded, *upgrade, *tls_cert, *tls_key, *tls_client_ca;
-    char *replication, *reads, *role, *standby_of, *on_disagreement, *without_app; /* several replicas */
+    char *replication, *reads, *role, *standby_of, *on_disagreement, *without_app, *app_version; /* several replicas */
     uint64_t replicas;
     bool log_safe_methods, offset_header, access_log;
     uint64_t max_headers, max_header_bytes, body_buffer, max_uploads;

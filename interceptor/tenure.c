@@ -46,14 +46,9 @@ static void on_asked(void *user, const struct error *e, const struct crsc_stream
     const struct order *o = &engine->order;
     engine->ask = NULL;
     for (size_t i = 0; e == NULL && i < n; i++) {
-        if (strcmp(streams[i].name, engine->settings->stream) != 0) continue;
-        if (streams[i].epoch == o->epoch) lease_renewed(&engine->lease, engine->asked_us);
-        if (streams[i].epoch > o->epoch && o->log_open) { /* while it is open none of these is ours */
-            struct error why;
-            error_set(&why, ERROR_FENCED, "stream %.150s belongs to epoch %" PRIu64 " now, ours was %" PRIu64, streams[i].name, streams[i].epoch, o->epoch);
-            engine_fenced(engine, &why);
-        }
+        if (strcmp(streams[i].name, engine->settings->stream) == 0 && streams[i].epoch == o->epoch) lease_renewed(&engine->lease, engine->asked_us);
     }
+    if (e == NULL && o->log_open) log_overtaken(engine->log, streams, n); /* while it is open none of these is ours */
     tenure_look(engine);
 }
 

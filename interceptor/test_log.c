@@ -75,7 +75,7 @@ static void acknowledge(void)
 
 static uv_loop_t loop;
 static struct log *log_;
-static unsigned told, unknown, lost;
+static unsigned told, unknown, lost, fenced;
 static uint64_t unknown_sequences[4];
 static void *contexts[SENT_MAX];
 
@@ -118,12 +118,19 @@ static void on_lost(void *user, const struct error *why)
     lost++;
 }
 
+static void on_fenced(void *user, const struct error *why)
+{
+    (void)user;
+    assert_int_equal(why->code, ERROR_FENCED);
+    fenced++;
+}
+
 static int begin(void **state)
 {
     static const struct log_handlers handlers = {.on_opened = on_opened, .on_appended = on_appended, .on_unknown = on_unknown, .on_part = on_part,
-                                                 .on_part_lost = on_part_lost, .on_lost = on_lost, .on_fenced = on_lost};
+                                                 .on_part_lost = on_part_lost, .on_lost = on_lost, .on_fenced = on_fenced};
     (void)state;
-    n_sent = n_acked = told = unknown = lost = 0;
+    n_sent = n_acked = told = unknown = lost = fenced = 0;
     opening = false;
     window = SENT_MAX;
     uv_loop_init(&loop);
@@ -274,6 +281,34 @@ static void test_lost(void **state)
     assert_int_equal(told, 0);
 }
 
+/* The owner hears of the newer epoch before the producer does: nothing that was handed over is forgotten, nor spoken of again. */
+static void test_fenced_by_hearsay(void **state)
+{
+    struct crsc_stream_info streams[] = {{.name = "a/b/c/d", .epoch = 1}, {.name = "a/b/c/de", .epoch = 7}};
+    (void)state;
+    add_request(state);
+    add_completion(1);
+    add_request(state);
+    acknowledge();
+    assert_int_equal(told, 1);
+    assert_false(log_overtaken(log_, streams, 2)); /* ours, and somebody else's */
+    assert_int_equal(fenced, 0);
+    streams[0].epoch = 2;
+    assert_true(log_overtaken(log_, streams, 2));
+    assert_int_equal(fenced, 1);
+    assert_int_equal(unknown, 1);
+    assert_int_equal(unknown_sequences[0], 3);
+    assert_true(log_idle(log_));
+    assert_true(log_overtaken(log_, streams, 2));
+    assert_false(log_append_completion(log_, 3, "{}", 2));
+    opening = false;
+    uv_run(&loop, UV_RUN_NOWAIT); /* and it takes the stream from nobody */
+    assert_false(opening);
+    assert_int_equal(fenced, 1);
+    assert_int_equal(unknown, 1);
+    assert_int_equal(lost, 0);
+}
+
 /* Whatever comes, in which order, at what time, through what window: each once, and in the order in which it was appended. */
 static void test_random(void **state)
 {
@@ -316,7 +351,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_company, begin, end), cmocka_unit_test_setup_teardown(test_alone, begin, end),
         cmocka_unit_test_setup_teardown(test_at_once, begin, end), cmocka_unit_test_setup_teardown(test_window, begin, end),
-        cmocka_unit_test_setup_teardown(test_lost, begin, end),    cmocka_unit_test_setup_teardown(test_random, begin, end),
+        cmocka_unit_test_setup_teardown(test_lost, begin, end),    cmocka_unit_test_setup_teardown(test_fenced_by_hearsay, begin, end),
+        cmocka_unit_test_setup_teardown(test_random, begin, end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

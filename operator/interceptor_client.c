@@ -129,6 +129,7 @@ static bool read_status(yyjson_val *root, struct world_interceptor *ret_world, s
     if (ok && w.state == WORLD_DRAINING)
         ok = copy(w.token, sizeof w.token, yyjson_obj_get(yyjson_obj_get(root, "drain"), "token"));
     if (!ok) return false;
+    w.leaving = yyjson_is_true(yyjson_obj_get(root, "leaving")); /* older ones say nothing of it */
     w.standby = yyjson_equals_str(yyjson_obj_get(root, "role"), "standby");
     x.shared = yyjson_equals_str(yyjson_obj_get(root, "replication"), "log");
     read_proof(yyjson_obj_get(root, "proof"), &w);
@@ -141,7 +142,7 @@ static bool read_status(yyjson_val *root, struct world_interceptor *ret_world, s
 static bool is_same(const struct world_interceptor *a, const struct world_interceptor *b)
 {
     return a->state == b->state && a->lost == b->lost && a->suspect == b->suspect && a->last == b->last && a->executed == b->executed &&
-           a->standby == b->standby && a->diverged == b->diverged && a->agreed == b->agreed && a->disagreement == b->disagreement &&
+           a->leaving == b->leaving && a->standby == b->standby && a->diverged == b->diverged && a->agreed == b->agreed && a->disagreement == b->disagreement &&
            strcmp(a->identity, b->identity) == 0 && strcmp(a->token, b->token) == 0 && a->proof == b->proof &&
            strcmp(a->proven, b->proven) == 0 && a->proven_offset == b->proven_offset;
 }

@@ -35,7 +35,7 @@ static bool is_caught_up(const struct workload *w, const struct world *world)
 {
     const struct world_interceptor *i = &world->interceptor;
     bool same = world->instance.state == WORLD_APP_RUNNING && world->instance.attached && strcmp(i->identity, world->instance.identity) == 0;
-    return w->looked && same && (i->state == WORLD_ACTIVE || i->state == WORLD_DRAINING) && !i->lost && !i->suspect && i->diverged == 0;
+    return w->looked && same && (i->state == WORLD_ACTIVE || i->state == WORLD_DRAINING) && !i->leaving && !i->lost && !i->suspect && i->diverged == 0;
 }
 
 static struct group_replica see_one(struct workload *w)

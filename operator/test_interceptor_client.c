@@ -324,13 +324,13 @@ static void roles_wait_for_nothing(void **state)
     struct error e;
     (void)state;
     begin(&f, true);
-    const char *line = "{\"instance\":\"a\",\"version\":1,\"state\":\"active\",\"replication\":\"log\",\"role\":\"standby\",\"stream\":\"c/n/w/x\","
+    const char *line = "{\"instance\":\"a\",\"version\":1,\"state\":\"active\",\"replication\":\"log\",\"role\":\"standby\",\"leaving\":true,\"stream\":\"c/n/w/x\","
                        "\"app\":{\"identity\":\"7:8\",\"lost\":false,\"suspect\":true,\"diverged\":40,\"agreed\":31,\"disagreement\":12},"
                        "\"offsets\":{\"last\":9,\"executed\":7},\"replay\":{\"done\":3},\"drain\":null,\"times\":{\"lost_us\":1,\"attached_us\":2,\"active_us\":3}}\n";
     session_part(f.watcher, line, strlen(line));
     until_state(&f, WORLD_ACTIVE);
     const struct world_interceptor *w = world(&f);
-    assert_true(w->standby && w->diverged == 40 && w->agreed == 31 && w->disagreement == 12);
+    assert_true(w->standby && w->leaving && w->diverged == 40 && w->agreed == 31 && w->disagreement == 12);
     assert_true(interceptor_client_extra(f.client)->shared);
     f.silent = true;
     assert_int_equal(interceptor_drain(f.client, "t1", 1000, 50, on_answer, &f, &e), 0);

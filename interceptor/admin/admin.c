@@ -1,5 +1,6 @@
 #include "interceptor/admin/admin.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/queue.h>
@@ -272,6 +273,16 @@ static int post_role(struct admin *admin, struct session *s, const char *query, 
     return rv;
 }
 
+static int post_replicas(struct admin *admin, struct session *s, const char *query, struct error *e)
+{
+    unsigned n;
+    char tail;
+    if (sscanf(query, "count=%2u%c", &n, &tail) != 1 || query[6] == '-' || query[6] == '+') return error_set(e, ERROR_INVALID, "/replicas?count=N is wanted");
+    int rv = engine_replicas(admin->engine, n, e);
+    if (rv == 0) reply_status(admin, s);
+    return rv;
+}
+
 static void get_metrics(struct admin *admin, struct session *s)
 {
     struct engine_status status;
@@ -327,6 +338,7 @@ static const struct route routes[] = {
     {"/detach", NULL, post_detach, NULL},  {"/checkpoint", NULL, post_checkpoint, NULL},
     {"/resume", NULL, post_resume, NULL},  {"/state", NULL, NULL, post_state},
     {"/role", NULL, NULL, post_role},     {"/replay", NULL, NULL, post_replay},
+    {"/replicas", NULL, NULL, post_replicas},
 };
 
 static const struct route *find_route(const char *target)
@@ -352,7 +364,7 @@ static void on_request(void *user, struct session *s, const struct http_message 
     } else if (route == NULL) {
         session_refuse(s, 404, "",
                        "no such path; there are /status /watch /metrics /healthz /readyz /attach /detach /checkpoint "
-                       "/resume /state /role");
+                       "/resume /state /role /replicas");
     } else if (route->get != NULL && get) {
         route->get(admin, s);
     } else if (route->post != NULL && post) {

@@ -88,10 +88,14 @@ int status_json(struct buf *out, const struct engine_status *s)
     yyjson_mut_obj_add_str(doc, root, "state", order_state_name(s->state));
     yyjson_mut_obj_add_str(doc, root, "replication", s->shared ? "log" : "none");
     yyjson_mut_obj_add_str(doc, root, "role", s->standby ? "standby" : "active");
+    yyjson_mut_obj_add_uint(doc, root, "replicas", s->shared ? s->replicas : 0);
+    yyjson_mut_obj_add_str(doc, root, "app_version", s->app_version);
     yyjson_mut_obj_add_str(doc, root, "reason", s->reason);
     yyjson_mut_obj_add_str(doc, root, "detail", s->detail);
     yyjson_mut_obj_add_str(doc, root, "stream", s->stream);
     yyjson_mut_obj_add_uint(doc, root, "epoch", s->epoch);
+    yyjson_mut_obj_add_bool(doc, root, "fenced", s->fenced);
+    yyjson_mut_obj_add_bool(doc, root, "leaving", s->leaving);
     add_app(doc, root, s);
     add_proof(doc, root, s->proof);
     add_requests(doc, root, s);

@@ -8,6 +8,10 @@
  *   a majority of all replicas has one digest     who has another one has diverged
  *   two differ and there is no majority           a disagreement: for people, until a majority is found
  *
+ * `All replicas` are those of one version of the app: another version may well answer differently, also what it replays that was answered years ago. So a vote
+ * says of which version it is, and those of others than one's own are passed over. How many they are may change; 0: nobody is judged until another number is
+ * told, and then what is not decided yet is judged again.
+ *
  * What counts for ourselves is what our present app answered, not what an earlier one voted: a rebuilt app that replays the disputed
  * request is judged anew. An app that is not deterministic disagrees all the time: a vote is begun at most once in VERDICT_EVERY
  * offsets. Pure. Thread: one. */
@@ -24,9 +28,10 @@ enum {
     VERDICT_OWN = 8192,       /* own answers remembered, by offset */
     VERDICT_REPLICAS_MAX = 15,
     VERDICT_NAME_MAX = 255,
+    VERDICT_VERSION_MAX = 127,
     VERDICT_OPEN = 4,         /* disputes remembered; the oldest goes */
     VERDICT_EVERY = 64,
-    VERDICT_TEXT_MAX = DIGEST_TEXT_MAX + 8 + VERDICT_NAME_MAX,
+    VERDICT_TEXT_MAX = DIGEST_TEXT_MAX + 16 + VERDICT_VERSION_MAX + VERDICT_NAME_MAX,
 };
 
 enum verdict {
@@ -39,6 +44,7 @@ enum verdict {
 
 struct verdict_vote {
     char replica[VERDICT_NAME_MAX + 1];
+    char version[VERDICT_VERSION_MAX + 1]; /* of its app; "": nobody said, as of all votes before there were versions */
     struct answer_digest digest;
 };
 
@@ -51,15 +57,19 @@ struct dispute {
 };
 
 struct verdicts {
-    char name[VERDICT_NAME_MAX + 1];
-    unsigned replicas;
+    char name[VERDICT_NAME_MAX + 1], version[VERDICT_VERSION_MAX + 1];
+    unsigned replicas; /* of that version */
     uint64_t newest; /* dispute begun by us */
     struct dispute disputes[VERDICT_OPEN];
     unsigned next; /* of them to be used */
     struct { uint64_t offset; struct answer_digest digest; } own[VERDICT_OWN];
 };
 
-struct verdicts *verdicts_new(const char *name, unsigned replicas); /* NULL without memory */
+struct verdicts *verdicts_new(const char *name, const char *version, unsigned replicas); /* NULL without memory; neither has a space or a newline */
+/* So many are there from now on. What is decided stays so; of the rest, verdicts_again() tells what comes of it. */
+void verdicts_count(struct verdicts *v, unsigned replicas);
+/* The next undecided dispute after *offset, in order of offsets: what comes of it now. False: there is no other. */
+bool verdicts_again(struct verdicts *v, uint64_t *offset, enum verdict *ret);
 struct verdicts *verdicts_free(struct verdicts *v);
 void verdicts_attached(struct verdicts *v); /* another app: what the one before answered is forgotten */
 

@@ -40,6 +40,7 @@ enum vigil_word vigil_read(const char *line, size_t len)
     const char *state = yyjson_get_str(yyjson_obj_get(root, "state"));
     enum vigil_word word = VIGIL_NOTHING;
     if (yyjson_get_bool(yyjson_obj_get(app, "lost")) || yyjson_get_bool(yyjson_obj_get(app, "suspect"))) word = VIGIL_LOST;
+    else if (yyjson_get_bool(yyjson_obj_get(root, "fenced")) || yyjson_get_bool(yyjson_obj_get(root, "leaving"))) word = VIGIL_LOST; /* whatever its app does: it answers nothing any more */
     else if (state != NULL && (strcmp(state, "active") == 0 || strcmp(state, "draining") == 0)) word = VIGIL_WELL;
     yyjson_doc_free(doc);
     return word;
@@ -94,7 +95,7 @@ static void take_line(struct vigil *v)
     if (word == VIGIL_WELL) v->well = true;
     if (word == VIGIL_LOST && !v->told) v->well = true; /* an app that is lost was there */
     v->told = word == VIGIL_LOST;
-    if (word == VIGIL_LOST) tell_lost(v, "its app is gone");
+    if (word == VIGIL_LOST) tell_lost(v, "its app is gone, it was fenced, or it is about to end");
 }
 
 static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)

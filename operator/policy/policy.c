@@ -15,12 +15,18 @@ static const struct policy_annotation table[POLICY_ANNOTATIONS] = {
     {"recovery-time-objective", POLICY_DURATION, AT(objective_ms), "0s", "0s (none) to 1h", 0, 3600000, false},
     {"ordering", POLICY_ORDERING, AT(ordering), "serial", "serial, concurrent, keyed:HEADER, keyed:/path/{id}", 0, 0, true},
     {"logging", POLICY_WORD, AT(logging), "pessimistic", "pessimistic|optimistic", 0, 0, true},
+    {"replication", POLICY_WORD, AT(replication), "none", "none|log", 0, 0, true},
+    {"standby", POLICY_NUMBER, AT(standby), "0", "0 to 14", 0, POLICY_REPLICAS_MAX - 1, false},
     {"reads", POLICY_WORD, AT(reads), "linearizable", "linearizable|local", 0, 0, true},
     {"log-safe-methods", POLICY_BOOL, AT(log_safe_methods), "false", "true, false", 0, 0, true},
     {"retain", POLICY_NUMBER, AT(retain), "3", "1 to 32", 1, 32, false},
     {"port", POLICY_NUMBER, AT(port), "0", "1 to 65535; 0: the container's only port", 0, 65535, true},
     {"container", POLICY_NAME, AT(container), "", "a container of the pod; empty: its first", 0, 0, true},
     {"traffic", POLICY_WORD, AT(traffic), "service", "service|redirect|none", 0, 0, true},
+    {"app-pipeline", POLICY_NUMBER, AT(app_pipeline), "1", "1 to 64", 1, 64, true},
+    {"upgrade", POLICY_WORD, AT(upgrade), "refuse", "refuse|pass", 0, 0, true},
+    {"tls-secret", POLICY_OBJECT, AT(tls_secret), "", "the name of a Secret; empty: no TLS", 0, 0, true},
+    {"tls-client-ca", POLICY_SOURCE, AT(tls_client_ca), "", "secret/NAME or configmap/NAME, with /KEY behind it where that is not ca.crt; empty: none", 0, 0, true},
     {"image-registry", POLICY_TEXT, AT(registry), "", "host[:port]/prefix; -: none; empty: the agents' own", 0, 0, true},
 };
 
@@ -44,7 +50,7 @@ void policy_field(const struct policy_annotation *a, char to[POLICY_NAME_MAX])
 
 static size_t capacity(const struct policy_annotation *a)
 {
-    return a->at == AT(registry) || a->at == AT(ordering) ? POLICY_TEXT_MAX : POLICY_NAME_MAX;
+    return a->kind == POLICY_WORD || a->kind == POLICY_NAME ? POLICY_NAME_MAX : POLICY_TEXT_MAX;
 }
 
 static bool is_one_of(const char *values, const char *value)
@@ -72,6 +78,44 @@ static bool is_ordering(const char *value)
     return value[strspn(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.:/_-{}")] == '\0';
 }
 
+/* The name of a Secret or ConfigMap, `len` bytes: a DNS subdomain (RFC 1123), as the API server wants it. */
+static bool is_object_name(const char *name, size_t len)
+{
+    enum { OBJECT_NAME_MAX = 253 };
+    static const char *const inner = "abcdefghijklmnopqrstuvwxyz0123456789";
+    if (len == 0 || len > OBJECT_NAME_MAX) return false;
+    for (size_t i = 0; i < len; i++) {
+        bool edge = i == 0 || i + 1 == len || name[i - 1] == '.' || name[i + 1] == '.';
+        if (strchr(inner, name[i]) == NULL && (edge || name[i] != '-') && (name[i] != '.' || edge)) return false;
+    }
+    return true;
+}
+
+/* A key of one: it becomes a file's name, so neither ".." nor what begins so. */
+static bool is_object_key(const char *key)
+{
+    if (key[0] == '\0' || strcmp(key, ".") == 0 || strncmp(key, "..", 2) == 0) return false;
+    return key[strspn(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")] == '\0';
+}
+
+static bool read_source(const char *value, struct policy_source *ret_source)
+{
+    struct policy_source s = {.secret = strncmp(value, "secret/", 7) == 0, .key = "ca.crt"};
+    if (!s.secret && strncmp(value, "configmap/", 10) != 0) return false;
+    const char *name = strchr(value, '/') + 1, *slash = strchr(name, '/');
+    size_t len = slash != NULL ? (size_t)(slash - name) : strlen(name);
+    if (!is_object_name(name, len) || (slash != NULL && !is_object_key(slash + 1))) return false;
+    memcpy(s.name, name, len);
+    if (slash != NULL) snprintf(s.key, sizeof s.key, "%s", slash + 1);
+    *ret_source = s;
+    return true;
+}
+
+bool policy_client_ca(const struct policy *p, struct policy_source *ret_source)
+{
+    return p->tls_client_ca[0] != '\0' && read_source(p->tls_client_ca, ret_source);
+}
+
 static int wrong(struct error *e, const struct policy_annotation *a, const char *value)
 {
     return error_set(e, ERROR_INVALID, POLICY_PREFIX "%s: %s is wanted, not \"%.60s\"", a->name, a->values, value);
@@ -89,6 +133,7 @@ static int set(struct policy *p, const struct policy_annotation *a, const char *
 {
     char *at = (char *)p + a->at;
     uint64_t n = 0;
+    struct policy_source source;
     switch (a->kind) {
     case POLICY_BOOL:
         if (strcmp(value, "true") != 0 && strcmp(value, "false") != 0) return wrong(e, a, value);
@@ -107,6 +152,12 @@ static int set(struct policy *p, const struct policy_annotation *a, const char *
         break;
     case POLICY_ORDERING:
         if (strlen(value) >= capacity(a) || !is_ordering(value)) return wrong(e, a, value);
+        break;
+    case POLICY_OBJECT:
+        if (value[0] != '\0' && !is_object_name(value, strlen(value))) return wrong(e, a, value);
+        break;
+    case POLICY_SOURCE:
+        if (value[0] != '\0' && (strlen(value) >= capacity(a) || !read_source(value, &source))) return wrong(e, a, value);
         break;
     case POLICY_NAME:
     case POLICY_TEXT:
@@ -140,6 +191,40 @@ int policy_set(struct policy *p, const char *key, const char *value, struct erro
     return error_set(e, ERROR_INVALID, "there is no annotation %.100s (docs/ANNOTATIONS.md has them all)", key);
 }
 
+int policy_check(const struct policy *p, struct error *e)
+{
+    if (p->tls_client_ca[0] != '\0' && p->tls_secret[0] == '\0')
+        return error_set(e, ERROR_INVALID, POLICY_PREFIX "tls-client-ca asks clients for a certificate, and without " POLICY_PREFIX "tls-secret there is no TLS");
+    if (p->standby > 0 && !policy_replicated(p))
+        return error_set(e, ERROR_INVALID, POLICY_PREFIX "standby wants " POLICY_PREFIX "replication: log: who takes over has to have executed the same");
+    if (p->standby > 0 && strcmp(p->traffic, "redirect") == 0)
+        return error_set(e, ERROR_INVALID, POLICY_PREFIX "standby is not for " POLICY_PREFIX "traffic: redirect, which leaves Services alone: they would lead to standbys");
+    if (!policy_replicated(p)) return 0;
+    if (strcmp(p->ordering, "serial") != 0 || strcmp(p->logging, "pessimistic") != 0)
+        return error_set(e, ERROR_INVALID, POLICY_PREFIX "replication: log wants " POLICY_PREFIX "ordering: serial and " POLICY_PREFIX
+                                           "logging: pessimistic: every replica executes the same order");
+    if (strcmp(p->upgrade, "refuse") != 0)
+        return error_set(e, ERROR_INVALID, POLICY_PREFIX "upgrade: pass is not for " POLICY_PREFIX "replication: log: what goes through would change one replica, and no other one");
+    return 0;
+}
+
+bool policy_replicated(const struct policy *p)
+{
+    return strcmp(p->replication, "log") == 0;
+}
+
+int policy_check_replicas(const struct policy *p, bool deployment, uint64_t replicas, struct error *e)
+{
+    if (policy_replicated(p) && !deployment)
+        return error_set(e, ERROR_INVALID, POLICY_PREFIX "replication: log is for Deployments: each pod of a StatefulSet, and one that belongs to nobody, has a state of its own");
+    if (policy_replicated(p) && replicas > POLICY_REPLICAS_MAX)
+        return error_set(e, ERROR_INVALID, "the Deployment has %llu replicas: with " POLICY_PREFIX "replication: log there are at most %d", (unsigned long long)replicas, POLICY_REPLICAS_MAX);
+    if (!policy_replicated(p) && deployment && replicas > 1)
+        return error_set(e, ERROR_INVALID, "the Deployment has %llu replicas, which would take its stream from each other: annotate it with " POLICY_PREFIX
+                                           "replication=log, or scale it to 1", (unsigned long long)replicas);
+    return 0;
+}
+
 void policy_text(const struct policy *p, const struct policy_annotation *a, char *to, size_t cap)
 {
     const char *at = (const char *)p + a->at;
@@ -154,6 +239,8 @@ void policy_text(const struct policy *p, const struct policy_annotation *a, char
     case POLICY_WORD:
     case POLICY_NAME:
     case POLICY_ORDERING:
+    case POLICY_OBJECT:
+    case POLICY_SOURCE:
     case POLICY_TEXT: snprintf(to, cap, "%s", at); break;
     }
 }

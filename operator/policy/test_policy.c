@@ -26,6 +26,92 @@ static void test_defaults(void **state)
     assert_int_equal(p.retain, 3);
 }
 
+#define TEN "a123456789"
+#define FIFTY TEN TEN TEN TEN TEN
+#define NAME_253 FIFTY FIFTY FIFTY FIFTY FIFTY "abc" /* as long as a Secret's name can be */
+
+/* Which object and key tls-client-ca means, and that it goes with tls-secret only. */
+static void test_client_ca(void **state)
+{
+    static const struct {
+        const char *value, *name, *key;
+        bool secret;
+    } cases[] = {{"secret/shop-tls", "shop-tls", "ca.crt", true}, {"configmap/trust", "trust", "ca.crt", false}, {"configmap/trust/ca-bundle.pem", "trust", "ca-bundle.pem", false}};
+    struct policy_source source;
+    struct policy p;
+    (void)state;
+    policy_defaults(&p);
+    assert_int_equal(policy_check(&p, NULL), 0);
+    assert_false(policy_client_ca(&p, &source));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct error e = {0};
+        policy_defaults(&p);
+        assert_int_equal(policy_set(&p, "crsc.io/tls-client-ca", cases[i].value, NULL), 0);
+        assert_int_equal(policy_check(&p, &e), -ERROR_INVALID);
+        assert_non_null(strstr(e.text, "crsc.io/tls-secret"));
+        assert_int_equal(policy_set(&p, "crsc.io/tls-secret", "shop-tls", NULL), 0);
+        assert_int_equal(policy_check(&p, &e), 0);
+        assert_true(policy_client_ca(&p, &source));
+        assert_string_equal(source.name, cases[i].name);
+        assert_string_equal(source.key, cases[i].key);
+        assert_int_equal(source.secret, cases[i].secret);
+    }
+}
+
+/* Several replicas: what goes together with them, and of whom there can be several. */
+static void test_replication(void **state)
+{
+    static const struct {
+        const char *key, *value, *word;
+    } wrong[] = {{"ordering", "concurrent", "ordering: serial"}, {"ordering", "keyed:x", "ordering: serial"}, {"logging", "optimistic", "logging: pessimistic"}, {"upgrade", "pass", "upgrade: pass"}};
+    struct error e = {0};
+    struct policy p;
+    char key[64];
+    (void)state;
+    policy_defaults(&p);
+    assert_false(policy_replicated(&p));
+    assert_int_equal(policy_check_replicas(&p, true, 1, &e), 0);
+    assert_int_equal(policy_check_replicas(&p, true, 0, &e), 0);
+    assert_int_equal(policy_check_replicas(&p, false, 5, &e), 0); /* a StatefulSet's pods have a stream each */
+    assert_int_equal(policy_check_replicas(&p, true, 2, &e), -ERROR_INVALID);
+    assert_non_null(strstr(e.text, "crsc.io/replication=log"));
+    assert_int_equal(policy_set(&p, "crsc.io/replication", "log", &e), 0);
+    assert_true(policy_replicated(&p));
+    assert_int_equal(policy_check(&p, &e), 0);
+    assert_int_equal(policy_check_replicas(&p, true, 1, &e), 0);
+    assert_int_equal(policy_check_replicas(&p, true, POLICY_REPLICAS_MAX, &e), 0);
+    assert_int_equal(policy_check_replicas(&p, true, POLICY_REPLICAS_MAX + 1, &e), -ERROR_INVALID);
+    assert_int_equal(policy_check_replicas(&p, false, 1, &e), -ERROR_INVALID);
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        policy_defaults(&p);
+        assert_int_equal(policy_set(&p, "crsc.io/replication", "log", &e), 0);
+        snprintf(key, sizeof key, "crsc.io/%s", wrong[i].key);
+        assert_int_equal(policy_set(&p, key, wrong[i].value, &e), 0);
+        assert_int_equal(policy_check(&p, &e), -ERROR_INVALID);
+        if (strstr(e.text, wrong[i].word) == NULL) fail_msg("\"%s\" does not say %s", e.text, wrong[i].word);
+    }
+}
+
+/* Standbys are replicas, and Services can be told to leave them out. */
+static void test_standby(void **state)
+{
+    struct error e = {0};
+    struct policy p;
+    (void)state;
+    policy_defaults(&p);
+    assert_int_equal(policy_set(&p, "crsc.io/standby", "1", &e), 0);
+    assert_int_equal(p.standby, 1);
+    assert_int_equal(policy_check(&p, &e), -ERROR_INVALID);
+    assert_non_null(strstr(e.text, "crsc.io/replication: log"));
+    assert_int_equal(policy_set(&p, "crsc.io/replication", "log", &e), 0);
+    assert_int_equal(policy_check(&p, &e), 0);
+    assert_int_equal(policy_set(&p, "crsc.io/traffic", "redirect", &e), 0);
+    assert_int_equal(policy_check(&p, &e), -ERROR_INVALID);
+    assert_non_null(strstr(e.text, "crsc.io/traffic: redirect"));
+    assert_int_equal(policy_set(&p, "crsc.io/standby", "0", &e), 0);
+    assert_int_equal(policy_check(&p, &e), 0);
+}
+
 static void test_values(void **state)
 {
     static const struct {
@@ -41,6 +127,16 @@ static void test_values(void **state)
         {"retain", "1", true}, {"retain", "32", true}, {"retain", "0", false}, {"retain", "33", false}, {"retain", "3x", false}, {"retain", "99999999999", false},
         {"port", "8080", true}, {"port", "65536", false}, {"container", "app", true}, {"container", "a\"b", false}, {"container", "a b", false},
         {"traffic", "service", true}, {"traffic", "none", true}, {"traffic", "redirect", true}, {"traffic", "service|none", false}, {"redirect", "1=2", true}, {"image-registry", "10.0.0.1:5000/x", true},
+        {"app-pipeline", "1", true}, {"app-pipeline", "64", true}, {"app-pipeline", "0", false}, {"app-pipeline", "65", false}, {"app-pipeline", "", false},
+        {"standby", "14", true}, {"standby", "15", false}, {"standby", "-1", false}, {"standby", "true", false}, {"standby", "", false},
+        {"replication", "log", true}, {"replication", "none", true}, {"replication", "raft", false}, {"replication", "", false},
+        {"upgrade", "pass", true}, {"upgrade", "refuse", true}, {"upgrade", "true", false}, {"upgrade", "", false},
+        {"tls-secret", "shop-tls", true}, {"tls-secret", "shop.example.com", true}, {"tls-secret", "", true}, {"tls-secret", "Shop", false}, {"tls-secret", "other/shop", false},
+        {"tls-secret", "-a", false}, {"tls-secret", "a-", false}, {"tls-secret", "a..b", false}, {"tls-secret", "a.-b", false}, {"tls-secret", ".a", false}, {"tls-secret", "a.", false},
+        {"tls-secret", NAME_253, true}, {"tls-secret", NAME_253 "x", false},
+        {"tls-client-ca", "", true}, {"tls-client-ca", "secret/shop-tls", true}, {"tls-client-ca", "configmap/trust/ca-bundle.pem", true}, {"tls-client-ca", "secret/a/..b", false},
+        {"tls-client-ca", "shop-tls", false}, {"tls-client-ca", "configMap/trust", false}, {"tls-client-ca", "secret/", false}, {"tls-client-ca", "secret/A", false}, {"tls-client-ca", "secret/a/", false},
+        {"tls-client-ca", "secret/a/b/c", false}, {"tls-client-ca", "secret/a/.", false}, {"tls-client-ca", "secret//k", false}, {"tls-client-ca", "configmap/" NAME_253, false},
         {"image-registry", "-", true}, {"image-registry", "a'b", false}, {"nonsense", "x", false}, {"stream", "a/b", true}, {"restore", "fresh", true}};
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -95,7 +191,8 @@ static void test_doc_agrees(void **state)
 
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_defaults), cmocka_unit_test(test_values), cmocka_unit_test(test_doc_agrees)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_defaults), cmocka_unit_test(test_values), cmocka_unit_test(test_client_ca), cmocka_unit_test(test_replication), cmocka_unit_test(test_standby),
+                                       cmocka_unit_test(test_doc_agrees)};
     doc_path = argc > 1 ? argv[1] : "docs/ANNOTATIONS.md";
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

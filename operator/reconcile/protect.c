@@ -2,6 +2,9 @@
 
 #include <string.h>
 
+#include "operator/reconcile/group.h"
+#include "operator/reconcile/roles.h"
+
 static void add(struct protect_plan *p, enum protect_do what, uint32_t which)
 {
     if (p->n < PROTECT_ACTIONS_MAX) p->actions[p->n++] = (struct protect_action){.what = what, .which = which};
@@ -44,7 +47,7 @@ static void plan_record(const struct protect_world *w, struct protect_plan *p)
 static bool has_ready_interceptor(const struct protect_world *w)
 {
     for (uint32_t i = 0; i < w->n_pods; i++)
-        if (w->pods[i].injected && w->pods[i].ready && !w->pods[i].terminating && !w->pods[i].node_lost && !w->pods[i].backing_off) return true;
+        if (w->pods[i].injected && w->pods[i].ready && !w->pods[i].terminating && !w->pods[i].node_lost && !w->pods[i].backing_off && !w->pods[i].fenced) return true;
     return false;
 }
 
@@ -64,15 +67,33 @@ static bool waits_for_redirects(const struct protect_world *w)
     return false;
 }
 
+static bool has_roles(const struct protect_world *w)
+{
+    return is_kept(w) && w->standby > 0;
+}
+
+/* P10. Once it chooses it goes on, also in moments in which nobody can serve: who can, first, gets the role. */
+bool protect_chooses(const struct protect_world *w, uint32_t service)
+{
+    return has_roles(w) && w->switch_services && (w->services[service].chooses || roles_somebody_serves(w));
+}
+
+/* Something of what was done to it is there still: somebody may have applied its ports anew, and so taken back only those. */
+static bool is_changed(const struct protect_world *w, uint32_t service)
+{
+    return w->services[service].switched || w->services[service].chooses;
+}
+
 /* P2. Switched at the first pod that has the port, not before. What is switched stays so while there are such pods, or while the
  * template makes some: a recovery has moments without any. */
 static void plan_services(const struct protect_world *w, struct protect_plan *p)
 {
     bool on = is_kept(w) && w->switch_services, stay = is_kept(w) && waits_for_redirects(w);
     for (uint32_t i = 0; i < w->n_services; i++) {
-        if (w->services[i].switched && (!(on || stay) || !w->services[i].matches || (!w->template_ours && !has_interceptor(w))))
+        if (is_changed(w, i) && (!(on || stay) || !w->services[i].matches || (!w->template_ours && !has_interceptor(w))))
             add(p, PROTECT_RESTORE_SERVICE, i);
-        else if (on && !w->services[i].switched && w->services[i].matches && w->record_finalizer && has_ready_interceptor(w))
+        else if (on && w->services[i].matches && w->record_finalizer &&
+                 (w->services[i].switched ? w->services[i].stale || w->services[i].chooses != protect_chooses(w, i) : has_ready_interceptor(w)))
             add(p, PROTECT_SWITCH_SERVICE, i);
     }
 }
@@ -96,7 +117,7 @@ static bool is_under_way(const struct protect_checkpoint *c)
 static bool can_be_taken(const struct protect_world *w, int pod)
 {
     const struct protect_pod *p = pod >= 0 ? &w->pods[pod] : NULL;
-    return p != NULL && p->injected && !p->terminating && !p->node_lost && p->agent && p->active && p->running;
+    return p != NULL && p->injected && !p->terminating && !p->node_lost && p->agent && p->active && p->running && (!p->shared || (p->heard && p->sound));
 }
 
 static bool is_busy(const struct protect_world *w, uint32_t stream, const struct protect_checkpoint *but)
@@ -137,13 +158,20 @@ static void plan_checkpoint(const struct protect_world *w, uint32_t i, struct pr
     }
 }
 
+/* What a replica took since its answers were last known to be right may contain what is wrong. */
+static bool is_doubtful(const struct protect_world *w, const struct protect_checkpoint *c)
+{
+    const struct protect_pod *p = c->pod >= 0 ? &w->pods[c->pod] : NULL;
+    return p != NULL && p->shared && p->diverged != 0 && c->phase == PROTECT_VALID && !c->deleting && c->offset >= p->agreed;
+}
+
 /* P3. How many of the same kind of the stream are newer; the same offset is ordered by time. */
 static uint32_t newer(const struct protect_world *w, const struct protect_checkpoint *c)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < w->n_checkpoints; i++) {
         const struct protect_checkpoint *o = &w->checkpoints[i];
-        if (o == c || o->stream != c->stream || o->phase != c->phase || o->deleting) continue;
+        if (o == c || o->stream != c->stream || o->phase != c->phase || o->deleting || is_doubtful(w, o)) continue;
         if (o->offset > c->offset || (o->offset == c->offset && (o->created_ms > c->created_ms || (o->created_ms == c->created_ms && o > c)))) n++;
     }
     return n;
@@ -153,7 +181,7 @@ static void plan_retention(const struct protect_world *w, struct protect_plan *p
 {
     for (uint32_t i = 0; i < w->n_checkpoints; i++) {
         const struct protect_checkpoint *c = &w->checkpoints[i];
-        if (c->deleting || c->manual || c->in_use) continue;
+        if (c->deleting || c->manual || c->in_use || is_doubtful(w, c)) continue;
         if (c->phase == PROTECT_VALID && newer(w, c) >= w->retain) add(p, PROTECT_DELETE_CHECKPOINT, i);
         if (c->phase == PROTECT_FAILED && newer(w, c) >= PROTECT_FAILED_KEPT) add(p, PROTECT_DELETE_CHECKPOINT, i);
     }
@@ -174,7 +202,7 @@ static void read_history(const struct protect_world *w, uint32_t stream, struct 
         if (c->stream != stream) continue;
         if (is_under_way(c) && !c->deleting) h->busy = true;
         if (c->created_ms > h->last_ms) h->last_ms = c->created_ms;
-        if (c->phase != PROTECT_VALID || c->deleting) continue;
+        if (c->phase != PROTECT_VALID || c->deleting || is_doubtful(w, c)) continue;
         if (c->created_ms > valid_ms) valid_ms = c->created_ms;
         if (c->fits && (!h->any_fits || c->offset > h->offset)) h->offset = c->offset;
         h->any_fits = h->any_fits || c->fits;
@@ -184,17 +212,90 @@ static void read_history(const struct protect_world *w, uint32_t stream, struct 
 }
 
 /* Nothing is taken of an app that did nothing since the last one. */
+static bool is_due_for_one(const struct protect_world *w, uint32_t pod, const struct history *h)
+{
+    return can_be_taken(w, (int)pod) && w->pods[pod].executed > (h->any_fits ? h->offset : 0);
+}
+
+/* From the beginning of the newest one to the next. */
+static uint64_t pause_after(const struct protect_world *w, uint64_t executed, const struct history *h)
+{
+    uint64_t pause = w->interval_ms << (h->failures < 3 ? h->failures : 3);
+    uint64_t offset = h->any_fits ? h->offset : 0, tail = executed > offset ? executed - offset : 0;
+    bool too_long = w->objective_ms > 0 && h->failures == 0 && protect_estimate(h->any_fits, tail) > w->objective_ms;
+    return too_long && pause > 1000 ? 1000 : pause;
+}
+
+/* When the last checkpoint of that pod was begun. Few of them are kept, so of several pods none may be left to tell: those come in a round, beginning
+ * behind the pod whose turn was the last, and before all others. */
+static uint64_t last_turn(const struct protect_world *w, uint32_t pod)
+{
+    uint64_t last = 0, newest = 0;
+    uint32_t before = w->n_pods - 1;
+    for (uint32_t i = 0; i < w->n_checkpoints; i++) {
+        const struct protect_checkpoint *c = &w->checkpoints[i];
+        if (c->pod == (int)pod && c->created_ms > last) last = c->created_ms;
+        if (c->pod < 0 || c->created_ms <= newest) continue;
+        newest = c->created_ms;
+        before = (uint32_t)c->pod;
+    }
+    return last != 0 ? last : (pod + w->n_pods - before - 1) % w->n_pods;
+}
+
+/* The replicas, as the core that decides among them sees them; *ret_pod: which pod each is. Those of a pod that owned the stream before are none. */
+static size_t see_replicas(const struct protect_world *w, const struct history *h, struct group_replica *all, uint32_t *ret_pod)
+{
+    size_t n = 0;
+    for (uint32_t i = 0; i < w->n_pods; i++) {
+        const struct protect_pod *p = &w->pods[i];
+        if (!p->shared || p->terminating || p->node_lost) continue;
+        bool up = can_be_taken(w, (int)i), standby = has_roles(w) && p->role == PROTECT_STANDBY;
+        ret_pod[n] = i;
+        all[n++] = (struct group_replica){.known = p->heard, .shared = true, .reachable = p->heard, .standby = standby, .serving = up && !standby, .caught_up = up,
+                                          .ready = is_due_for_one(w, i, h), .turn_us = last_turn(w, i) * 1000};
+    }
+    return n;
+}
+
+/* Replicas take turns: all of it is read from what is there, as everything here, so that another operator goes on in the same round. */
+static void plan_turn(const struct protect_world *w, struct protect_plan *p, bool *started)
+{
+    struct group_replica all[PROTECT_PODS_MAX];
+    uint32_t pod[PROTECT_PODS_MAX], first = 0;
+    struct history h;
+    struct group g;
+    while (first < w->n_pods && !w->pods[first].shared) first++;
+    if (first == w->n_pods || started[w->pods[first].stream]) return;
+    read_history(w, w->pods[first].stream, &h);
+    size_t n = see_replicas(w, &h, all, pod);
+    uint64_t executed = 0, since = w->now_ms;
+    for (size_t i = 0; i < n; i++) {
+        if (all[i].ready && w->pods[pod[i]].executed > executed) executed = w->pods[pod[i]].executed;
+        if (w->pods[pod[i]].created_ms < since) since = w->pods[pod[i]].created_ms;
+    }
+    if (h.busy || executed == 0) return;
+    group_init(&g, &(struct group_policy){.interval_us = pause_after(w, executed, &h) * 1000});
+    g.begun_us = h.last_ms * 1000;
+    g.free_us = (h.last_ms > since ? h.last_ms : since) * 1000 + 1; /* how long nobody else could be taken is counted from there */
+    size_t who = group_turn(&g, all, n, w->now_ms * 1000);
+    if (who < n) {
+        started[w->pods[first].stream] = true;
+        add(p, PROTECT_NEW_CHECKPOINT, pod[who]);
+    } else if (g.wake_us != UINT64_MAX) {
+        look_at(p, g.wake_us / 1000 + 1);
+    }
+}
+
 static void plan_schedule(const struct protect_world *w, struct protect_plan *p, bool *started)
 {
+    plan_turn(w, p, started);
     for (uint32_t i = 0; i < w->n_pods; i++) {
         const struct protect_pod *pod = &w->pods[i];
         struct history h;
-        if (!can_be_taken(w, (int)i) || started[pod->stream]) continue;
+        if (pod->shared || started[pod->stream]) continue;
         read_history(w, pod->stream, &h);
-        if (h.busy || pod->executed == 0 || (h.any_fits && pod->executed <= h.offset)) continue;
-        uint64_t pause = w->interval_ms << (h.failures < 3 ? h.failures : 3);
-        uint64_t tail = pod->executed - (h.any_fits ? h.offset : 0);
-        if (w->objective_ms > 0 && h.failures == 0 && protect_estimate(h.any_fits, tail) > w->objective_ms) pause = pause < 1000 ? pause : 1000;
+        if (h.busy || !is_due_for_one(w, i, &h)) continue;
+        uint64_t pause = pause_after(w, pod->executed, &h);
         if (h.last_ms == 0 || w->now_ms - h.last_ms >= pause) {
             started[pod->stream] = true;
             add(p, PROTECT_NEW_CHECKPOINT, i);
@@ -213,11 +314,23 @@ static uint32_t replacements(const struct protect_world *w)
     return n;
 }
 
+/* Another pod serves this one's stream, or will. */
 static bool has_other(const struct protect_world *w, uint32_t pod)
 {
-    for (uint32_t i = 0; i < w->n_pods; i++)
-        if (i != pod && w->pods[i].stream == w->pods[pod].stream && w->pods[i].injected && !w->pods[i].terminating && !w->pods[i].node_lost) return true;
+    for (uint32_t i = 0; i < w->n_pods; i++) {
+        const struct protect_pod *p = &w->pods[i];
+        if (i != pod && p->stream == w->pods[pod].stream && p->injected && !p->terminating && !p->node_lost && !p->fenced) return true;
+    }
     return false;
+}
+
+/* The kubelet waits longer than a new pod takes; or the stream was taken by somebody who is gone, and no interceptor takes it back by itself: a new one does. */
+static bool is_spent(const struct protect_world *w, uint32_t i)
+{
+    const struct protect_pod *pod = &w->pods[i];
+    if (pod->terminating) return false;
+    bool fenced = pod->fenced && (pod->shared ? w->shared : !has_other(w, i)); /* replicas that are to be none are on their way out: a rollout */
+    return fenced || (pod->backing_off && pod->backoff_ms > PROTECT_REPLACE_COST_MS);
 }
 
 /* It is of our template and has no interceptor: nobody answered the API server when it was made. It began without its state, and nothing leads to
@@ -234,6 +347,20 @@ static bool has_missed_us(const struct protect_world *w, const struct protect_po
     return false;
 }
 
+/* Its interceptor gives it nothing any more, and no clients come: there is time to tell the log first which checkpoints of it are no way back. */
+static bool must_be_rebuilt(const struct protect_world *w, uint32_t pod, struct protect_plan *p)
+{
+    bool waits = false;
+    if (w->pods[pod].terminating) return false;
+    for (uint32_t i = 0; i < w->n_checkpoints; i++) {
+        const struct protect_checkpoint *c = &w->checkpoints[i];
+        if (c->pod != (int)pod) continue;
+        if (is_doubtful(w, c)) add(p, PROTECT_DISTRUST_CHECKPOINT, i);
+        waits = waits || (c->phase == PROTECT_RUNNING && !c->deleting); /* it may become valid yet */
+    }
+    return !waits;
+}
+
 static void plan_recovery(const struct protect_world *w, struct protect_plan *p)
 {
     uint32_t budget = PROTECT_REPLACEMENTS - replacements(w);
@@ -245,13 +372,45 @@ static void plan_recovery(const struct protect_world *w, struct protect_plan *p)
         }
         if (!pod->injected) continue;
         if (pod->node_lost) {
-            if (!has_other(w, i)) add(p, PROTECT_FENCE, i);
+            if (!pod->shared && !has_other(w, i)) add(p, PROTECT_FENCE, i);
             add(p, PROTECT_REMOVE_POD, i);
-        } else if (pod->backing_off && !pod->terminating && pod->backoff_ms > PROTECT_REPLACE_COST_MS && budget > 0) {
+        } else if (pod->diverged != 0 ? must_be_rebuilt(w, i, p) : is_spent(w, i)) {
+            if (budget == 0) continue;
             budget--;
             add(p, PROTECT_REPLACE_POD, i);
         }
     }
+}
+
+/* ---- replicas ------------------------------------------------------------------------------------------------- */
+
+/* A surge counts like any other. While a rollout goes on, those that are still to come, or were there, are not counted: of which template would they be? */
+uint32_t protect_replicas(const struct protect_world *w, uint32_t pod)
+{
+    uint32_t n = 0, others = 0;
+    for (uint32_t i = 0; i < w->n_pods; i++) {
+        if (!w->pods[i].shared || w->pods[i].terminating) continue;
+        if (w->pods[i].template == w->pods[pod].template) n++;
+        else others++;
+    }
+    if (n < w->replicas && others == 0) n = w->replicas;
+    return n < 2 ? 0 : n < PROTECT_REPLICAS_MAX ? n : PROTECT_REPLICAS_MAX;
+}
+
+static void plan_replicas(const struct protect_world *w, struct protect_plan *p)
+{
+    for (uint32_t i = 0; i < w->n_pods; i++) {
+        const struct protect_pod *pod = &w->pods[i];
+        if (!pod->shared || !pod->heard || !pod->agent || pod->terminating || pod->node_lost || pod->backing_off || pod->fenced || pod->diverged != 0) continue; /* no judge, or about to go */
+        if (pod->counts != protect_replicas(w, i)) add(p, PROTECT_COUNT_REPLICAS, i);
+    }
+}
+
+static void plan_roles(const struct protect_world *w, struct protect_plan *p)
+{
+    struct roles_plan roles;
+    roles_plan(w, has_roles(w), &roles);
+    for (uint32_t i = 0; i < roles.n; i++) add(p, roles.actions[i].what, roles.actions[i].which);
 }
 
 /* ---- the end of protection ------------------------------------------------------------------------------------ */
@@ -262,7 +421,7 @@ static void plan_ending(const struct protect_world *w, struct protect_plan *p)
     for (uint32_t i = 0; i < w->n_checkpoints; i++)
         if (!w->checkpoints[i].deleting) add(p, PROTECT_DELETE_CHECKPOINT, i);
     bool services = false;
-    for (uint32_t i = 0; i < w->n_services; i++) services = services || w->services[i].switched;
+    for (uint32_t i = 0; i < w->n_services; i++) services = services || is_changed(w, i);
     bool template_left = w->exists && w->template_ours && w->kind != PROTECT_POD && !w->annotated;
     if (w->record_finalizer && !services && !template_left && w->n_checkpoints == 0) add(p, PROTECT_RELEASE_RECORD, 0);
 }
@@ -271,7 +430,7 @@ static void plan_ending(const struct protect_world *w, struct protect_plan *p)
 
 static enum protect_state state_of(const struct protect_world *w)
 {
-    bool injected = false, active = false, lost = false, backing_off = false, gone = false;
+    bool injected = false, active = false, lost = false, dies = false, gone = false;
     if (w->record_deleting) return PROTECT_ENDING;
     if (!w->policy_valid) return PROTECT_INVALID;
     for (uint32_t i = 0; i < w->n_pods; i++) {
@@ -279,11 +438,11 @@ static enum protect_state state_of(const struct protect_world *w)
         if (!pod->injected || pod->terminating) continue;
         injected = true;
         lost = lost || pod->node_lost;
-        backing_off = backing_off || pod->backing_off;
+        dies = dies || pod->backing_off || pod->diverged != 0;
         active = active || pod->active;
         gone = gone || !pod->active;
     }
-    if (backing_off && replacements(w) == PROTECT_REPLACEMENTS) return PROTECT_CRASH_LOOP;
+    if (dies && replacements(w) == PROTECT_REPLACEMENTS) return PROTECT_CRASH_LOOP;
     if (lost) return PROTECT_NODE_LOST;
     if (!injected) return w->n_checkpoints > 0 ? PROTECT_RECOVERING : PROTECT_PENDING;
     if (active && !gone) return PROTECT_PROTECTED;
@@ -297,6 +456,7 @@ void protect_plan(const struct protect_world *w, struct protect_plan *ret_plan)
     memset(p, 0, sizeof *p);
     p->look_ms = w->now_ms + PROTECT_LOOK_MS;
     p->state = state_of(w);
+    plan_roles(w, p); /* before all: clients wait for who is promoted */
     plan_record(w, p);
     if (is_kept(w)) plan_recovery(w, p); /* before the rest: somebody waits for it */
     plan_services(w, p);
@@ -307,6 +467,7 @@ void protect_plan(const struct protect_world *w, struct protect_plan *ret_plan)
     if (is_kept(w)) {
         plan_retention(w, p);
         plan_schedule(w, p, started);
+        plan_replicas(w, p); /* what an agent does not take keeps nothing else waiting */
     }
     if (w->record && w->record_deleting) plan_ending(w, p);
 }
@@ -315,8 +476,8 @@ const char *protect_do_name(enum protect_do what)
 {
     static const char *const names[] = {
         "make-record", "delete-record", "hold-record", "release-record", "set-template", "clear-template", "switch-service", "restore-service",
-        "new-checkpoint", "hold-checkpoint", "start-checkpoint", "end-checkpoint", "fail-checkpoint", "delete-checkpoint", "forget-checkpoint",
-        "abandon-checkpoint", "replace-pod", "fence", "remove-pod"};
+        "new-checkpoint", "hold-checkpoint", "start-checkpoint", "end-checkpoint", "fail-checkpoint", "distrust-checkpoint", "delete-checkpoint", "forget-checkpoint",
+        "abandon-checkpoint", "promote", "demote", "clear-role", "replace-pod", "fence", "remove-pod", "count-replicas"};
     return (unsigned)what < sizeof names / sizeof *names ? names[what] : "unknown";
 }
 

@@ -10,10 +10,15 @@
  *       themselves, not before each pod with an interceptor does.
  *   P3  the newest `retain` valid checkpoints of a stream, and those in use, are never deleted while it is protected.
  *   P4  a pod with an interceptor on a lost node is removed only after its producer was fenced, or after another pod of that stream opened a newer
- *       epoch.
- *   P5  at most PROTECT_REPLACEMENTS pods are replaced in PROTECT_WINDOW_MS because they die; those that missed the webhook not before they are
- *       PROTECT_MISSED_MS old.
- *   P6  one checkpoint of a stream at a time.
+ *       epoch. A replica (`shared`) owns no stream: it is never fenced, as that would be the end of its healthy siblings.
+ *   P5  at most PROTECT_REPLACEMENTS pods are replaced in PROTECT_WINDOW_MS because they die, are fenced or diverge; those that missed the webhook not before
+ *       they are PROTECT_MISSED_MS old.
+ *   P6  one checkpoint of a stream at a time, and of replicas only of one that is caught up and sound; they take turns (group.h decides whose it is).
+ *   P7  no workload is left with pods alone that answer nothing because a newer epoch, whose producer is gone, owns their stream.
+ *   P8  a replica that has diverged is deleted only when what it took since its last agreement is no way back for anybody any more.
+ *   P9  replicas of different templates do not judge each other: each is told how many there are of its own.
+ *   P10 with standbys: when one that serves is lost, one that can serve is promoted in the first plan; a Service chooses by role only when one that can serve
+ *       has the label, and no role is cleared while a Service chooses (roles.h).
  * Thread: any. No pointer is kept. */
 #ifndef CRSC_OPERATOR_RECONCILE_PROTECT_H
 #define CRSC_OPERATOR_RECONCILE_PROTECT_H
@@ -27,6 +32,7 @@ enum {
     PROTECT_SERVICES_MAX = 16,
     PROTECT_CHECKPOINTS_MAX = 256,
     PROTECT_ACTIONS_MAX = 64,
+    PROTECT_REPLICAS_MAX = 15,        /* whose votes are told apart */
     PROTECT_REPLACEMENTS = 3,
     PROTECT_WINDOW_MS = 600000,
     PROTECT_REPLACE_COST_MS = 4000,   /* what a new pod takes: a shorter backoff is waited for */
@@ -41,6 +47,8 @@ enum {
     PROTECT_RESTORE_MS = 700,         /* for estimates: a restore */
 };
 
+enum protect_role { PROTECT_NO_ROLE, PROTECT_SERVING, PROTECT_STANDBY }; /* its label */
+
 enum protect_kind { PROTECT_DEPLOYMENT, PROTECT_STATEFULSET, PROTECT_POD };
 
 struct protect_pod {
@@ -52,11 +60,21 @@ struct protect_pod {
     bool node_lost;       /* its node was not ready for longer than the grace */
     bool agent;           /* the agent of its node answers */
     bool active;          /* the agent says: its interceptor gives requests to the app */
+    bool fenced;          /* the agent says: a newer epoch owns its stream; it answers nothing any more */
     bool running;         /* its protected container runs */
     bool backing_off;     /* the kubelet waits before it starts that container again */
     uint64_t backoff_ms;  /* for about how long still */
     uint64_t executed;    /* offset its app has executed; 0: unknown or nothing */
     uint64_t created_ms;
+    /* replicas */
+    bool shared;          /* its interceptor is one of several that follow the stream, each with an app of its own */
+    bool heard;           /* shared: what follows is known, from its agent */
+    bool sound;           /* its app is neither lost nor suspect, nor has it diverged */
+    enum protect_role role;
+    uint32_t counts;      /* so many replicas there are, as its interceptor was told; 0: nobody is judged */
+    uint32_t template;    /* pods of one template have the same */
+    uint64_t diverged;    /* the majority answered the request at that offset otherwise; 0: no */
+    uint64_t agreed;      /* with `diverged`: before that its answers were like the others' up to there; 0: unknown */
 };
 
 enum protect_phase { PROTECT_NEW, PROTECT_RUNNING, PROTECT_VALID, PROTECT_FAILED };
@@ -88,6 +106,9 @@ struct protect_world {
     bool policy_valid, policy_current; /* current: its spec is what the annotations say now */
     bool switch_services;  /* Services are to lead to the interceptor */
     bool redirects;        /* pods are to lead there themselves, and Services to the app's port */
+    bool shared;           /* the pods are to be replicas of one app ... */
+    uint32_t replicas;     /* ... so many of them ... */
+    uint32_t standby;      /* ... of which so many take no clients; 0: there are no roles */
     uint64_t interval_ms, objective_ms;
     uint32_t retain;
     uint64_t replaced_ms[PROTECT_REPLACEMENTS]; /* when pods were replaced last; 0: never */
@@ -96,6 +117,8 @@ struct protect_world {
     struct {
         bool matches;      /* it leads to the app's port of these pods, or did before we switched it */
         bool switched;     /* it carries our record */
+        bool chooses;      /* it leads only to pods with the role serving */
+        bool stale;        /* switched, and not as it is to be now: pods that are not ready get clients where they hold them, and only there */
     } services[PROTECT_SERVICES_MAX];
     uint32_t n_pods;
     struct protect_pod pods[PROTECT_PODS_MAX];
@@ -117,12 +140,17 @@ enum protect_do {
     PROTECT_START_CHECKPOINT, /* tell the agent, note that it runs */
     PROTECT_END_CHECKPOINT,   /* note how it ended: what was `seen` */
     PROTECT_FAIL_CHECKPOINT,  /* note that it failed: nobody took it */
+    PROTECT_DISTRUST_CHECKPOINT, /* valid as such, but of an app that has diverged: note in the log, then here, that it failed */
     PROTECT_DELETE_CHECKPOINT,
     PROTECT_FORGET_CHECKPOINT, /* out of the log, the nodes and the registry, then off with the finalizer */
     PROTECT_ABANDON_CHECKPOINT, /* off with the finalizer alone */
+    PROTECT_PROMOTE,          /* pod `which` has the role serving from now on ... */
+    PROTECT_DEMOTE,           /* ... or standby ... */
+    PROTECT_CLEAR_ROLE,       /* ... or none */
     PROTECT_REPLACE_POD,      /* note the time, then delete it */
     PROTECT_FENCE,            /* the producer of pod `which` */
     PROTECT_REMOVE_POD,       /* at once: its kubelet will not do it */
+    PROTECT_COUNT_REPLICAS,   /* tell the interceptor of pod `which` that there are protect_replicas() */
 };
 
 enum protect_state {
@@ -144,6 +172,12 @@ struct protect_plan {
 void protect_plan(const struct protect_world *w, struct protect_plan *ret_plan);
 const char *protect_do_name(enum protect_do what);
 const char *protect_state_name(enum protect_state state); /* as in status.phase */
+
+/* Of how many replicas, those of the template of pod `pod`, more than half decide whether its app is wrong; 0: nobody does, as it is alone. */
+uint32_t protect_replicas(const struct protect_world *w, uint32_t pod);
+
+/* Whether that Service, switched, is to lead only to pods with the role serving. */
+bool protect_chooses(const struct protect_world *w, uint32_t service);
 
 /* Milliseconds that a recovery would take now: restore, and replay of `tail` events. */
 uint64_t protect_estimate(bool has_checkpoint, uint64_t tail);

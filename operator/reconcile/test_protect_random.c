@@ -1,6 +1,6 @@
 /* The decisions of protect.c against thousands of random clusters: workloads annotated and not, pods and nodes that come and go, agents that
- * fail, an operator that is killed before or after any action. The cluster of the test is the truth: P1 to P6 are checked on it after
- * every action, and at last, when nothing disturbs any more, that it comes to rest where it should. */
+ * fail, an operator that is killed before or after any action; replicas that diverge, rollouts, changes from one pod to several and back, standbys. The cluster of
+ * the test is the truth: P1 to P10 are checked on it after every action, and at last, when nothing disturbs any more, that it comes to rest where it should. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -16,6 +16,12 @@ enum { SEEDS = 3000, STEPS = 120, PODS = 6, CHECKPOINTS = 64 };
 struct pod {
     bool there, ours, injected, ready, terminating, lost, agent, active, running, backing_off;
     uint64_t executed, producer, created; /* producer: the epoch it opened; 0: none */
+    bool shared;
+    unsigned version;          /* of the template */
+    uint64_t diverged, agreed;
+    uint32_t counts;
+    unsigned turns;            /* checkpoints begun of it */
+    enum protect_role role;
 };
 
 struct image {
@@ -31,7 +37,8 @@ struct cluster {
     bool exists, annotated, valid;
     bool template_ours, record, record_deleting, finalizer;
     bool service_switched;
-    uint64_t epoch; /* of the stream: every older producer is fenced */
+    uint64_t epoch; /* of the stream: every older producer that owned it is fenced */
+    uint64_t owned; /* the newest of one that owned it, or of a fence: every older one is fenced, replicas too */
     uint64_t replaced[PROTECT_REPLACEMENTS + 1];
     unsigned n_replaced; /* ever, for P5 */
     uint64_t replaced_at[256];
@@ -39,6 +46,12 @@ struct cluster {
     struct image images[CHECKPOINTS];
     uint64_t next_offset;
     unsigned missed_percent; /* of new pods: without an interceptor */
+    bool shared;             /* the policy: replicas */
+    uint32_t replicas;
+    unsigned version;
+    uint32_t standby;
+    bool unready_published;  /* by the Service */
+    bool service_chooses;
 };
 
 static uint64_t roll(struct cluster *c)
@@ -49,12 +62,40 @@ static uint64_t roll(struct cluster *c)
     return z ^ (z >> 31);
 }
 
+static bool is_live(const struct pod *p)
+{
+    return p->there && p->ours && !p->terminating;
+}
+
+/* Nobody holds requests: those who are not ready refuse them. */
+static bool has_replicas(const struct cluster *c)
+{
+    for (int i = 0; i < PODS; i++)
+        if (is_live(&c->pods[i]) && c->pods[i].shared) return true;
+    return c->shared;
+}
+
 static bool chance(struct cluster *c, unsigned percent)
 {
     return roll(c) % 100 < percent;
 }
 
+static bool has_standbys(const struct cluster *c)
+{
+    return c->shared && c->standby > 0;
+}
+
+static uint32_t to_serve(const struct cluster *c)
+{
+    return c->replicas > c->standby ? c->replicas - c->standby : 1;
+}
+
 /* ---- what the operator sees ----------------------------------------------------------------------------------- */
+
+static bool is_fenced(const struct cluster *c, const struct pod *p)
+{
+    return p->injected && p->producer < (p->shared ? c->owned : c->epoch); /* who owned it hears of a replica, too */
+}
 
 static void see(const struct cluster *c, struct protect_world *w, int pod_of[PODS], int image_of[CHECKPOINTS])
 {
@@ -71,20 +112,26 @@ static void see(const struct cluster *c, struct protect_world *w, int pod_of[POD
     w->policy_valid = c->valid;
     w->policy_current = true;
     w->switch_services = true;
+    w->shared = c->shared;
+    w->replicas = c->replicas;
+    w->standby = c->shared ? c->standby : 0;
     w->interval_ms = 2000;
     w->retain = 2;
     memcpy(w->replaced_ms, c->replaced, sizeof w->replaced_ms);
     w->n_services = 1;
     w->services[0].matches = c->exists;
     w->services[0].switched = c->service_switched;
+    w->services[0].chooses = c->service_chooses;
+    w->services[0].stale = c->service_switched && c->unready_published == has_replicas(c);
     for (int i = 0; i < PODS; i++) {
         const struct pod *p = &c->pods[i];
         if (!p->there || !p->ours) continue; /* the cache has pods of our template only */
         pod_of[w->n_pods] = i;
         w->pods[w->n_pods++] = (struct protect_pod){.injected = p->injected, .ready = p->ready, .terminating = p->terminating, .node_lost = p->lost,
-            .agent = p->agent, .active = p->active && p->agent, .running = p->running, .backing_off = p->backing_off,
+            .agent = p->agent, .active = p->active && p->agent, .fenced = is_fenced(c, p) && p->agent, .running = p->running, .backing_off = p->backing_off,
             .backoff_ms = p->backing_off ? 40000 : 0, .executed = p->agent ? p->executed : 0,
-            .created_ms = p->created};
+            .created_ms = p->created, .shared = p->shared, .heard = p->shared && p->agent, .sound = p->diverged == 0, .role = p->role, .counts = p->counts,
+            .template = p->version, .diverged = p->agent ? p->diverged : 0, .agreed = p->agreed};
     }
     for (int i = 0; i < CHECKPOINTS; i++) {
         const struct image *m = &c->images[i];
@@ -139,6 +186,8 @@ static void checkpoint_action(struct cluster *c, enum protect_do what, int i)
         for (int k = 0; k < CHECKPOINTS; k++) /* P6 */
             assert_false(k != i && c->images[k].there && c->images[k].phase == PROTECT_RUNNING && c->images[k].agent == PROTECT_RUNNING);
         assert_true(m->finalizer);
+        if (c->pods[m->pod].shared) assert_true(c->pods[m->pod].active && c->pods[m->pod].agent && c->pods[m->pod].diverged == 0);
+        c->pods[m->pod].turns++;
         if (m->agent == PROTECT_NEW) m->agent = PROTECT_RUNNING;
         m->phase = PROTECT_RUNNING;
         m->image = true;
@@ -148,6 +197,10 @@ static void checkpoint_action(struct cluster *c, enum protect_do what, int i)
         m->phase = m->agent;
         break;
     case PROTECT_FAIL_CHECKPOINT: m->phase = PROTECT_FAILED; break;
+    case PROTECT_DISTRUST_CHECKPOINT:
+        assert_true(m->phase == PROTECT_VALID && c->pods[m->pod].diverged != 0 && m->offset >= c->pods[m->pod].agreed);
+        m->phase = PROTECT_FAILED;
+        break;
     case PROTECT_DELETE_CHECKPOINT:
         if (protects && m->phase == PROTECT_VALID) assert_false(is_among_newest(c, i, 2)); /* P3 */
         if (!m->deleting) m->deleting_since = c->now;
@@ -168,15 +221,21 @@ static void pod_action(struct cluster *c, enum protect_do what, int i)
 {
     struct pod *p = &c->pods[i];
     if (what == PROTECT_FENCE) {
-        c->epoch++;
+        assert_false(p->shared); /* P4 */
+        c->owned = ++c->epoch;
     } else if (what == PROTECT_REMOVE_POD) {
         assert_true(p->lost);
-        assert_true(p->producer < c->epoch || other_than(c, i)); /* P4: fenced, or another one is there and opens a newer epoch */
+        assert_true(p->shared || p->producer < c->epoch || other_than(c, i)); /* P4: fenced, or another one is there and opens a newer epoch */
         memset(p, 0, sizeof *p);
     } else if (!p->injected) { /* replace: it missed the webhook */
         assert_true(c->now - p->created >= PROTECT_MISSED_MS); /* P5 */
         memset(p, 0, sizeof *p);
     } else { /* replace: the time is noted first */
+        for (int k = 0; k < CHECKPOINTS && p->diverged != 0 && p->agent; k++) { /* P8, as far as anybody says so */
+            const struct image *m = &c->images[k];
+            if (!m->there || m->pod != i || m->deleting) continue;
+            assert_false(m->phase == PROTECT_RUNNING || (m->phase == PROTECT_VALID && m->offset >= p->agreed));
+        }
         memmove(&c->replaced[1], &c->replaced[0], sizeof c->replaced - sizeof *c->replaced);
         c->replaced[0] = c->now;
         c->replaced_at[c->n_replaced++ % 256] = c->now;
@@ -203,7 +262,51 @@ static bool has_ready(const struct cluster *c)
     return false;
 }
 
-static void act(struct cluster *c, struct protect_action a, const int *pod_of, const int *image_of)
+/* P9: what a pod is to be told, by the truth: how many there are of its version, those included that are to come when there is no other. */
+static uint32_t counted(const struct cluster *c, int pod)
+{
+    uint32_t n = 0, all = 0;
+    for (int i = 0; i < PODS; i++) {
+        if (!is_live(&c->pods[i]) || !c->pods[i].shared) continue;
+        all++;
+        n += c->pods[i].version == c->pods[pod].version;
+    }
+    if (n == all && n < c->replicas) n = c->replicas;
+    return n < 2 ? 0 : n;
+}
+
+/* P10: could it answer clients, as far as anybody says? */
+static bool is_able(const struct cluster *c, const struct pod *p)
+{
+    bool denied = p->agent && (!p->active || p->diverged != 0 || is_fenced(c, p));
+    return is_live(p) && p->shared && p->ready && !p->lost && !p->backing_off && !denied;
+}
+
+static uint32_t able(const struct cluster *c, bool serving)
+{
+    uint32_t n = 0;
+    for (int i = 0; i < PODS; i++) n += is_able(c, &c->pods[i]) && (!serving || c->pods[i].role == PROTECT_SERVING);
+    return n;
+}
+
+static void role_action(struct cluster *c, enum protect_do what, struct pod *p)
+{
+    assert_true(what == PROTECT_CLEAR_ROLE || (has_standbys(c) && p->shared));
+    if (what == PROTECT_CLEAR_ROLE) assert_false(c->service_chooses);
+    p->role = what == PROTECT_PROMOTE ? PROTECT_SERVING : what == PROTECT_DEMOTE ? PROTECT_STANDBY : PROTECT_NO_ROLE;
+    if (what == PROTECT_DEMOTE) assert_true(able(c, true) >= to_serve(c));
+}
+
+static void set_service(struct cluster *c, bool on, bool chooses)
+{
+    assert_true(!on || c->service_switched || has_ready(c)); /* P2 */
+    if (chooses && !c->service_chooses) assert_true(has_standbys(c) && able(c, true) > 0);
+    c->service_switched = on;
+    c->service_chooses = chooses;
+    if (on) c->unready_published = !has_replicas(c);
+}
+
+static void act(struct cluster *c, const struct protect_world *w, struct protect_action a, const int *pod_of, const int *image_of)
 {
     switch (a.what) {
     case PROTECT_MAKE_RECORD: c->record = c->finalizer = true; break;
@@ -226,19 +329,24 @@ static void act(struct cluster *c, struct protect_action a, const int *pod_of, c
         assert_false(c->service_switched); /* P2 */
         c->template_ours = false;
         break;
-    case PROTECT_SWITCH_SERVICE:
-        assert_true(has_ready(c)); /* P2 */
-        c->service_switched = true;
-        break;
-    case PROTECT_RESTORE_SERVICE: c->service_switched = false; break;
+    case PROTECT_SWITCH_SERVICE: set_service(c, true, protect_chooses(w, a.which)); break;
+    case PROTECT_RESTORE_SERVICE: set_service(c, false, false); break;
+    case PROTECT_PROMOTE:
+    case PROTECT_DEMOTE:
+    case PROTECT_CLEAR_ROLE: role_action(c, a.what, &c->pods[pod_of[a.which]]); break;
     case PROTECT_NEW_CHECKPOINT: new_checkpoint(c, pod_of[a.which]); break;
     case PROTECT_HOLD_CHECKPOINT:
     case PROTECT_START_CHECKPOINT:
     case PROTECT_END_CHECKPOINT:
     case PROTECT_FAIL_CHECKPOINT:
+    case PROTECT_DISTRUST_CHECKPOINT:
     case PROTECT_DELETE_CHECKPOINT:
     case PROTECT_FORGET_CHECKPOINT:
     case PROTECT_ABANDON_CHECKPOINT: checkpoint_action(c, a.what, image_of[a.which]); break;
+    case PROTECT_COUNT_REPLICAS:
+        assert_true(c->pods[pod_of[a.which]].shared && c->pods[pod_of[a.which]].agent);
+        c->pods[pod_of[a.which]].counts = counted(c, pod_of[a.which]);
+        break;
     case PROTECT_REPLACE_POD:
     case PROTECT_FENCE:
     case PROTECT_REMOVE_POD: pod_action(c, a.what, pod_of[a.which]); break;
@@ -255,22 +363,47 @@ static uint32_t operate(struct cluster *c, unsigned trouble)
     protect_plan(&w, &plan);
     for (uint32_t i = 0; i < plan.n; i++) {
         if (chance(c, trouble)) return plan.n;
-        act(c, plan.actions[i], pod_of, image_of);
+        act(c, &w, plan.actions[i], pod_of, image_of);
         if (chance(c, trouble)) return plan.n;
     }
+    bool kept = w.record && !w.record_deleting && w.exists, removed = false;
+    for (uint32_t i = 0; i < plan.n; i++) removed = removed || plan.actions[i].what == PROTECT_REPLACE_POD || plan.actions[i].what == PROTECT_REMOVE_POD;
+    for (int i = 0; i < PODS && kept && !removed && plan.n < PROTECT_ACTIONS_MAX; i++) /* P9 */
+        if (is_live(&c->pods[i]) && c->pods[i].shared && c->pods[i].agent && !c->pods[i].lost && !c->pods[i].backing_off && !is_fenced(c, &c->pods[i]) && c->pods[i].diverged == 0 &&
+            c->pods[i].counts != counted(c, i))
+            fail_msg("pod %d counts %u", i, c->pods[i].counts);
+    if (kept && !removed && has_standbys(c)) /* P10 */
+        assert_true(able(c, true) >= to_serve(c) || able(c, true) == able(c, false));
     return plan.n;
 }
 
 /* ---- what happens by itself ----------------------------------------------------------------------------------- */
 
+static void open_stream(struct cluster *c, struct pod *p)
+{
+    p->producer = ++c->epoch;
+    if (!p->shared) c->owned = c->epoch;
+}
+
 static void start_pod(struct cluster *c, struct pod *p)
 {
     bool missed = c->template_ours && c->service_switched && chance(c, c->missed_percent); /* no operator answered the API server */
     *p = (struct pod){.there = true, .created = c->now, .ours = c->template_ours, .injected = c->template_ours && !missed, .agent = true, .running = true};
-    if (p->injected) p->producer = ++c->epoch;
+    p->shared = p->injected && c->shared;
+    if (p->shared && has_standbys(c) && chance(c, 80)) p->role = PROTECT_SERVING; /* the webhook's word; its caches may be old */
+    p->version = c->version;
+    if (p->injected) open_stream(c, p);
 }
 
-/* The Deployment's controller: one pod of the present template. Those of another template end. */
+/* Replicas execute everything; of others the one that owns the stream. */
+static void execute(struct cluster *c, struct pod *p)
+{
+    if (!p->injected || is_fenced(c, p) || !chance(c, 50)) return;
+    if (!p->shared || chance(c, 50)) c->next_offset++;
+    p->executed = c->next_offset;
+}
+
+/* The Deployment's controller: so many pods of the present template. Those of another template end. */
 static void controllers(struct cluster *c)
 {
     int live = 0;
@@ -279,19 +412,21 @@ static void controllers(struct cluster *c)
         if (!p->there) continue;
         if (p->terminating && !p->lost) memset(p, 0, sizeof *p);
         if (!p->there) continue;
-        if (!c->exists || p->ours != c->template_ours) p->terminating = true;
+        bool old = p->ours && (p->version != c->version || (p->injected && p->shared != c->shared));
+        if (!c->exists || p->ours != c->template_ours || (old && chance(c, 50))) p->terminating = true;
+        if (!p->terminating && live >= (int)c->replicas + 1) p->terminating = true; /* scaled down; one more is a rollout's */
         live += !p->terminating;
     }
-    for (int i = 0; i < PODS && c->exists && live == 0; i++) {
+    for (int i = 0; i < PODS && c->exists && live < (int)c->replicas; i++) {
         if (c->pods[i].there) continue;
         start_pod(c, &c->pods[i]);
         live++;
     }
     for (int i = 0; i < PODS; i++) {
         struct pod *p = &c->pods[i];
-        if (!p->there || p->lost || p->terminating || p->backing_off) continue;
+        if (!p->there || p->lost || p->terminating || p->backing_off || p->diverged != 0) continue;
         p->ready = p->active = p->running = true;
-        if (p->injected && p->producer == c->epoch && chance(c, 50)) p->executed = ++c->next_offset;
+        execute(c, p);
     }
 }
 
@@ -306,7 +441,7 @@ static void agents(struct cluster *c)
 static void disturb(struct cluster *c)
 {
     struct pod *p = &c->pods[roll(c) % PODS];
-    switch (roll(c) % 10) {
+    switch (roll(c) % 17) {
     case 0: c->annotated = !c->annotated; break;
     case 1: c->valid = chance(c, 80); break;
     case 2: if (p->there) p->backing_off = !p->backing_off, p->running = !p->backing_off, p->active = p->running; break;
@@ -315,7 +450,22 @@ static void disturb(struct cluster *c)
     case 5: if (p->there) p->terminating = true; break;
     case 6: if (chance(c, 10)) c->exists = !c->exists; break;
     case 7: if (c->record && chance(c, 20)) c->record_deleting = true; break; /* by hand */
+    case 10:
+        if (!p->there || !p->shared || p->diverged != 0 || p->executed == 0) break;
+        p->diverged = p->executed;
+        p->agreed = p->executed - roll(c) % (p->executed < 8 ? p->executed : 8);
+        p->ready = p->active = false;
+        break;
+    case 11: c->version++; break;
+    case 16: c->service_switched = false; break; /* somebody applies its ports anew; what is in its selector stays */
+    case 12: /* from one pod to replicas, and back */
+        c->shared = !c->shared;
+        c->replicas = c->shared ? 1 + (uint32_t)(roll(c) % 4) : 1;
+        break;
+    case 15: p->active = false; break; /* its app died just now: the kubelet's word comes later than its interceptor's */
+    case 14: c->standby = (uint32_t)(roll(c) % 3); break;
     case 8: c->now += roll(c) % 700000; break;
+    case 13: if (p->there && p->injected) open_stream(c, p); break; /* its interceptor was started again, and took the stream */
     case 9: {
         struct image *m = &c->images[roll(c) % CHECKPOINTS];
         if (m->there && chance(c, 20) && !m->deleting) m->deleting = true, m->deleting_since = c->now;
@@ -334,6 +484,7 @@ static void settle(struct cluster *c)
     }
     for (int i = 0; i < 400; i++) {
         c->now += 3000;
+        for (int k = 0; k < PODS && i == 230; k++) c->pods[k].turns = 0; /* until then one that had diverged may have waited for its replacement */
         if (!c->service_switched && valid_images(c) == 0) /* where nothing worked yet it stays Pending, until somebody says kubectl rollout restart */
             for (int k = 0; k < PODS; k++)
                 if (c->pods[k].there && c->pods[k].ours && !c->pods[k].injected) c->pods[k].terminating = true;
@@ -343,22 +494,60 @@ static void settle(struct cluster *c)
     }
 }
 
+/* So many serve as there should be, the others stand by, and the Service knows it. */
+static void check_roles(const struct cluster *c, uint64_t seed)
+{
+    uint32_t n[3] = {0};
+    for (int i = 0; i < PODS; i++)
+        if (is_live(&c->pods[i])) n[c->pods[i].role]++;
+    uint32_t live = n[0] + n[1] + n[2], serve = live < to_serve(c) ? live : to_serve(c);
+    if (c->service_chooses != has_standbys(c)) fail_msg("seed %llu: the Service chooses: %d", (unsigned long long)seed, c->service_chooses);
+    if (has_standbys(c) ? n[PROTECT_SERVING] != serve || n[PROTECT_STANDBY] != live - serve : n[PROTECT_NO_ROLE] != live)
+        fail_msg("seed %llu: of %u pods %u serve, %u stand by, %u have no role", (unsigned long long)seed, live, n[PROTECT_SERVING], n[PROTECT_STANDBY], n[PROTECT_NO_ROLE]);
+}
+
+/* They were dumped in turns: the standbys, where there are some. */
+static void check_turns(const struct cluster *c, uint64_t seed)
+{
+    unsigned most = 0, least = ~0u, n = 0, others = 0;
+    bool standbys = false;
+    for (int i = 0; i < PODS; i++) standbys = standbys || (is_live(&c->pods[i]) && c->pods[i].role == PROTECT_STANDBY);
+    for (int i = 0; i < PODS; i++) {
+        if (!is_live(&c->pods[i]) || !c->pods[i].shared) continue;
+        if (standbys && c->pods[i].role == PROTECT_SERVING) {
+            others = c->pods[i].turns > others ? c->pods[i].turns : others;
+            continue;
+        }
+        n++;
+        most = c->pods[i].turns > most ? c->pods[i].turns : most;
+        least = c->pods[i].turns < least ? c->pods[i].turns : least;
+    }
+    if (n > 1 && (least == 0 || most > 3 * least + 10)) fail_msg("seed %llu: %u replicas, from %u to %u turns", (unsigned long long)seed, n, least, most);
+    if (others > most / 8 + 3) fail_msg("seed %llu: one that serves was dumped %u times, a standby %u times", (unsigned long long)seed, others, most); /* patience ended */
+}
+
 static void check_rest(struct cluster *c, uint64_t seed)
 {
     bool on = c->exists && c->annotated;
     if (on != c->record) fail_msg("seed %llu: annotated %d, record %d", (unsigned long long)seed, on, c->record);
     if (on && c->valid) {
         assert_true(c->template_ours && c->service_switched && c->finalizer);
+        assert_true(c->unready_published != c->shared);
+        check_turns(c, seed);
+        check_roles(c, seed);
         if (valid_images(c) < 1 || valid_images(c) > 3) fail_msg("seed %llu: %u valid checkpoints", (unsigned long long)seed, valid_images(c));
     }
     if (!on) { /* P1 */
-        assert_false(c->service_switched);
+        assert_false(c->service_switched || c->service_chooses);
+        for (int i = 0; i < PODS; i++) assert_false(is_live(&c->pods[i]) && c->pods[i].role != PROTECT_NO_ROLE);
         assert_true(!c->exists || !c->template_ours);
         for (int i = 0; i < CHECKPOINTS; i++) assert_false(c->images[i].there);
     }
     bool injected = false;
     for (int i = 0; i < PODS; i++) {
+        if (on && c->valid && c->pods[i].there && is_fenced(c, &c->pods[i])) fail_msg("seed %llu: a pod that stays is fenced", (unsigned long long)seed); /* P7 */
         assert_false(c->pods[i].there && c->pods[i].injected && c->pods[i].lost && on);
+        assert_false(is_live(&c->pods[i]) && c->pods[i].diverged != 0 && on); /* rebuilt */
         injected = injected || (c->pods[i].there && c->pods[i].injected && !c->pods[i].lost);
     }
     if (on && c->valid && !injected) fail_msg("seed %llu: no pod has an interceptor", (unsigned long long)seed);
@@ -370,7 +559,12 @@ static void test_random_clusters(void **state)
     (void)state;
     if (getenv("CRSC_SEED") != NULL) first = strtoull(getenv("CRSC_SEED"), NULL, 10);
     for (uint64_t seed = first; seed < first + SEEDS; seed++) {
-        struct cluster c = {.random = seed, .now = 1000000, .exists = true, .annotated = true, .valid = true, .missed_percent = 20};
+        struct cluster c = {.random = seed, .now = 1000000, .exists = true, .annotated = true, .valid = true, .missed_percent = 20, .replicas = 1};
+        if (seed % 2 == 0) {
+            c.shared = true;
+            c.replicas = 1 + (uint32_t)(roll(&c) % 4);
+            c.standby = (uint32_t)(roll(&c) % 3);
+        }
         for (int i = 0; i < STEPS; i++) {
             c.now += roll(&c) % 2000;
             controllers(&c);
@@ -462,6 +656,25 @@ static void test_backoff(void **state)
     assert_false(plans(&w, PROTECT_REPLACE_POD)); /* nobody would make it again */
 }
 
+/* The one that was replaced took the stream once more, and went: its successor cannot take it back. */
+static void test_fenced(void **state)
+{
+    struct protect_world w = calm();
+    (void)state;
+    w.pods[0].fenced = true;
+    assert_true(plans(&w, PROTECT_REPLACE_POD));
+    w.n_pods = 2;
+    w.pods[1] = calm().pods[0];
+    assert_false(plans(&w, PROTECT_REPLACE_POD)); /* that one has it: a rollout */
+    w.pods[1].terminating = true;
+    assert_true(plans(&w, PROTECT_REPLACE_POD));
+    w.pods[1].terminating = false;
+    w.pods[1].stream = 1;
+    assert_true(plans(&w, PROTECT_REPLACE_POD));
+    w.pods[0].terminating = true;
+    assert_false(plans(&w, PROTECT_REPLACE_POD));
+}
+
 /* A pod that was made while no operator answered is made again, unless that would change nothing. */
 static void test_missed(void **state)
 {
@@ -544,10 +757,172 @@ static void test_redirects(void **state)
     assert_true(plans(&w, PROTECT_RESTORE_SERVICE)); /* the end of protection does not wait */
 }
 
+static int taken_of(const struct protect_world *w)
+{
+    struct protect_plan p;
+    protect_plan(w, &p);
+    for (uint32_t i = 0; i < p.n; i++)
+        if (p.actions[i].what == PROTECT_NEW_CHECKPOINT) return (int)p.actions[i].which;
+    return -1;
+}
+
+/* Whose turn it is, who is no way back, who judges whom. */
+static void test_replicas(void **state)
+{
+    struct protect_world w = calm();
+    struct protect_plan p;
+    (void)state;
+    w.shared = true;
+    w.replicas = w.n_pods = 3;
+    w.pods[0].shared = w.pods[0].heard = w.pods[0].sound = true;
+    w.pods[0].counts = 3;
+    w.pods[0].created_ms = 1000;
+    w.pods[1] = w.pods[2] = w.pods[0];
+    assert_int_equal(taken_of(&w), 0);
+    w.n_checkpoints = 1;
+    w.checkpoints[0] = (struct protect_checkpoint){.pod = 0, .phase = PROTECT_VALID, .finalizer = true, .offset = 10, .created_ms = 1000000 - 31000, .fits = true};
+    assert_int_equal(taken_of(&w), -1); /* nothing happened since, in any of them */
+    w.pods[1].executed = w.pods[2].executed = 11;
+    assert_int_equal(taken_of(&w), 1);
+    w.pods[1].sound = false;
+    assert_int_equal(taken_of(&w), 2);
+    w.pods[2].active = false; /* it catches up */
+    assert_int_equal(taken_of(&w), -1);
+    w.pods[0].executed = 12; /* its dump would leave nobody who serves: not yet */
+    w.pods[2].agent = false;
+    assert_int_equal(taken_of(&w), -1);
+    w.checkpoints[0].created_ms = 1000000 - 30000 * 12;
+    assert_int_equal(taken_of(&w), 0); /* but better that than none for ever */
+    w.pods[2].active = w.pods[2].agent = w.pods[1].sound = true;
+
+    w.n_pods = 4; /* two that are kept tell of two turns: the others go on in the round, so that nobody is left out for ever */
+    w.pods[3] = w.pods[0];
+    w.n_checkpoints = 2;
+    w.checkpoints[0] = w.checkpoints[1] = (struct protect_checkpoint){.pod = 1, .phase = PROTECT_VALID, .finalizer = true, .offset = 8, .created_ms = 1000000 - 90000, .fits = true};
+    w.checkpoints[1].pod = 2;
+    w.checkpoints[1].offset = 9;
+    w.checkpoints[1].created_ms = 1000000 - 60000;
+    assert_int_equal(taken_of(&w), 3);
+    w.n_pods = 3;
+    w.n_checkpoints = 1;
+    w.checkpoints[0].pod = 0;
+
+    w.checkpoints[0].created_ms = 1000000 - 1000;
+    assert_false(plans(&w, PROTECT_COUNT_REPLICAS));
+    w.pods[2].counts = 0; /* a new interceptor */
+    assert_true(plans(&w, PROTECT_COUNT_REPLICAS) && protect_replicas(&w, 2) == 3);
+    w.pods[2].template = 1; /* a rollout: each is compared with those of its own template */
+    assert_int_equal(protect_replicas(&w, 0), 2);
+    assert_int_equal(protect_replicas(&w, 2), 0);
+    w.pods[2].template = 0;
+    w.replicas = 5; /* scaled up: the others are still to come */
+    assert_int_equal(protect_replicas(&w, 0), 5);
+    w.replicas = 1; /* scaled down: the others are still to go */
+    assert_int_equal(protect_replicas(&w, 0), 3);
+    w.n_pods = 1;
+    assert_int_equal(protect_replicas(&w, 0), 0); /* alone */
+    w.replicas = w.n_pods = 3;
+    w.pods[2].counts = 3;
+
+    w.pods[1].node_lost = true;
+    assert_true(plans(&w, PROTECT_REMOVE_POD) && !plans(&w, PROTECT_FENCE));
+    w.pods[0].terminating = w.pods[2].terminating = true;
+    assert_true(plans(&w, PROTECT_REMOVE_POD) && !plans(&w, PROTECT_FENCE)); /* the others may be new ones by now */
+    w.pods[1].node_lost = w.pods[0].terminating = w.pods[2].terminating = false;
+
+    w.pods[0].fenced = true; /* somebody owned the stream meanwhile: its siblings answer, and it never will */
+    assert_true(plans(&w, PROTECT_REPLACE_POD));
+    w.shared = false; /* a rollout to one pod that owns it */
+    assert_false(plans(&w, PROTECT_REPLACE_POD));
+    w.shared = true;
+    w.pods[0].fenced = false;
+
+    w.pods[0].diverged = 12;
+    w.pods[0].agreed = 11;
+    w.pods[0].active = w.pods[0].sound = false;
+    assert_true(plans(&w, PROTECT_REPLACE_POD) && !plans(&w, PROTECT_DISTRUST_CHECKPOINT)); /* that of 10 was before its last agreement */
+    w.checkpoints[0].offset = 11;
+    protect_plan(&w, &p);
+    assert_int_equal(p.actions[0].what, PROTECT_DISTRUST_CHECKPOINT);
+    assert_int_equal(p.actions[1].what, PROTECT_REPLACE_POD);
+    w.checkpoints[0].phase = PROTECT_RUNNING;
+    assert_false(plans(&w, PROTECT_REPLACE_POD)); /* it may become valid yet */
+    for (int i = 0; i < PROTECT_REPLACEMENTS; i++) w.replaced_ms[i] = w.now_ms - 1000;
+    w.checkpoints[0].phase = PROTECT_VALID;
+    assert_true(plans(&w, PROTECT_DISTRUST_CHECKPOINT) && !plans(&w, PROTECT_REPLACE_POD));
+    protect_plan(&w, &p);
+    assert_int_equal(p.state, PROTECT_CRASH_LOOP); /* an app that is not deterministic */
+}
+
+/* The first action of the plan is this. */
+static bool begins_with(const struct protect_world *w, enum protect_do what, uint32_t which)
+{
+    struct protect_plan p;
+    protect_plan(w, &p);
+    return p.n > 0 && p.actions[0].what == what && p.actions[0].which == which;
+}
+
+/* Who takes clients, who is dumped, and when the Service may know of it. */
+static void test_standbys(void **state)
+{
+    struct protect_world w = calm();
+    (void)state;
+    w.shared = w.switch_services = true;
+    w.replicas = w.n_pods = 2;
+    w.standby = w.n_services = 1;
+    w.services[0].matches = w.services[0].switched = true;
+    w.pods[0].shared = w.pods[0].heard = w.pods[0].sound = true;
+    w.pods[0].counts = 2;
+    w.pods[0].created_ms = 990000;
+    w.pods[1] = w.pods[0];
+    assert_true(plans(&w, PROTECT_PROMOTE) && plans(&w, PROTECT_DEMOTE)); /* one of them each */
+    assert_false(plans(&w, PROTECT_SWITCH_SERVICE));                      /* it would lead to nobody */
+    w.pods[0].role = PROTECT_SERVING;
+    w.pods[1].role = PROTECT_STANDBY;
+    assert_true(plans(&w, PROTECT_SWITCH_SERVICE));
+    w.services[0].chooses = true;
+    assert_false(plans(&w, PROTECT_SWITCH_SERVICE) || plans(&w, PROTECT_PROMOTE) || plans(&w, PROTECT_DEMOTE));
+    assert_int_equal(taken_of(&w), 1); /* the standby, though the other one comes first */
+    w.pods[1].executed = 0;
+    assert_int_equal(taken_of(&w), -1); /* it can be waited for */
+    w.pods[1].executed = 10;
+
+    w.pods[0].terminating = true;
+    assert_true(begins_with(&w, PROTECT_PROMOTE, 1));
+    w.pods[0].terminating = false;
+    w.pods[0].active = false; /* its app is gone, says its agent */
+    assert_true(begins_with(&w, PROTECT_PROMOTE, 1) && plans(&w, PROTECT_DEMOTE));
+    w.pods[0].heard = false; /* nobody says so: it is ready */
+    assert_false(plans(&w, PROTECT_PROMOTE));
+    w.pods[0].ready = false;
+    assert_true(begins_with(&w, PROTECT_PROMOTE, 1));
+    w.pods[1].ready = false; /* nobody can: then it is better to wait for whoever is first */
+    assert_false(plans(&w, PROTECT_PROMOTE) || plans(&w, PROTECT_DEMOTE));
+    w.pods[1].ready = true;
+    w.pods[1].role = PROTECT_SERVING; /* promoted; the one that was lost, or another one that is born serving, is the standby */
+    assert_true(begins_with(&w, PROTECT_DEMOTE, 0));
+    w.pods[0].role = PROTECT_STANDBY;
+    w.n_pods = 1;
+    w.pods[0] = w.pods[1];
+    w.pods[0].role = PROTECT_STANDBY; /* alone */
+    assert_true(begins_with(&w, PROTECT_PROMOTE, 0));
+
+    w.standby = 0;
+    assert_true(plans(&w, PROTECT_SWITCH_SERVICE) && !plans(&w, PROTECT_CLEAR_ROLE)); /* the Service leads to all first */
+    w.services[0].chooses = false;
+    assert_true(plans(&w, PROTECT_CLEAR_ROLE));
+    w.standby = 1;
+    w.record_deleting = true;
+    assert_true(plans(&w, PROTECT_CLEAR_ROLE) && plans(&w, PROTECT_RESTORE_SERVICE));
+    w.services[0].chooses = true;
+    assert_true(!plans(&w, PROTECT_CLEAR_ROLE) && plans(&w, PROTECT_RESTORE_SERVICE));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_schedule), cmocka_unit_test(test_forgotten), cmocka_unit_test(test_backoff),
-                                       cmocka_unit_test(test_missed), cmocka_unit_test(test_wrong_policy_keeps), cmocka_unit_test(test_redirects),
+                                       cmocka_unit_test(test_fenced), cmocka_unit_test(test_missed), cmocka_unit_test(test_wrong_policy_keeps), cmocka_unit_test(test_redirects),
+                                       cmocka_unit_test(test_replicas), cmocka_unit_test(test_standbys),
                                        cmocka_unit_test(test_random_clusters)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

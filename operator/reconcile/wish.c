@@ -50,6 +50,7 @@ struct wish_plan wish_plan(const struct wish_world *w)
 {
     if (w->phase == WISH_DONE || w->phase == WISH_FAILED) return plan(WISH_WAIT, "");
     if (!w->protects) return plan(WISH_SAY_FAILED, "the workload is not protected");
+    if (w->replicated) return plan(WISH_SAY_FAILED, "not for replicas (crsc.io/replication: log), which all have one state: delete a pod, and its successor begins with the newest checkpoint");
     if (w->phase == WISH_MOVING) return move(w);
     return w->phase == WISH_TAKING && w->kind == WISH_MIGRATION ? take(w) : begin(w);
 }

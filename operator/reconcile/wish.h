@@ -27,6 +27,7 @@ struct wish_world {
     uint64_t now_ms, begun_ms;       /* begun: the wish was made, or its step began */
     bool protects;                   /* the workload is protected, and is to stay so */
     bool remade;                     /* its pods are made again by a controller */
+    bool replicated;                 /* they are replicas of one app */
     bool pod, terminating;           /* the pod that it is about is there; is going */
     bool there_already;              /* that pod is on the wished node */
     bool node;                       /* the wished node is there, ready, and takes pods */

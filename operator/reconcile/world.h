@@ -47,6 +47,7 @@ struct world_interceptor {
     char identity[WORLD_IDENTITY_MAX]; /* of the app it was told of, "" for none */
     bool lost;                         /* it noticed that this app is gone */
     bool suspect;                      /* nobody knows what this app executed */
+    bool leaving;                      /* its process is about to end: no client comes to it any more */
     bool standby;                      /* its clients are refused: the app follows the log */
     uint64_t diverged;                 /* the majority's apps answered the request at that offset otherwise; 0: no */
     uint64_t agreed;                   /* with `diverged`: before that this one's answers were like the others' up to there; 0: unknown */

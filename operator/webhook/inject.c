@@ -1,6 +1,5 @@
 #include "operator/webhook/inject.h"
 
-#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +23,7 @@ int inject_policy(yyjson_val *annotations, struct policy *ret_policy, struct err
         int rv = yyjson_is_str(value) ? policy_set(ret_policy, yyjson_get_str(key), yyjson_get_str(value), e) : 0;
         if (rv != 0) return rv;
     }
-    return 0;
+    return policy_check(ret_policy, e);
 }
 
 /* ---- what is protected ---------------------------------------------------------------------------------------- */
@@ -60,73 +59,6 @@ yyjson_val *inject_container(yyjson_val *spec, const struct policy *p, uint32_t 
     if (*ret_port != 0) return found;
     error_set(reason, ERROR_INVALID, "container \"%.60s\" declares no TCP port, or several: say which with crsc.io/port", text_of(found, "name"));
     return NULL;
-}
-
-/* ---- the hash ------------------------------------------------------------------------------------------------- */
-
-static bool is_account_volume(const char *name)
-{
-    return strncmp(name, "kube-api-access-", 16) == 0;
-}
-
-static void add_text(EVP_MD_CTX *md, const char *text)
-{
-    EVP_DigestUpdate(md, text, strlen(text) + 1);
-}
-
-static bool add_value(EVP_MD_CTX *md, const char *name, yyjson_val *v)
-{
-    if (v == NULL) return true;
-    size_t len;
-    char *text = yyjson_val_write(v, YYJSON_WRITE_NOFLAG, &len);
-    if (text == NULL) return false;
-    add_text(md, name);
-    EVP_DigestUpdate(md, text, len + 1);
-    free(text);
-    return true;
-}
-
-/* Mounts and volumes without the service account's, whose name is made up anew for each pod. */
-static bool add_named(EVP_MD_CTX *md, const char *name, yyjson_val *list)
-{
-    size_t i, max;
-    yyjson_val *one;
-    yyjson_arr_foreach(list, i, max, one)
-    {
-        if (!is_account_volume(text_of(one, "name")) && strcmp(text_of(one, "name"), INJECT_VOLUME) != 0 && !add_value(md, name, one)) return false;
-    }
-    return true;
-}
-
-static bool add_containers(EVP_MD_CTX *md, const char *kind, yyjson_val *list)
-{
-    static const char *const fields[] = {"name", "image", "command", "args", "workingDir", "env", "envFrom", "ports", "securityContext", "stdin", "tty"};
-    size_t i, max;
-    yyjson_val *one;
-    yyjson_arr_foreach(list, i, max, one)
-    {
-        if (strcmp(text_of(one, "name"), INJECT_SIDECAR) == 0) continue;
-        add_text(md, kind);
-        for (size_t k = 0; k < sizeof fields / sizeof *fields; k++)
-            if (!add_value(md, fields[k], yyjson_obj_get(one, fields[k]))) return false;
-        if (!add_named(md, "mount", yyjson_obj_get(one, "volumeMounts"))) return false;
-    }
-    return true;
-}
-
-int inject_template_hash(yyjson_val *spec, char ret_hash[INJECT_HASH_MAX])
-{
-    unsigned char sum[EVP_MAX_MD_SIZE];
-    unsigned int n = 0;
-    EVP_MD_CTX *md = EVP_MD_CTX_new();
-    bool ok = md != NULL && EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1 && add_containers(md, "init", yyjson_obj_get(spec, "initContainers")) &&
-              add_containers(md, "container", yyjson_obj_get(spec, "containers")) && add_named(md, "volume", yyjson_obj_get(spec, "volumes")) &&
-              add_value(md, "securityContext", yyjson_obj_get(spec, "securityContext")) && EVP_DigestFinal_ex(md, sum, &n) == 1;
-    EVP_MD_CTX_free(md);
-    if (!ok) return -ERROR_NOMEM;
-    int at = snprintf(ret_hash, INJECT_HASH_MAX, "sha256:");
-    for (unsigned int i = 0; i < n; i++) at += snprintf(ret_hash + at, INJECT_HASH_MAX - (size_t)at, "%02x", sum[i]);
-    return 0;
 }
 
 /* ---- the stream ----------------------------------------------------------------------------------------------- */
@@ -235,6 +167,7 @@ static void annotate(struct patch *p, yyjson_val *pod, const struct facts *f, co
     op_entry(p, "/metadata/annotations", "crsc.io/injected", CRSC_VERSION);
     open_map(p, head, "labels", "/metadata/labels");
     op_entry(p, "/metadata/labels", INJECT_LABEL, "true");
+    if (s->role != NULL && policy_replicated(&f->policy)) op_entry(p, "/metadata/labels", INJECT_ROLE, s->role);
 }
 
 static yyjson_mut_val *parse(struct patch *p, const char *text)
@@ -251,10 +184,48 @@ static void add_arg(struct patch *p, yyjson_mut_val *args, const char *name, con
     yyjson_mut_arr_add_strcpy(p->doc, args, value);
 }
 
+static void add_mount(struct patch *p, yyjson_mut_val *mounts, const char *volume, const char *path)
+{
+    yyjson_mut_val *m = yyjson_mut_arr_add_obj(p->doc, mounts);
+    yyjson_mut_obj_add_str(p->doc, m, "name", volume);
+    yyjson_mut_obj_add_str(p->doc, m, "mountPath", path);
+    yyjson_mut_obj_add_bool(p->doc, m, "readOnly", true);
+}
+
+/* A Deployment's pod has no name yet: the kubelet puts it there. Nobody is judged before the operator knows how many there are of its template, which may well
+ * answer otherwise than another one. */
+static void add_replica_args(struct patch *p, yyjson_mut_val *args, const struct policy *policy, const char *version)
+{
+    add_arg(p, args, "--replication", policy->replication);
+    add_arg(p, args, "--producer", "$(" INJECT_POD_NAME ")");
+    add_arg(p, args, "--replicas", "0");
+    add_arg(p, args, "--app-version", version);
+    if (strcmp(policy->reads, "linearizable") != 0) add_arg(p, args, "--reads", policy->reads);
+}
+
+/* What the policy says of the interceptor, where it is not the interceptor's default. */
+static void add_policy_args(struct patch *p, yyjson_mut_val *args, const struct facts *f)
+{
+    const struct policy *policy = &f->policy;
+    struct policy_source ca;
+    char text[16];
+    if (strcmp(policy->ordering, "serial") != 0) add_arg(p, args, "--ordering", policy->ordering);
+    if (strcmp(policy->logging, "pessimistic") != 0) add_arg(p, args, "--logging", policy->logging);
+    if (policy->log_safe_methods) add_arg(p, args, "--log-safe-methods", "true");
+    snprintf(text, sizeof text, "%u", policy->app_pipeline);
+    if (policy->app_pipeline > 1) add_arg(p, args, "--app-pipeline", text);
+    if (strcmp(policy->upgrade, "refuse") != 0) add_arg(p, args, "--upgrade", policy->upgrade);
+    if (policy_replicated(policy)) add_replica_args(p, args, policy, f->hash);
+    if (policy->tls_secret[0] == '\0') return;
+    add_arg(p, args, "--tls-cert", INJECT_DATA_PATH "/tls.crt");
+    add_arg(p, args, "--tls-key", INJECT_DATA_PATH "/tls.key");
+    if (policy_client_ca(policy, &ca)) add_arg(p, args, "--tls-client-ca", INJECT_DATA_PATH "/client-ca.crt");
+}
+
 static yyjson_mut_val *sidecar(struct patch *p, const struct facts *f, const struct inject_settings *s)
 {
     char text[64];
-    yyjson_mut_val *c = yyjson_mut_obj(p->doc), *args = yyjson_mut_arr(p->doc);
+    yyjson_mut_val *c = yyjson_mut_obj(p->doc), *args = yyjson_mut_arr(p->doc), *mounts = yyjson_mut_arr(p->doc);
     yyjson_mut_obj_add_str(p->doc, c, "name", INJECT_SIDECAR);
     yyjson_mut_obj_add_strcpy(p->doc, c, "image", s->image);
     yyjson_mut_obj_add_strcpy(p->doc, c, "imagePullPolicy", s->pull_policy);
@@ -271,12 +242,14 @@ static yyjson_mut_val *sidecar(struct patch *p, const struct facts *f, const str
         add_arg(p, args, "--log-tls-ca", INJECT_TLS_PATH "/ca.crt");
         add_arg(p, args, "--log-tls-cert", INJECT_TLS_PATH "/tls.crt");
         add_arg(p, args, "--log-tls-key", INJECT_TLS_PATH "/tls.key");
-        yyjson_mut_obj_add_val(p->doc, c, "volumeMounts", parse(p, "[{\"name\":\"" INJECT_VOLUME "\",\"mountPath\":\"" INJECT_TLS_PATH "\",\"readOnly\":true}]"));
+        add_mount(p, mounts, INJECT_VOLUME, INJECT_TLS_PATH);
     }
-    if (strcmp(f->policy.ordering, "serial") != 0) add_arg(p, args, "--ordering", f->policy.ordering);
-    if (strcmp(f->policy.logging, "pessimistic") != 0) add_arg(p, args, "--logging", f->policy.logging);
-    if (f->policy.log_safe_methods) add_arg(p, args, "--log-safe-methods", "true");
+    if (f->policy.tls_secret[0] != '\0') add_mount(p, mounts, INJECT_DATA_VOLUME, INJECT_DATA_PATH);
+    if (yyjson_mut_arr_size(mounts) > 0) yyjson_mut_obj_add_val(p->doc, c, "volumeMounts", mounts);
+    add_policy_args(p, args, f);
     yyjson_mut_obj_add_val(p->doc, c, "args", args);
+    if (policy_replicated(&f->policy))
+        yyjson_mut_obj_add_val(p->doc, c, "env", parse(p, "[{\"name\":\"" INJECT_POD_NAME "\",\"valueFrom\":{\"fieldRef\":{\"fieldPath\":\"metadata.name\"}}}]"));
     yyjson_mut_obj_add_val(p->doc, c, "ports", parse(p, "[{\"name\":\"" INJECT_PORT_NAME "\",\"containerPort\":15020,\"protocol\":\"TCP\"}]"));
     yyjson_mut_obj_add_val(p->doc, c, "startupProbe", parse(p, "{\"tcpSocket\":{\"port\":15020},\"periodSeconds\":1,\"failureThreshold\":120}"));
     /* the pod is ready when the app has caught up: a rollout, and who waits for the pod, wait for that */
@@ -302,19 +275,53 @@ static void add_sidecar(struct patch *p, yyjson_val *spec, const struct facts *f
     op(p, "add", "/spec/initContainers", list);
 }
 
-static void add_volume(struct patch *p, yyjson_val *spec, const char *secret)
+/* One of the sources of a projected volume: an object that gives files. Returns their list. */
+static yyjson_mut_val *add_source(struct patch *p, yyjson_mut_val *sources, const char *kind, const char *name)
 {
-    yyjson_mut_val *v = yyjson_mut_obj(p->doc), *source = yyjson_mut_obj(p->doc);
+    yyjson_mut_val *object = yyjson_mut_obj(p->doc), *source = yyjson_mut_arr_add_obj(p->doc, sources);
+    yyjson_mut_obj_add_val(p->doc, source, kind, object);
+    yyjson_mut_obj_add_strcpy(p->doc, object, "name", name);
+    return yyjson_mut_obj_add_arr(p->doc, object, "items");
+}
+
+static void add_file(struct patch *p, yyjson_mut_val *items, const char *key, const char *file)
+{
+    yyjson_mut_val *item = yyjson_mut_arr_add_obj(p->doc, items);
+    yyjson_mut_obj_add_strcpy(p->doc, item, "key", key);
+    yyjson_mut_obj_add_str(p->doc, item, "path", file);
+}
+
+/* Certificate, key and client CAs of the data port: one volume, so that files which were changed together arrive together. An object or key that
+ * is not there keeps the pod from starting, and the kubelet's event names it. */
+static void add_data_volume(struct patch *p, yyjson_mut_val *list, const struct policy *policy)
+{
+    struct policy_source ca;
+    yyjson_mut_val *v = yyjson_mut_arr_add_obj(p->doc, list);
+    yyjson_mut_obj_add_str(p->doc, v, "name", INJECT_DATA_VOLUME);
+    yyjson_mut_val *sources = yyjson_mut_obj_add_arr(p->doc, yyjson_mut_obj_add_obj(p->doc, v, "projected"), "sources");
+    yyjson_mut_val *items = add_source(p, sources, "secret", policy->tls_secret);
+    add_file(p, items, "tls.crt", "tls.crt");
+    add_file(p, items, "tls.key", "tls.key");
+    if (policy_client_ca(policy, &ca)) add_file(p, add_source(p, sources, ca.secret ? "secret" : "configMap", ca.name), ca.key, "client-ca.crt");
+}
+
+static void add_log_volume(struct patch *p, yyjson_mut_val *list, const char *secret)
+{
+    yyjson_mut_val *v = yyjson_mut_arr_add_obj(p->doc, list);
     yyjson_mut_obj_add_str(p->doc, v, "name", INJECT_VOLUME);
-    yyjson_mut_obj_add_strcpy(p->doc, source, "secretName", secret);
-    yyjson_mut_obj_add_val(p->doc, v, "secret", source);
-    if (yyjson_is_arr(yyjson_obj_get(spec, "volumes"))) {
-        op(p, "add", "/spec/volumes/-", v);
+    yyjson_mut_obj_add_strcpy(p->doc, yyjson_mut_obj_add_obj(p->doc, v, "secret"), "secretName", secret);
+}
+
+static void add_volumes(struct patch *p, yyjson_val *spec, const struct policy *policy, const char *log_secret)
+{
+    yyjson_mut_val *list = yyjson_mut_arr(p->doc), *one;
+    if (log_secret[0] != '\0') add_log_volume(p, list, log_secret);
+    if (policy->tls_secret[0] != '\0') add_data_volume(p, list, policy);
+    if (!yyjson_is_arr(yyjson_obj_get(spec, "volumes"))) {
+        if (yyjson_mut_arr_size(list) > 0) op(p, "add", "/spec/volumes", list);
         return;
     }
-    yyjson_mut_val *list = yyjson_mut_arr(p->doc);
-    yyjson_mut_arr_append(list, v);
-    op(p, "add", "/spec/volumes", list);
+    while ((one = yyjson_mut_arr_remove_first(list)) != NULL) op(p, "add", "/spec/volumes/-", one);
 }
 
 static uint64_t number(yyjson_val *of, const char *name, uint64_t initial)
@@ -340,9 +347,9 @@ static void relax_probe(struct patch *p, const struct facts *f, const char *name
     }
 }
 
-static bool is_app_port(const struct facts *f, yyjson_val *port)
+static bool is_app_port(const struct facts *f, yyjson_val *container, yyjson_val *port)
 {
-    yyjson_val *named = NULL, *one, *ports = yyjson_obj_get(f->container, "ports");
+    yyjson_val *named = NULL, *one, *ports = yyjson_obj_get(container, "ports");
     size_t i, max;
     if (yyjson_is_uint(port)) return yyjson_get_uint(port) == f->port;
     yyjson_arr_foreach(ports, i, max, one)
@@ -353,25 +360,35 @@ static bool is_app_port(const struct facts *f, yyjson_val *port)
 }
 
 /* What the kubelet asks the app over the network, by `handler` at `path`: past the interceptor. */
-static void ask_directly(struct patch *p, const struct facts *f, yyjson_val *handler, const char *path)
+static void ask_directly(struct patch *p, const struct facts *f, yyjson_val *container, yyjson_val *handler, const char *path)
 {
     static const char *const ways[] = {"httpGet", "tcpSocket", "grpc"};
     char at[128];
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
-        if (!is_app_port(f, yyjson_obj_get(yyjson_obj_get(handler, ways[i]), "port"))) continue;
-        snprintf(at, sizeof at, "/spec/containers/%zu/%s/%s/port", f->index, path, ways[i]);
+        if (!is_app_port(f, container, yyjson_obj_get(yyjson_obj_get(handler, ways[i]), "port"))) continue;
+        snprintf(at, sizeof at, "%s/%s/port", path, ways[i]);
         op(p, "add", at, yyjson_mut_uint(p->doc, INJECT_DIRECT_PORT));
     }
 }
 
-static void ask_all_directly(struct patch *p, const struct facts *f)
+/* Of all containers in spec[`list`], of which we have put `added` before the pod's own: another one's probe of the app would wait for a replay too, and the data port
+ * may want TLS and a certificate. */
+static void ask_all_directly(struct patch *p, const struct facts *f, yyjson_val *spec, const char *list, size_t added)
 {
     static const char *const probes[] = {"livenessProbe", "readinessProbe", "startupProbe"}, *const hooks[] = {"postStart", "preStop"};
-    char path[64];
-    for (size_t i = 0; i < sizeof probes / sizeof *probes; i++) ask_directly(p, f, yyjson_obj_get(f->container, probes[i]), probes[i]);
-    for (size_t i = 0; i < sizeof hooks / sizeof *hooks; i++) {
-        snprintf(path, sizeof path, "lifecycle/%s", hooks[i]);
-        ask_directly(p, f, yyjson_obj_get(yyjson_obj_get(f->container, "lifecycle"), hooks[i]), path);
+    char path[96];
+    size_t at, max;
+    yyjson_val *one, *containers = yyjson_obj_get(spec, list);
+    yyjson_arr_foreach(containers, at, max, one)
+    {
+        for (size_t i = 0; i < sizeof probes / sizeof *probes; i++) {
+            snprintf(path, sizeof path, "/spec/%s/%zu/%s", list, at + added, probes[i]);
+            ask_directly(p, f, one, yyjson_obj_get(one, probes[i]), path);
+        }
+        for (size_t i = 0; i < sizeof hooks / sizeof *hooks; i++) {
+            snprintf(path, sizeof path, "/spec/%s/%zu/lifecycle/%s", list, at + added, hooks[i]);
+            ask_directly(p, f, one, yyjson_obj_get(yyjson_obj_get(one, "lifecycle"), hooks[i]), path);
+        }
     }
 }
 
@@ -407,12 +424,15 @@ static char *write_patch(yyjson_val *pod, const struct facts *f, const struct in
     yyjson_mut_doc_set_root(p.doc, p.ops);
     annotate(&p, pod, f, s);
     add_sidecar(&p, spec, f, s);
-    if (s->log_secret[0] != '\0') add_volume(&p, spec, s->log_secret);
+    add_volumes(&p, spec, &f->policy, s->log_secret);
     op(&p, "add", "/spec/runtimeClassName", yyjson_mut_strcpy(p.doc, s->runtime_class));
     relax_probe(&p, f, "livenessProbe", true);
     relax_probe(&p, f, "readinessProbe", false);
     relax_probe(&p, f, "startupProbe", false);
-    if (redirects(f)) ask_all_directly(&p, f);
+    if (redirects(f)) {
+        ask_all_directly(&p, f, spec, "containers", 0);
+        ask_all_directly(&p, f, spec, "initContainers", 1); /* native sidecars have probes, too */
+    }
     open_gate(&p, spec);
     if (s->node != NULL) pin(&p, spec, s->node);
     char *text = yyjson_mut_write(p.doc, YYJSON_WRITE_NOFLAG, NULL);
@@ -447,6 +467,48 @@ static int check_pod(yyjson_val *spec, const char *space, const struct inject_se
     return 0;
 }
 
+static bool is_ours(const struct facts *f, uint64_t port)
+{
+    return port == INJECT_DATA_PORT || port == INJECT_ADMIN_PORT || port == INJECT_PROBE_PORT || (redirects(f) && port == INJECT_DIRECT_PORT);
+}
+
+/* Another sidecar (a mesh's, for example) may have taken one of our ports: one of the two would not come up. */
+static int check_ports(yyjson_val *spec, const struct facts *f, const char *list, struct error *reason)
+{
+    size_t i, k, max, max_ports;
+    yyjson_val *one, *port, *containers = yyjson_obj_get(spec, list);
+    yyjson_arr_foreach(containers, i, max, one)
+    {
+        yyjson_val *ports = yyjson_obj_get(one, "ports");
+        yyjson_arr_foreach(ports, k, max_ports, port)
+        {
+            uint64_t number = yyjson_get_uint(yyjson_obj_get(port, "containerPort"));
+            if (is_ours(f, number))
+                return error_set(reason, ERROR_INVALID, "container \"%.60s\" listens on port %u, which the interceptor needs", text_of(one, "name"), (unsigned)number);
+        }
+    }
+    return 0;
+}
+
+/* The API server would refuse the whole pod if two of its volumes or containers had one name. */
+static int check_names(yyjson_val *spec, struct error *reason)
+{
+    size_t i, max;
+    yyjson_val *one, *volumes = yyjson_obj_get(spec, "volumes"), *containers = yyjson_obj_get(spec, "containers");
+    yyjson_arr_foreach(volumes, i, max, one)
+    {
+        const char *name = text_of(one, "name");
+        if (strcmp(name, INJECT_VOLUME) == 0 || strcmp(name, INJECT_DATA_VOLUME) == 0)
+            return error_set(reason, ERROR_INVALID, "the pod has a volume \"%s\" of its own: the interceptor's is called so", name);
+    }
+    yyjson_arr_foreach(containers, i, max, one)
+    {
+        if (strcmp(text_of(one, "name"), INJECT_SIDECAR) == 0)
+            return error_set(reason, ERROR_INVALID, "the pod has a container \"%s\" of its own: the interceptor is called so", INJECT_SIDECAR);
+    }
+    return 0;
+}
+
 static size_t index_of(yyjson_val *spec, yyjson_val *container)
 {
     size_t i, max;
@@ -466,10 +528,14 @@ static int check(yyjson_val *pod, const char *space, const struct inject_setting
     if (rv == 0) rv = make_stream(pod, space, s->cluster, f->stream, reason);
     if (rv != 0) return rv;
     if ((f->container = inject_container(spec, &f->policy, &f->port, reason)) == NULL) return -ERROR_INVALID;
-    bool owned = strcmp(text_of(yyjson_obj_get(yyjson_obj_get(pod, "metadata"), "annotations"), "crsc.io/workload"), "") != 0;
+    const char *workload = text_of(yyjson_obj_get(yyjson_obj_get(pod, "metadata"), "annotations"), "crsc.io/workload");
+    bool owned = workload[0] != '\0';
+    if ((rv = policy_check_replicas(&f->policy, strncmp(workload, "deployment/", 11) == 0, 1, reason)) != 0) return rv;
     if (redirects(f) && !owned)
         return error_set(reason, ERROR_INVALID, "crsc.io/traffic: redirect could not be undone in a pod that belongs to nobody: use service or none, or a Deployment");
-    if (f->port == INJECT_DATA_PORT || f->port == INJECT_ADMIN_PORT || f->port == INJECT_PROBE_PORT || (redirects(f) && f->port == INJECT_DIRECT_PORT))
+    if ((rv = check_names(spec, reason)) != 0 || (rv = check_ports(spec, f, "containers", reason)) != 0 || (rv = check_ports(spec, f, "initContainers", reason)) != 0)
+        return rv;
+    if (is_ours(f, f->port))
         return error_set(reason, ERROR_INVALID, "the app listens on port %u, which the interceptor needs", f->port);
     f->index = index_of(spec, f->container);
     return 0;

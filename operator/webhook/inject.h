@@ -2,7 +2,7 @@
  *
  * The interceptor becomes a native sidecar (an init container with restartPolicy Always), the pod gets the RuntimeClass of crsc-runtime
  * and the annotations of docs/AGENT.md, and the probes of the protected container are made to outlast a checkpoint. With `crsc.io/traffic: redirect` the
- * app's port leads to the interceptor within the pod (common/redirect.h), and what the kubelet asks the app goes to a port that leads past it: a probe that waited
+ * app's port leads to the interceptor within the pod (common/redirect.h), and what the kubelet asks the app, by a probe of any container or native sidecar, goes to a port that leads past it: a probe that waited
  * for a replay would have the app killed. Our scheduling gate is taken off in any case. Nothing else of the pod changes, and a pod that cannot be protected is left as it is, with the reason.
  * Pure: no I/O. Thread: any. */
 #ifndef CRSC_OPERATOR_WEBHOOK_INJECT_H
@@ -19,11 +19,17 @@ enum { INJECT_DATA_PORT = 15020, INJECT_ADMIN_PORT = 15021, INJECT_PROBE_PORT = 
 
 #define INJECT_SIDECAR "crsc-interceptor"
 #define INJECT_PORT_NAME "crsc-data"
+#define INJECT_POD_NAME "CRSC_POD" /* in the sidecar's environment, with replication: log: the pod's name */
 #define INJECT_VOLUME "crsc-log-tls"
 #define INJECT_TLS_PATH "/etc/crsc/log-tls"
+#define INJECT_DATA_VOLUME "crsc-data-tls"
+#define INJECT_DATA_PATH "/etc/crsc/data-tls" /* tls.crt, tls.key, client-ca.crt */
 #define INJECT_LABEL "crsc.io/protected"        /* on our templates and pods: the operator follows those */
 #define INJECT_BACKEND "runtime"                 /* how its checkpoints are taken and restored: by runc and crsc-runtime; there is no other yet */
 #define INJECT_GATE "crsc.io/injection"          /* scheduling gate of templates whose pods redirect: a pod that nobody asked us about is not started */
+#define INJECT_ROLE "crsc.io/role"               /* label of replicas, where there are standbys: who takes clients */
+#define INJECT_SERVING "serving"
+#define INJECT_STANDBY "standby"
 #define INJECT_REFUSAL "crsc.io/refused"        /* annotation of a pod that cannot be protected: why */
 
 struct inject_settings {
@@ -34,6 +40,7 @@ struct inject_settings {
     const char *cluster;       /* first part of stream names */
     const char *runtime_class; /* "crsc" */
     const char *restore;       /* for crsc.io/restore: NULL: auto */
+    const char *role;          /* a replica's, as it begins: NULL: none */
     const char *node;          /* where the pod has to run (a migration): NULL: anywhere */
 };
 
@@ -46,7 +53,7 @@ enum inject_outcome {
 /* `space`: the request's namespace (a pod being created often has none of its own). The patch is freed by the caller. */
 enum inject_outcome inject_pod(yyjson_val *pod, const char *space, const struct inject_settings *s, char **ret_patch, struct error *reason);
 
-/* The policy in an object's annotations. 0 or -ERROR_INVALID. */
+/* The policy in an object's annotations, checked (policy_check()). 0 or -ERROR_INVALID. */
 int inject_policy(yyjson_val *annotations, struct policy *ret_policy, struct error *e);
 /* What a checkpoint depends on in a pod's spec, as "sha256:..."; our own additions do not count. */
 int inject_template_hash(yyjson_val *spec, char ret_hash[INJECT_HASH_MAX]);

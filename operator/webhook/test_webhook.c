@@ -58,7 +58,7 @@ static void compare(const char *name, const char *patch)
 
 static void test_golden(void **state)
 {
-    static const char *const names[] = {"deployment", "statefulset", "full", "redirect"};
+    static const char *const names[] = {"deployment", "statefulset", "full", "redirect", "tls", "replicas"};
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         struct error e = {0};
@@ -87,8 +87,16 @@ static void test_left_alone(void **state)
         {POD(ON, APP), "kube-system", "kube-system"}, {POD(ON, APP ",\"hostNetwork\":true"), "x", "hostNetwork"},
         {POD(ON, APP ",\"shareProcessNamespace\":true"), "x", "shareProcessNamespace"}, {POD(ON, APP ",\"runtimeClassName\":\"kata\""), "x", "kata"},
         {POD(ON ",\"crsc.io/container\":\"db\"", APP), "x", "db"}, {POD(ON ",\"crsc.io/retain\":\"many\"", APP), "x", "retain"},
+        {POD(ON ",\"crsc.io/tls-client-ca\":\"secret/x\"", APP), "x", "crsc.io/tls-secret"},
+        {POD(ON ",\"crsc.io/replication\":\"log\"", APP), "x", "for Deployments"},
+        {POD(ON ",\"crsc.io/replication\":\"log\",\"crsc.io/workload\":\"statefulset/d\"", APP), "x", "for Deployments"},
+        {POD(ON ",\"crsc.io/replication\":\"log\",\"crsc.io/logging\":\"optimistic\",\"crsc.io/workload\":\"deployment/d\"", APP), "x", "pessimistic"},
         {POD(ON, "\"containers\":[{\"name\":\"app\"}]"), "x", "crsc.io/port"}, {POD(ON, "\"containers\":[]"), "x", "container"}, {POD(ON, "\"containers\":7"), "x", "container"},
         {POD(ON ",\"crsc.io/port\":\"15021\"", APP), "x", "15021"},
+        {POD(ON, APP ",\"volumes\":[{\"name\":\"data\"},{\"name\":\"crsc-log-tls\"}]"), "x", "crsc-log-tls"}, {POD(ON, APP ",\"volumes\":[{\"name\":\"crsc-data-tls\"}]"), "x", "crsc-data-tls"},
+        {POD(ON ",\"crsc.io/container\":\"app\"", "\"containers\":[{\"name\":\"crsc-interceptor\"},{\"name\":\"app\",\"ports\":[{\"containerPort\":80}]}]"), "x", "crsc-interceptor"},
+        {POD(ON, "\"containers\":[{\"name\":\"app\",\"ports\":[{\"containerPort\":80}]},{\"name\":\"mesh\",\"ports\":[{\"containerPort\":15020}]}]"), "x", "listens on port 15020"},
+        {POD(ON, APP ",\"initContainers\":[{\"name\":\"mesh\",\"restartPolicy\":\"Always\",\"ports\":[{\"containerPort\":15021}]}]"), "x", "listens on port 15021"},
         {POD(ON ",\"crsc.io/traffic\":\"redirect\"", APP), "x", "belongs to nobody"},
         {POD(ON ",\"crsc.io/traffic\":\"redirect\",\"crsc.io/workload\":\"deployment/d\",\"crsc.io/port\":\"15023\"", APP), "x", "15023"}, {"{\"metadata\":{\"annotations\":{" ON "}},\"spec\":{" APP "}}", "x", "name"}};
     (void)state;
@@ -147,7 +155,7 @@ static void test_hash(void **state)
     (void)state;
     hash_of("{\"containers\":[{\"name\":\"app\",\"image\":\"a\",\"volumeMounts\":[{\"name\":\"kube-api-access-1\"}]}],\"volumes\":[{\"name\":\"kube-api-access-1\"}]}", a);
     hash_of("{\"containers\":[{\"name\":\"app\",\"image\":\"a\",\"volumeMounts\":[{\"name\":\"kube-api-access-2\"}],\"resources\":{\"x\":1}}],\"nodeName\":\"n\","
-            "\"initContainers\":[{\"name\":\"crsc-interceptor\",\"image\":\"z\"}],\"volumes\":[{\"name\":\"kube-api-access-2\"},{\"name\":\"crsc-log-tls\"}]}", b);
+            "\"initContainers\":[{\"name\":\"crsc-interceptor\",\"image\":\"z\"}],\"volumes\":[{\"name\":\"kube-api-access-2\"},{\"name\":\"crsc-log-tls\"},{\"name\":\"crsc-data-tls\"}]}", b);
     assert_string_equal(a, b);
     hash_of("{\"containers\":[{\"name\":\"app\",\"image\":\"b\"}]}", b);
     assert_string_not_equal(a, b);

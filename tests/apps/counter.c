@@ -11,7 +11,7 @@
  *   GET  /blob?bytes=N    N bytes (up to 64 MiB); GET /chunked?n=N: N chunks of a line each; GET /slow?ms=N
  *   POST /echo            answers the request's body; GET /head: the request's line and headers as they came
  *
- * Options: --listen 127.0.0.1:PORT, --restore FILE. Linked statically, so that it runs in an empty container. */
+ * Options: --listen 127.0.0.1:PORT, --restore FILE, --version WORD (answers to /add say "version":"WORD", as a newer version of an app might). Linked statically, so that it runs in an empty container. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,6 +27,7 @@ struct counter {
     struct httpd_text list; /* an id per line */
     char last[ID_MAX];
     uint64_t count, replays;
+    const char *version; /* NULL: answers do not say */
 };
 
 static uint64_t number(const struct httpd_request *r, const char *name, uint64_t most)
@@ -65,7 +66,9 @@ static void add(struct counter *c, const struct httpd_request *r, struct httpd_a
         return;
     }
     append(c, id);
-    httpd_printf(&a->body, "{\"n\":%" PRIu64 ",\"id\":\"%s\"}", c->count, id);
+    httpd_printf(&a->body, "{\"n\":%" PRIu64 ",\"id\":\"%s\"", c->count, id);
+    if (c->version != NULL) httpd_printf(&a->body, ",\"version\":\"%s\"", c->version);
+    httpd_put(&a->body, "}", 1);
 }
 
 static void add_of(struct counter *c, const struct httpd_request *r, struct httpd_answer *a)
@@ -192,6 +195,8 @@ int main(int argc, char **argv)
     for (int i = 1; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--listen") == 0) {
             listen = argv[i + 1];
+        } else if (strcmp(argv[i], "--version") == 0) {
+            counter.version = argv[i + 1];
         } else if (strcmp(argv[i], "--restore") != 0) {
             fprintf(stderr, "counter: unknown option %s\n", argv[i]);
             return 2;

@@ -124,15 +124,20 @@ class Interceptor:
     """The admin interface of a pod's interceptor."""
 
     def __init__(self):
-        self.offset, self.identity, self.drain = 0, "", ""
+        self.offset, self.identity, self.drain, self.suspect, self.diverged, self.replicas, self.looks = 0, "", "", False, 0, 0, 0
         interceptor = self
 
         class Handler(Quiet):
             def do_GET(self):
-                self.say(200, json.dumps({"instance": "i1", "state": "draining" if interceptor.drain else "active", "drain": {"token": interceptor.drain},
-                                          "app": {"identity": interceptor.identity, "lost": False, "suspect": False}}).encode())
+                interceptor.looks += 1
+                self.say(200, json.dumps({"instance": "i1", "replicas": interceptor.replicas, "state": "draining" if interceptor.drain else "active", "drain": {"token": interceptor.drain},
+                                          "app": {"identity": interceptor.identity, "lost": False, "suspect": interceptor.suspect, "diverged": interceptor.diverged}}).encode())
 
             def do_POST(self):
+                if self.path.startswith("/replicas"):
+                    interceptor.replicas = int(self.path.partition("count=")[2])
+                    self.say(400 if interceptor.replicas > 15 else 200, b"{}")
+                    return
                 said = json.loads(self.body())
                 if self.path == "/attach":
                     interceptor.identity = said["identity"]
@@ -532,6 +537,30 @@ def test_log_away(bench, rng):
     check(world.records(stream)["c-1"]["state"] == "valid", "what the log says is not known here, so it is not changed")
 
 
+def test_replicas(bench, rng):
+    """Pods of one stream on two nodes: a pod begins with the newest checkpoint of any of them; its interceptor hears how many they are; an app that has diverged
+    is left to the operator, where one that is merely suspect is ended."""
+    world = World(bench)
+    stream = world.stream("s", 9)
+    one, two = Node(world, "n1"), Node(world, "n2")
+    one.run_pod(stream, "a", 3)
+    process = two.run_pod(stream, "b", 5)
+    one.take(stream, "a", "c-1")
+    two.take(stream, "b", "c-2")
+    for node in (one, two):
+        check(node.create(stream, f"{node.name}-new")[:3] == ["restore", "5", "c-2"], "the newest of any replica, on %s", node.name)
+    check(two.ask("POST", "/v1/containers/cb/replicas?count=3")[0] == 200 and two.pods["b"].replicas == 3, "it hears it")
+    for path, status in (("cb/replicas", 400), ("cb/replicas?count=", 400), ("cb/replicas?count=-1", 400), ("cb/replicas?count=3x", 400), ("cb/replicas?count=99", 400), ("ca/replicas?count=3", 404)):
+        check(two.ask("POST", f"/v1/containers/{path}")[0] == status, "%s", path)
+    two.pods["b"].diverged, two.pods["b"].suspect = 4, True
+    before = two.pods["b"].looks
+    process.expected_dead = True
+    wait_until("the agent looked at it", lambda: two.pods["b"].looks >= before + 3)
+    check(process.alive(), "it was ended before the operator could say what of it is no way back")
+    two.pods["b"].diverged = 0
+    wait_until("it is ended", lambda: not process.alive())
+
+
 if __name__ == "__main__":
     main([test_same_name, test_delete_after_restart, test_killed_while_recording, test_killed_in_dump, test_cut_dump, test_valid_or_not, test_valid_never_came, test_damaged_here,
-          test_damaged_everywhere, test_log_away])
+          test_damaged_everywhere, test_log_away, test_replicas])

@@ -66,7 +66,8 @@ def test_checkpoint_and_restore(bench, rng):
     replays = json.loads(fetch(stack, "/replays"))["replays"]
     check(replays < writers.total(), "the app was given all %d writes again (%d)", writers.total(), replays)
     noted = wait_until("the recoveries are noted", lambda: restores(stack, 3 if bench.build.sanitized else 5), 30)
-    check(all(r["workload"] == "counter" and r["snapshot"] and r["cause"] == "its process ended" and r["outage_ms"] > 0 for r in noted), "%s", noted)
+    causes = ("its process ended", "it dropped a request: nobody knows whether it executed it")  # whichever is seen first
+    check(all(r["workload"] == "counter" and r["snapshot"] and r["cause"] in causes and r["outage_ms"] > 0 for r in noted), "%s", noted)
     check(noted[-1]["offset"] == event["offset"] and noted[-1]["replayed"] == event["replayed"], "%s is not %s", noted[-1], event)
     snapshots = stack.snapshots()
     check(any(s["state"] == "valid" for s in snapshots), "no valid snapshot in the log: %s", snapshots)

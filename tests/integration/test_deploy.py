@@ -39,10 +39,10 @@ def test_same_objects(bench, rng):
 
 
 def test_lint(bench, rng):
-    here = os.path.join(ROOT, "build", "tools", "helm")
+    here = os.path.join(ROOT, "build", "cluster", "bin", "helm")
     helm = os.environ.get("HELM") or (here if os.path.exists(here) else shutil.which("helm"))
     if not helm:
-        raise Skip("there is no helm: set HELM, or put it into build/tools")
+        raise Skip("there is no helm: tests/cluster/build helm")
     bench.run(helm, "lint", "--strict", os.path.join(ROOT, "deploy", "helm", "crsc"))
 
 
@@ -96,5 +96,18 @@ def test_rights_are_explained(bench, rng):
     check("secrets" not in [r for r, n, v in rules if not n and v != "create"], "the operator may read any Secret")
 
 
+def test_fields_are_explained(bench, rng):
+    """kubectl explain has a word about every field of ours."""
+    folder = os.path.join(ROOT, "deploy", "crds")
+    for name in ("protectedworkloads", "checkpoints", "restores", "migrations"):
+        with open(os.path.join(folder, name + ".yaml")) as f:
+            spec = f.read().partition("            spec:\n")[2]
+        spec, _, conditions = spec.partition("                conditions:\n")  # those are Kubernetes' own
+        fields = re.findall(r"^ +(\w+): \{(type: .*)\}$", spec, re.M)
+        check(len(fields) >= 8, "%s: no fields were found", name)
+        for field, text in fields:
+            check(field == "items" or "description: " in text, "%s: %s has no description", name, field)
+
+
 if __name__ == "__main__":
-    main([test_same_objects, test_lint, test_kustomize, test_objects, test_flags, test_rights_are_explained])
+    main([test_same_objects, test_lint, test_kustomize, test_objects, test_flags, test_rights_are_explained, test_fields_are_explained])

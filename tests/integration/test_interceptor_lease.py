@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Two interceptors for one stream, each with its own app. The second fences the first, which stops answering, unlogged reads included, also
 when it is cut off from the log and hears nothing of the second; and the second begins only when the first must have stopped."""
+import contextlib
 import http.client
 import json
 import socket
@@ -43,6 +44,12 @@ class Wire:
             pass
         for s in (a, b):
             s.close()
+
+    def reset(self):
+        """Ends all connections, as a host does that came back and knows nothing of them."""
+        for s in self.sockets:
+            with contextlib.suppress(OSError):
+                s.shutdown(socket.SHUT_RDWR)
 
     def close(self):
         self.open.set()
@@ -96,13 +103,15 @@ def prepare(bench, lease):
     return cluster, wire, first
 
 
-def take_over(bench, cluster, first, wire, cut):
+def take_over(bench, cluster, first, wire, cut, reset=False):
     reader = Reader(first.port)
     wait_until("reads are answered", lambda: len(reader.answers) > 10)
     for k in range(5):
         check(post(first.port, f"/add?id=a{k}") == 200, "a write")
+    late = []  # writes of the first one's clients that are on their way to the log when it is cut off
     if cut:
         wire.open.clear()
+        late = [Late(first.port, f"/add?id=c{k}") for k in range(8)]
     second = Front(bench, cluster, ("--lease", "500ms"))
     second.start_app()
     second.wait_active()
@@ -114,14 +123,34 @@ def take_over(bench, cluster, first, wire, cut):
         wait_until("the first one refuses", lambda: reader.refused > 3)
     reader.ended = True
     reader.join(30)
-    late = [(begun, count) for begun, count in reader.answers if begun > written[0][0]]
-    check(not late, "the first one answered %d reads after the second had begun, the last %.3f s after: %s", len(late), late[-1][0] - written[0][0] if late else 0, late[:3])
+    stale = [(begun, count) for begun, count in reader.answers if begun > written[0][0]]
+    check(not stale, "the first one answered %d reads after the second had begun, the last %.3f s after: %s", len(stale), stale[-1][0] - written[0][0] if stale else 0, stale[:3])
     check({count for _, count in reader.answers} <= set(range(6)), "%s", reader.answers[-1])
     check(len(second.direct("GET", "/list")[2].split()) == 205, "writes were lost")
+    if reset:
+        wire.reset()
     wire.open.set()
     wait_until("the first one knows", lambda: "newer epoch" in first.status()["reason"])
+    for write in late:
+        write.join(30)
+    check(not [w for w in late if w.answered not in (503, "nothing")], "writes of one that was fenced were answered: %s", [w.answered for w in late])
     check(first.admin("GET", "/readyz")[0] == 503 and post(first.port, "/add?id=late") == 503, "the first one serves")
     check(len(second.direct("GET", "/list")[2].split()) == 205, "a write of the first one came in")
+
+
+class Late(threading.Thread):
+    """A write whose client is told either that it was not done, or nothing."""
+
+    def __init__(self, port, path):
+        super().__init__(daemon=True)
+        self.port, self.path, self.answered = port, path, None
+        self.start()
+
+    def run(self):
+        try:
+            self.answered = post(self.port, self.path)
+        except (OSError, http.client.HTTPException):
+            self.answered = "nothing"
 
 
 def post(port, path):
@@ -144,6 +173,15 @@ def test_first_is_cut_off(bench, rng):
     cluster, wire, first = prepare(bench, "500ms")
     try:
         take_over(bench, cluster, first, wire, True)
+    finally:
+        wire.close()
+
+
+def test_first_comes_back_anew(bench, rng):
+    """Its connections ended meanwhile: who owns the stream now is answered before what became of its writes."""
+    cluster, wire, first = prepare(bench, "500ms")
+    try:
+        take_over(bench, cluster, first, wire, True, reset=True)
     finally:
         wire.close()
 
@@ -192,4 +230,4 @@ def test_release(bench, rng):
 
 
 if __name__ == "__main__":
-    main([test_second_fences_first, test_first_is_cut_off, test_cut_off_for_a_while, test_release])
+    main([test_second_fences_first, test_first_is_cut_off, test_first_comes_back_anew, test_cut_off_for_a_while, test_release])

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """crsc-operator kubernetes against a small API server (fake_kube.py), an agent that plays its part of docs/AGENT.md, and a real crsc-logd:
-annotate, inject, switch, checkpoint, recover, undo; and what a bad network and a kill at any moment do to it."""
+annotate, inject, switch, checkpoint, recover, undo; and what a bad network and a kill at any moment do to it. Replicas are real interceptors and apps."""
 import base64
 import copy
 import http.client
 import json
 import os
+import random
 import ssl
 import sys
 import threading
@@ -15,7 +16,8 @@ from urllib.parse import parse_qs
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from fake_kube import Refused, Server, json_patch
-from harness import Cluster, Failure, check, free_ports, main, wait_until
+from harness import Cluster, Failure, Http, check, free_ports, main, wait_until
+from test_replicas import Replica
 
 SPACE = "crsc-system"
 
@@ -24,6 +26,7 @@ class Agent:
     """One for all nodes here: they have the same address. Checkpoints become valid when `hold` is not set."""
 
     def __init__(self, port, ca, cert, key, directory):
+        self.rng = random.Random(1)
         self.containers, self.checkpoints, self.deleted, self.puts, self.hold, self.fail_next = {}, {}, [], [], False, False
         self.lock = threading.Lock()
         names = [os.path.join(directory, n) for n in ("agent.ca", "agent.crt", "agent.key")]
@@ -67,7 +70,7 @@ class Agent:
         with self.lock:
             path, _, query = path.partition("?")
             if path == "/v1/containers":
-                return 200, {"containers": list(self.containers.values())}
+                return 200, {"containers": [{**c, "interceptor": c["replica"].status(strict=False), "replica": None} if c.get("replica") else c for c in self.containers.values()]}
             if path == "/v1/checkpoints":
                 for c in self.checkpoints.values():
                     if c["phase"] == "dumping" and not self.hold:
@@ -77,6 +80,9 @@ class Agent:
                         c["finished_us"] = int(time.time() * 1e6)
                 return 200, {"checkpoints": list(self.checkpoints.values())}
             name = path.rpartition("/")[2]
+            if name == "replicas" and method == "POST":
+                found = self.containers.get(path.split("/")[3])
+                return (found["replica"].admin("POST", f"/replicas?{query}")[0], {}) if found else (404, {"error": "gone", "code": "not-found"})
             stream = parse_qs(query).get("stream", [""])[0]
             if not stream:
                 return 400, {"error": "whose?", "code": "invalid"}
@@ -85,8 +91,10 @@ class Agent:
                 if stream != container["stream"]:
                     return 409, {"error": "another stream", "code": "conflict"}
                 self.puts.append(name)
+                taken = not container.get("replica") or container["replica"].checkpoint(self.rng)
                 self.checkpoints.setdefault(name, {
-                    "id": name, "stream": container["stream"], "phase": "dumping", "offset": container["interceptor"]["offsets"]["executed"], "image": f"reg/x:{name}",
+                    "id": name, "stream": container["stream"], "phase": "dumping" if taken else "failed", "image": f"reg/x:{name}",
+                    "offset": container["replica"].shelf[-1][0] if container.get("replica") else container["interceptor"]["offsets"]["executed"],
                     "digest": "sha256:" + "0" * 64, "size": 4096, "template_hash": container["template_hash"], "error": "", "started_us": 1,
                     "finished_us": 0, "pause_ms": 1.5, "dump_ms": 1.0, "push_ms": 1.0})
                 return 202, self.checkpoints[name]
@@ -94,6 +102,16 @@ class Agent:
                 self.deleted.append(name)
                 return (200, {}) if self.checkpoints.pop(name, None) else (404, {"error": "gone", "code": "not-found"})
             return 404, {"error": "no such path", "code": "not-found"}
+
+    def run_replica(self, pod, replica):
+        """The same of one whose interceptor and app are real."""
+        self.run(pod, 0)
+        with self.lock:
+            self.containers[pod["metadata"]["uid"]]["replica"] = replica
+
+    def gone(self, pod):
+        with self.lock:
+            self.containers.pop(pod["metadata"]["uid"], None)
 
     def run(self, pod, executed, began="fresh", replayed=0, snapshot=""):
         """The container of a pod runs and is attached."""
@@ -166,10 +184,13 @@ class World:
         self.agent = Agent(self.agent_port, ca, cert, key, self.bench.directory)
         return self
 
+    def bundle(self):
+        """Whom the API server would believe to be the webhook; None as long as nobody has said so."""
+        return self.kube.get("mutatingwebhookconfigurations", "crsc-webhook", "")["webhooks"][0]["clientConfig"].get("caBundle")
+
     def review(self, pod, space="default"):
         """What the webhook says of a pod: (patched pod, warnings)."""
-        bundle = wait_until("our CA in the webhook configuration",
-                            lambda: self.kube.get("mutatingwebhookconfigurations", "crsc-webhook", "")["webhooks"][0]["clientConfig"].get("caBundle"))
+        bundle = wait_until("our CA in the webhook configuration", self.bundle)
         context = ssl.create_default_context(cadata=base64.b64decode(bundle).decode())
         connection = http.client.HTTPSConnection("127.0.0.1", self.webhook_port, context=context, timeout=10)
         body = json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u-1", "namespace": space, "object": pod}})
@@ -231,6 +252,7 @@ def undone(w, originals):
     deployment, service = w.kube.get("deployments", "counter"), w.kube.get("services", "counter")
     check(deployment["spec"] == originals[0]["spec"], "the Deployment is not as it was: %s", deployment["spec"])
     check(service["spec"]["ports"] == originals[1]["spec"]["ports"], "the Service is not as it was: %s", service["spec"])
+    check(service["spec"]["selector"] == originals[1]["spec"]["selector"], "the Service chooses otherwise than it did: %s", service["spec"])
     check("crsc.io/original-ports" not in service["metadata"].get("annotations", {}), "an annotation is left on the Service")
     check(not service["spec"].get("publishNotReadyAddresses"), "the Service publishes addresses that are not ready")
 
@@ -316,6 +338,292 @@ def test_redirect(bench, rng):
         wait_until("a checkpoint of it", lambda: any(c["status"]["offset"] == 40 for c in w.valid()), 60)
         end(w)
         undone(w, (DEPLOYMENT, SERVICE))
+
+
+TLS = {"app_pipeline": "64", "upgrade": "pass", "tls_secret": "shop-tls", "tls_client_ca": "configmap/trust/bundle.pem"}
+
+
+def test_interceptor_options(bench, rng):
+    """What the interceptor is told by annotation: each value that we let through is one that it takes; a wrong one changes nothing; a change is a rollout; undone."""
+    with World(bench) as w:
+        w.begin()
+        pod = w.protect(**TLS)
+        for name, value in TLS.items():
+            check(w.template()["crsc.io/" + name.replace("_", "-")] == value, "%s: %s", name, w.template())
+        spec = w.kube.get("protectedworkloads", "counter")["spec"]
+        check((spec["appPipeline"], spec["upgrade"], spec["tlsSecret"], spec["tlsClientCa"]) == (64, "pass", "shop-tls", "configmap/trust/bundle.pem"), "%s", spec)
+        sidecar = pod["spec"]["initContainers"][0]
+        out, _ = bench.run("crsc-interceptor", *sidecar["args"], "--dump-config")
+        for line in ("app-pipeline: 64", "upgrade: pass", "tls-cert: /etc/crsc/data-tls/tls.crt", "tls-key: /etc/crsc/data-tls/tls.key", "tls-client-ca: /etc/crsc/data-tls/client-ca.crt"):
+            check(line in out.replace('"', "").splitlines(), "%s is not in:\n%s", line, out)
+        check({"name": "crsc-data-tls", "mountPath": "/etc/crsc/data-tls", "readOnly": True} in sidecar["volumeMounts"], "%s", sidecar)
+        volume = next(v for v in pod["spec"]["volumes"] if v["name"] == "crsc-data-tls")
+        check([next(iter(s.values()))["name"] for s in volume["projected"]["sources"]] == ["shop-tls", "trust"], "%s", volume)
+        check("volumeMounts" not in pod["spec"]["containers"][0], "the app has the key too: %s", pod["spec"]["containers"])
+        check("scheme" not in pod["spec"]["containers"][0]["livenessProbe"]["httpGet"], "the app itself speaks no TLS: %s", pod["spec"]["containers"])
+
+        before = w.template()
+        for wrong, word in (({"tls_secret": None}, "tls-secret"), ({"tls_secret": "shop/tls"}, "tls-secret"), ({"tls_client_ca": "trust"}, "tls-client-ca"),
+                            ({"upgrade": "yes"}, "upgrade"), ({"app_pipeline": "65"}, "app-pipeline")):
+            w.annotate(**wrong)
+            w.wait_phase("Invalid")
+            condition = next(c for c in w.status()["conditions"] if c["type"] == "PolicyValid")
+            check(word in condition["message"], "%s: %s", wrong, condition)
+            check(w.template() == before and w.kube.get("protectedworkloads", "counter")["spec"] == spec, "%s changed something: %s", wrong, w.template())
+            w.annotate(**TLS)
+            w.wait_phase("Protected")
+
+        w.annotate(tls_secret=None, tls_client_ca=None, upgrade=None, app_pipeline="8")
+        wait_until("the template follows", lambda: w.template().get("crsc.io/app-pipeline") == "8" and not {"crsc.io/upgrade", "crsc.io/tls-secret", "crsc.io/tls-client-ca"} & set(w.template()), 60)
+        pod = next_pod(w, pod, "counter-2", 20)
+        check(not any(a.startswith("--tls") or a == "--upgrade" for a in pod["spec"]["initContainers"][0]["args"]), "%s", pod["spec"])
+        check(not any(v["name"] == "crsc-data-tls" for v in pod["spec"].get("volumes", [])), "%s", pod["spec"])
+        w.wait_phase("Protected")
+        end(w)
+        undone(w, (DEPLOYMENT, SERVICE))
+
+
+class PodReplica(Replica):
+    """A pod's interceptor, with the arguments that the webhook gave it but for its addresses, and its app. The shelf is what agents read of the log and the registry."""
+
+    def __init__(self, w, pod, shelf, app_flags=()):
+        self.w, self.pod = w, pod
+        super().__init__(w.bench, w.log, pod["metadata"]["name"], shelf, stream=pod["metadata"]["annotations"]["crsc.io/stream"], app_flags=app_flags)
+        self.start_app()
+        w.agent.run_replica(pod, self)
+        self.wait_active()
+
+    def start_interceptor(self):
+        sidecar = self.pod["spec"]["initContainers"][0]
+        check(sidecar["env"] == [{"name": "CRSC_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}], "%s", sidecar)
+        ports = {"--listen": self.port, "--admin-listen": self.admin_port}
+        args = dict(zip(sidecar["args"][::2], sidecar["args"][1::2]))
+        args.update({name: f"127.0.0.1:{port}" for name, port in ports.items()})
+        del args["--probe-listen"]
+        words = [word.replace("$(CRSC_POD)", self.name) for pair in args.items() for word in pair]
+        self.process = self.bench.spawn(f"interceptor-{self.name}", ["crsc-interceptor", *words])
+        wait_until("the admin interface", lambda: self.status(strict=False), 30)
+
+    def end(self):
+        self.w.agent.gone(self.pod)
+        self.process.kill()
+        self.app.kill()
+
+
+def condition(w, kind):
+    return next((c for c in w.status().get("conditions", []) if c["type"] == kind), {"status": "", "message": ""})
+
+
+def counted(replicas, n):
+    wait_until(f"each is told that there are {n}", lambda: {r.status()["replicas"] for r in replicas} == {n}, 30)
+
+
+def same_lists(replicas):
+    wait_until("all apps have executed the same", lambda: len({tuple(r.list()) for r in replicas}) == 1, 30)
+
+
+def begin_three(w):
+    """A Deployment of three replicas, and its Service."""
+    deployment = copy.deepcopy(DEPLOYMENT)
+    deployment["spec"]["replicas"] = 3
+    w.begin()
+    w.kube.put("deployments", deployment)
+    w.kube.put("services", SERVICE)
+    return deployment
+
+
+def test_replicas(bench, rng):
+    """crsc.io/replication: log: what it needs is said; pods begin with each other's checkpoints, which are taken in turns; a lost node, a diverged app, a rollout and a
+    scale-down are their own affair, and no sibling is fenced."""
+    with World(bench) as w:
+        deployment = begin_three(w)
+        w.annotate(checkpoint_restore="true", checkpoint_interval="1s")
+        for annotations, word in (({}, "crsc.io/replication=log"), ({"replication": "log", "ordering": "concurrent"}, "ordering: serial"),
+                                  ({"ordering": "serial", "upgrade": "pass"}, "upgrade: pass")):
+            w.annotate(**annotations)
+            wait_until(f"it says {word}", lambda word=word: word in condition(w, "PolicyValid")["message"], 60)
+            w.wait_phase("Invalid")
+            check(not w.template(), "nothing is changed: %s", w.template())
+        w.annotate(upgrade=None)
+        wait_until("the template is annotated", lambda: w.template().get("crsc.io/replication") == "log", 60)
+
+        shelf = [(0, None)]
+        a, b, c = (PodReplica(w, w.admit(f"counter-{k}", where), shelf) for k, where in (("a", "n1"), ("b", "n1"), ("c", "n2")))
+        w.wait_phase("Protected")
+        counted((a, b, c), 3)
+        wait_until("the Service leads to the interceptors", lambda: leads_to(w) == "crsc-data", 60)
+        check(not w.kube.get("services", "counter")["spec"]["publishNotReadyAddresses"], "one that is not ready refuses clients: another one can answer")
+        n = 0
+
+        def write(replica):
+            nonlocal n
+            n += 1
+            check(Http(replica.port).json("POST", f"/add?id=w{n}")["n"] == n, "the write of %s", replica.name)
+
+        def takers():
+            write(rng.choice((a, b, c)))
+            time.sleep(0.05)
+            return {o["spec"]["pod"] for o in w.valid()} >= {"counter-a", "counter-b", "counter-c"}
+        wait_until("each had its turn", takers, 60)
+        same_lists((a, b, c))
+        check(condition(w, "ReplicasAgree")["status"] == "True", "%s", w.status())
+
+        # one that differs: what it took is no way back, its pod goes, and the next one is like the others
+        w.annotate(checkpoint_interval="3600s")
+        wait_until("no more by themselves", lambda: w.kube.get("protectedworkloads", "counter")["spec"]["checkpointInterval"] == "3600s")
+        check(c.direct("POST", "/add?id=rogue")[0] == 200, "the app by itself")
+        w.kube.put("checkpoints", {"apiVersion": "crsc.io/v1alpha1", "kind": "Checkpoint", "metadata": {"name": "rogue"}, "spec": {"workload": "counter", "pod": "counter-c"}})
+        wait_until("a checkpoint of it", lambda: (w.kube.get("checkpoints", "rogue") or {}).get("status", {}).get("phase") == "Valid", 30)
+        bad = shelf[-1]
+        write(a)
+        wait_until("it is found out", lambda: c.status(strict=False) and c.status()["app"]["diverged"] > 0, 20)
+        wait_until("its pod is deleted", lambda: w.kube.get("pods", "counter-c") is None, 60)
+        spoilt = w.kube.get("checkpoints", "rogue")["status"]
+        check(spoilt["phase"] == "Failed" and "diverged" in spoilt["message"], "%s", spoilt)
+        check(any(o["spec"]["pod"] != "counter-c" for o in w.valid()), "what others took stays: %s", w.valid())
+        wait_until("an event tells of it", lambda: any(e["reason"] == "PodReplaced" and "diverged" in e["message"] for e in w.kube.all("events")))
+        c.end()
+        shelf.remove(bad)
+        d = PodReplica(w, w.admit("counter-d", "n2"), shelf)
+        write(d)
+        same_lists((a, b, d))
+        wait_until("they agree again", lambda: condition(w, "ReplicasAgree")["status"] == "True", 30)
+
+        # a lost node: its pod is removed, and nobody is fenced, not even the one that comes back
+        epochs = {r.name: r.status()["epoch"] for r in (a, b, d)}
+        w.kube.change("nodes", "n2", {"status": {"conditions": [{"type": "Ready", "status": "Unknown", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}, "")
+        wait_until("the pod of the lost node is removed", lambda: w.kube.get("pods", "counter-d") is None)
+        e = PodReplica(w, w.admit("counter-e", "n1"), shelf)
+        for r in (a, b, d, e):
+            write(r)
+        same_lists((a, b, d, e))
+        check(epochs == {r.name: r.status()["epoch"] for r in (a, b, d)}, "somebody had to open the stream again: %s", epochs)
+        check(w.operator.find("fenced") is None, "the operator fenced a producer")
+        d.end()
+        w.kube.put("nodes", node("n2"), "")
+        counted((a, b, e), 3)
+
+        # a rollout to a version that answers otherwise, old requests too: neither is wrong for that, and within each a liar would be
+        env = [{"name": "VERSION", "value": "2"}]
+        containers = w.kube.get("deployments", "counter")["spec"]["template"]["spec"]["containers"]
+        w.kube.change("deployments", "counter", {"spec": {"template": {"spec": {"containers": [{**containers[0], "env": env}]}}}})
+        f, g = (PodReplica(w, w.admit(f"counter-{k}", "n2"), [(0, None)], ("--version", "2")) for k in "fg")  # of another template: the whole log, the dispute about the rogue in it
+        counted((a, b, e), 3)
+        counted((f, g), 2)
+        for r in (a, f):
+            write(r)
+        same_lists((a, b, e, f, g))
+        check(all(not r.status()["app"]["diverged"] and not r.status()["app"]["disagreement"] for r in (a, b, e, f, g)), "somebody is taken for wrong")
+        check(f.status()["requests"]["digest_mismatches"] > 0, "version 2 answers otherwise: %s", f.status())
+        for r in (a, b, e):
+            w.kube.delete("pods", r.name)
+            r.end()
+        counted((f, g), 3)
+
+        # scaled down to one: there is nobody to be compared with; what goes on is the same app
+        w.kube.change("deployments", "counter", {"spec": {"replicas": 1, "template": {"spec": {"containers": containers}}}})
+        w.kube.delete("pods", "counter-f")
+        f.end()
+        counted((g,), 0)
+        write(g)
+
+        wish(w, "restores", "back", checkpoint=w.valid()[0]["metadata"]["name"])
+        check("not for replicas" in wished(w, "restores", "back", "Failed")["status"]["message"], "said so")
+        w.annotate(replication=None)
+        wait_until("the template follows", lambda: "crsc.io/replication" not in w.template(), 60)
+        w.kube.delete("pods", "counter-g")
+        alone = w.admit("counter-h")
+        w.agent.run(alone, 1000)
+        wait_until("the Service holds clients again", lambda: w.kube.get("services", "counter")["spec"]["publishNotReadyAddresses"], 60)
+        end(w)
+        deployment["spec"]["replicas"] = 1
+        undone(w, (deployment, SERVICE))
+
+
+def roles(w):
+    """Which pods have which role: {"serving": {names}, "standby": {names}}; "" for those without."""
+    found = {"serving": set(), "standby": set(), "": set()}
+    for pod in w.kube.all("pods"):
+        found.setdefault(pod["metadata"]["labels"].get("crsc.io/role", ""), set()).add(pod["metadata"]["name"])
+    return found
+
+
+def test_standby(bench, rng):
+    """crsc.io/standby: so many replicas take no clients, and are those that are dumped; when one that serves is lost, one of them is promoted. All of it is undone."""
+    with World(bench) as w:
+        deployment = begin_three(w)
+        w.annotate(checkpoint_restore="true", checkpoint_interval="1s", standby="1")
+        for annotations, word in (({}, "standby wants"), ({"replication": "log", "traffic": "redirect"}, "traffic: redirect")):
+            w.annotate(**annotations)
+            wait_until(f"it says {word}", lambda word=word: word in condition(w, "PolicyValid")["message"], 60)
+        w.annotate(traffic=None)
+        wait_until("the template is annotated", lambda: w.template().get("crsc.io/replication") == "log", 60)
+        check("crsc.io/standby" not in w.template(), "another number of standbys is no rollout")
+        shelf, pods = [(0, None)], {}
+
+        def add(name):
+            pod = w.admit(name)
+            check(pod["metadata"]["labels"].get("crsc.io/role") == "serving", "born to serve, for the time without an operator: %s", pod["metadata"])
+            pods[name] = PodReplica(w, pod, shelf)
+
+        def chooses():
+            return w.kube.get("services", "counter")["spec"]["selector"] == {"app": "counter", "crsc.io/role": "serving"}
+
+        def settled(serving, standby):
+            wait_until(f"{serving} serve, {standby} stand by", lambda: [len(roles(w)[k]) for k in ("serving", "standby", "")] == [serving, standby, 0], 60)
+            return roles(w)
+        for name in ("counter-a", "counter-b", "counter-c"):
+            add(name)
+        w.wait_phase("Protected")
+        now = settled(2, 1)
+        wait_until("the Service leads to those that serve", lambda: leads_to(w) == "crsc-data" and chooses(), 60)
+
+        # dumped are standbys; "at last also another one" is for ten intervals without any
+        before, n = {o["metadata"]["name"] for o in w.kube.all("checkpoints")}, 0
+        def taken():
+            nonlocal n
+            n += 1
+            check(Http(pods[min(now["serving"])].port).json("POST", f"/add?id=w{n}")["n"] == n, "a write")
+            time.sleep(0.05)
+            return len({o["metadata"]["name"] for o in w.valid()} - before) >= 2
+        wait_until("checkpoints", taken, 60)
+        wait_until("none is under way", lambda: all(o.get("status", {}).get("phase") in ("Valid", "Failed") for o in w.kube.all("checkpoints")), 30)
+        of = {o["spec"]["pod"] for o in w.kube.all("checkpoints") if o["metadata"]["name"] not in before}
+        check(of == now["standby"], "of %s, and the standby is %s", of, now["standby"])
+        w.annotate(checkpoint_interval="3600s")
+
+        # the app of one that serves dies: its interceptor says so before any kubelet does
+        victim, spare = min(now["serving"]), min(now["standby"])
+        pods[victim].app.kill()
+        wait_until("they have changed roles", lambda: spare in roles(w)["serving"] and roles(w)["standby"] == {victim}, 30)
+        event = next(e for e in w.kube.all("events") if e["reason"] == "StandbyPromoted")
+        check(spare in event["message"], "%s", event)
+        print(event["message"])
+        pods[victim].start_app()
+        w.agent.run_replica(pods[victim].pod, pods[victim])
+        pods[victim].wait_active()
+
+        # a pod is deleted: its successor is born serving, and ready at once here, so that one of three steps back
+        w.kube.delete("pods", spare)
+        pods.pop(spare).end()
+        wait_until("the standby takes over", lambda: victim in roles(w)["serving"], 30)
+        add("counter-d")
+        settled(2, 1)
+        same_lists(pods.values())
+
+        # an operator that is killed finds it as it is; more standbys, less replicas: one serves in any case
+        w.operator.kill()
+        w.operator = w.start()
+        w.annotate(standby="5")
+        settled(1, 2)
+        w.annotate(standby=None)
+        wait_until("all serve again", lambda: roles(w)[""] == set(pods) and w.kube.get("services", "counter")["spec"]["selector"] == {"app": "counter"}, 60)
+        w.annotate(standby="2")
+        settled(1, 2)
+        wait_until("the Service leads to the one that serves", chooses, 60)
+        end(w)
+        check(roles(w)[""] == set(pods), "roles are left: %s", roles(w))
+        undone(w, (deployment, SERVICE))
 
 
 def wish(w, plural, name, **spec):
@@ -521,7 +829,7 @@ def test_killed_anywhere(bench, rng):
         def admitted():  # whoever is killed while it answers the webhook is asked again, as by a Deployment's controller
             again()
             try:
-                return w.admit("counter-1")
+                return w.bundle() and w.admit("counter-1")
             except OSError:
                 return None
         pod = wait_until("the webhook answers", admitted, 60)
@@ -563,6 +871,23 @@ def test_lost_node_and_crash_loop(bench, rng):
         check(w.kube.get("pods", "counter-9"), "a fourth pod was replaced")
 
 
+def test_fenced(bench, rng):
+    """A pod that was fenced answers nothing any more: it is replaced, unless another one has its stream."""
+    with World(bench) as w:
+        w.begin()
+        old = w.protect()
+        new = w.admit("counter-2", "n2")
+        w.agent.run(new, 7)
+        fence = lambda pod, fenced: w.agent.containers[pod["metadata"]["uid"]]["interceptor"].update(fenced=fenced, state="waiting" if fenced else "active")
+        fence(old, True)
+        wait_until("it is seen", lambda: w.status().get("activePods") == 1)
+        check(w.kube.get("pods", "counter-1") and w.kube.get("pods", "counter-2"), "the old pod of a rollout is its controller's business")
+        w.kube.delete("pods", "counter-1")
+        fence(new, True)
+        wait_until("it is replaced", lambda: w.kube.get("pods", "counter-2") is None)
+        wait_until("an event tells of it", lambda: any(e["reason"] == "PodReplaced" and "took its stream" in e["message"] for e in w.kube.all("events")))
+
+
 def test_missed(bench, rng):
     """A pod that was made while no operator answered has no interceptor: it is replaced. One that cannot have it stays."""
     with World(bench) as w:
@@ -581,6 +906,10 @@ def test_missed(bench, rng):
         wait_until("it is replaced", lambda: w.kube.get("pods", "missed") is None, 40)
         wait_until("an event tells of it", lambda: any(e["reason"] == "PodReplaced" and "without an interceptor" in e["message"] for e in w.kube.all("events")))
         check(not w.status().get("replacedAt") and w.kube.get("pods", "refused"), "it did not die; and the other one stays: %s", w.status())
+        wait_until("it is said why", lambda: condition(w, "PodsAccepted")["status"] == "False" and "pod refused is not protected: it cannot be" in condition(w, "PodsAccepted")["message"])
+        wait_until("once, by an event too", lambda: [e["count"] for e in w.kube.all("events") if e["reason"] == "PodRefused"] == [1])
+        w.kube.delete("pods", "refused")
+        wait_until("it is past", lambda: condition(w, "PodsAccepted")["status"] == "True")
 
 
 def test_two_operators(bench, rng):
@@ -602,5 +931,5 @@ def test_two_operators(bench, rng):
 
 
 if __name__ == "__main__":
-    main([test_protects_and_undoes, test_redirect, test_restore_by_hand, test_migration, test_agent_forgets, test_wrong_annotation, test_webhook_leaves_alone, test_bad_network,
-          test_killed_anywhere, test_lost_node_and_crash_loop, test_missed, test_two_operators])
+    main([test_protects_and_undoes, test_redirect, test_interceptor_options, test_replicas, test_standby, test_restore_by_hand, test_migration, test_agent_forgets, test_wrong_annotation, test_webhook_leaves_alone, test_bad_network,
+          test_killed_anywhere, test_lost_node_and_crash_loop, test_fenced, test_missed, test_two_operators])

@@ -414,8 +414,9 @@ def test_migration(bench, rng):
             wait_until("it is protected again", lambda t=target: t.is_active() and group.snapshots(), 60, 0.05)
         group.next_checkpoint()
     victim = path[len(gaps) - 1]
+    seen = len(group.operator.events())  # a move to it says "recovered", too
     victim.kill_app()
-    group.operator.wait_for("recovered", 60, workload=victim.name)
+    group.operator.wait_for("recovered", 60, seen, workload=victim.name)
     clients.stop()
     audit([victim], clients)
     group.check_restores()

@@ -17,8 +17,8 @@ from test_interceptor import STREAM, Front
 class Replica(Front):
     """One of several: interceptor, app, and the part of the operator. Its checkpoints are everybody's."""
 
-    def __init__(self, bench, cluster, name, shelf, flags=(), stream=STREAM):
-        self.name, self.shelf = name, shelf
+    def __init__(self, bench, cluster, name, shelf, flags=(), stream=STREAM, app_flags=()):
+        self.name, self.shelf, self.app_flags = name, shelf, app_flags
         super().__init__(bench, cluster, flags, stream)
 
     @property
@@ -43,7 +43,7 @@ class Replica(Front):
     def start_app(self, attach=True, checkpoint=None):
         offset, path = checkpoint or self.shelf[-1]
         self.started += 1
-        argv = ["counter", "--listen", f"127.0.0.1:{self.app_port}"] + (["--restore", path] if path else [])
+        argv = ["counter", "--listen", f"127.0.0.1:{self.app_port}", *self.app_flags] + (["--restore", path] if path else [])
         self.app = self.bench.spawn(f"counter-{self.name}", argv)
 
         def answers():
@@ -149,6 +149,8 @@ class Clients:
 def audit(replicas, clients):
     def same():
         try:
+            if any(r.status()["state"] != "active" for r in replicas):
+                return None  # one of them replays
             ends = {(r.status()["offsets"]["executed"], tuple(r.list())) for r in replicas}
         except (OSError, http.client.HTTPException):
             return None  # one of them is dead, frozen for a dump or just restored: it is looked at again
@@ -332,6 +334,61 @@ def test_diverged(bench, rng):
         check(not c.status()["app"]["diverged"], "%s", c.status())
 
 
+def test_counted(bench, rng):
+    """How many they are is told while they run: with 0 nobody is judged, as while two versions of the app run; from when they are three again, the one that differs is."""
+    _, replicas = prepare(bench, servers=1)
+    a, _, c = replicas
+    for wrong in ("count=1", "count=16", "count=-2", "count=2x", "count=", ""):
+        check(a.admin("POST", f"/replicas?{wrong}")[0] == 400, "%s was taken", wrong)
+    for r in replicas:
+        check(json.loads(r.admin("POST", "/replicas?count=0")[1])["replicas"] == 0 == r.status()["replicas"], "%s", r.status())
+    c.direct("POST", "/add?id=rogue")
+    Http(a.port).json("POST", "/add?id=first")
+    for r in replicas:
+        check(r.state() == "active" and not r.status()["app"]["diverged"] and not r.status()["app"]["disagreement"], "%s", r.status())
+    for r in replicas:
+        r.admin("POST", "/replicas?count=3")
+    wait_until("it is found out by the votes that are there", lambda: c.status()["app"]["diverged"] > 0, 20)
+    check(not a.status()["app"]["diverged"] and a.state() == "active", "%s", a.status())
+
+
+def test_versions(bench, rng):
+    """Version 2 answers otherwise. It replays all that version 1 executed, a dispute among it that the old ones decided by votes, and is not wrong for that; nor are
+    the old ones beside it. Within each version a liar is found. The old ones' interceptors say nothing of versions; one of version 2 that does not either is judged by them."""
+    cluster, (a, b, c) = prepare(bench, servers=1)
+    Http(a.port).json("POST", "/add?id=before")
+    check(c.direct("POST", "/add?id=rogue")[0] == 200, "the app by itself")
+    Http(a.port).json("POST", "/add?id=disputed")
+    wait_until("the liar among the old ones is found out", lambda: c.status()["app"]["diverged"] > 0, 20)
+
+    def newer(name, *flags):
+        r = Replica(bench, cluster, name, a.shelf, flags, app_flags=("--version", "2"))
+        r.start_app()
+        return r
+    nameless = newer("nameless")
+    wait_until("it is taken for a liar, as it does not say that it is of another version", lambda: nameless.status()["app"]["diverged"] > 0, 20)
+    nameless.process.kill()
+    nameless.app.kill()
+    new = d, e, f = [newer(f"new-{k}", "--app-version", "2") for k in "def"]
+    for r in new:
+        r.wait_active()
+    check(Http(d.port).json("POST", "/add?id=both") == {"n": 3, "id": "both", "version": "2"}, "version 2 answers")
+    check(Http(a.port).json("POST", "/add?id=sides") == {"n": 4, "id": "sides"}, "version 1 answers")
+
+    def sound(replicas):
+        wait_until("all have executed the same", lambda: len({tuple(r.list()) for r in replicas}) == 1, 20)
+        for r in replicas:
+            status = r.status()
+            check(status["state"] == "active" and not status["app"]["diverged"] and not status["app"]["disagreement"], "%s: %s", r.name, status)
+    sound((a, b, *new))
+    check(d.status()["requests"]["digest_mismatches"] >= 2 and d.status()["app_version"] == "2" and a.status()["app_version"] == "", "%s", d.status())
+    check(f.direct("POST", "/add?id=rogue")[0] == 200, "the app by itself")
+    for n in range(64):  # a vote is begun at most once in so many offsets
+        Http(rng.choice((a, d)).port).json("POST", f"/add?id=more{n}")
+    wait_until("the liar among the new ones is found out", lambda: f.status()["app"]["diverged"] > 0, 20)
+    sound((a, b, d, e))
+
+
 def test_disagreement(bench, rng):
     """Two against each other: nobody knows who is wrong. `alarm` goes on; `hold` waits for a person."""
     cluster = Cluster(bench, n=1).start()
@@ -351,10 +408,10 @@ def test_disagreement(bench, rng):
         check(Http(a.port).json("POST", "/add?id=y")["n"] == 2, "it goes on")
 
 
-def pair(bench, cluster):
-    """One that serves and its standby."""
+def pair(bench, cluster, flags=()):
+    """One that serves, with these flags, and its standby."""
     shelf = [(0, None)]
-    active = Replica(bench, cluster, "active", shelf)
+    active = Replica(bench, cluster, "active", shelf, flags)
     standby = Replica(bench, cluster, "standby", shelf, ("--role", "standby", "--standby-of", f"127.0.0.1:{active.admin_port}"))
     for r in (active, standby):
         r.start_app()
@@ -439,6 +496,25 @@ def test_migrate(bench, rng):
     check(not clients.unknown, "a client got no answer: %s", sorted(clients.unknown)[:5])
 
 
+def test_goodbye(bench, rng):
+    """One that is told to stop says so: its standby serves while it still answers those who are there."""
+    cluster = Cluster(bench, n=1).start()
+    cluster.wait_leader()
+    active, standby = pair(bench, cluster, ("--stop-timeout", "600s"))
+    active.app.pause()
+    late = Http(active.port, timeout=60)
+    late.connection.request("POST", "/add?id=late")
+    wait_until("it is in the log, and with the app", lambda: standby.list() == ["late"], 30)
+    active.process.popen.terminate()
+    said = wait_until("an answer of the standby", lambda: answered(standby, "/add?id=next"), 30)
+    check(said == {"n": 2, "id": "next"}, "%s", said)
+    check(active.process.alive() and active.status()["leaving"], "the standby waited for its end")
+    check(active.admin("GET", "/readyz")[0] == 503, "it says to nobody else that it is ready")
+    active.app.resume()
+    check(json.loads(late.connection.getresponse().read()) == {"n": 1, "id": "late"}, "who was there is answered")
+    check(active.process.wait(30) == 0, "it stopped well")
+
+
 def answered(replica, path):
     status, _, body = Http(replica.port).request("POST", path)
     return json.loads(body) if status == 200 else None
@@ -448,10 +524,10 @@ def test_settings(bench, rng):
     """What does not go together is refused at the start."""
     base = ["crsc-interceptor", "--servers", "127.0.0.1:1", "--stream", STREAM, "--replication"]
     for flags, word in ((["log", "--ordering", "concurrent"], "serial"), (["log", "--logging", "optimistic"], "pessimistic"),
-                        (["both"], "none or log"), (["log", "--on-disagreement", "vote"], "alarm or hold"), (["none", "--role", "standby"], "replication log"), (["log", "--standby-of", "127.0.0.1:1"], "role standby"), (["log", "--reads", "stale"], "linearizable or local"), (["log", "--without-app", "wait"], "refuse or hold"), (["log", "--upgrade", "pass"], "upgrade pass is not for")):
+                        (["both"], "none or log"), (["log", "--on-disagreement", "vote"], "alarm or hold"), (["none", "--role", "standby"], "replication log"), (["log", "--standby-of", "127.0.0.1:1"], "role standby"), (["log", "--reads", "stale"], "linearizable or local"), (["log", "--without-app", "wait"], "refuse or hold"), (["log", "--upgrade", "pass"], "upgrade pass is not for"), (["log", "--replicas", "1"], "compared with nobody"), (["log", "--app-version", "a b"], "without a space"), (["log", "--app-version", "v" * 128], "at most 127")):
         _, err = bench.run(*base, *flags, status=2)
         check(word in err, "%s: %s", flags, err)
 
 
 if __name__ == "__main__":
-    main([test_kills, test_partitioned, test_newer_checkpoint, test_refused, test_local_reads, test_standby, test_migrate, test_diverged, test_disagreement, test_settings])
+    main([test_kills, test_partitioned, test_newer_checkpoint, test_refused, test_local_reads, test_standby, test_goodbye, test_migrate, test_diverged, test_counted, test_versions, test_disagreement, test_settings])

@@ -132,11 +132,16 @@ void act_run(const struct act_parts *parts, const struct view *v, struct protect
     case PROTECT_START_CHECKPOINT: act_start_checkpoint(a); break;
     case PROTECT_END_CHECKPOINT: act_end_checkpoint(a); break;
     case PROTECT_FAIL_CHECKPOINT: act_note_failed(a, "nobody took it: its pod is gone, or its agent does not answer"); break;
+    case PROTECT_DISTRUST_CHECKPOINT: act_distrust_checkpoint(a); break;
     case PROTECT_DELETE_CHECKPOINT: act_delete_checkpoint(a); break;
     case PROTECT_FORGET_CHECKPOINT: act_forget_checkpoint(a); break;
     case PROTECT_ABANDON_CHECKPOINT: act_abandon_checkpoint(a); break;
+    case PROTECT_PROMOTE:
+    case PROTECT_DEMOTE:
+    case PROTECT_CLEAR_ROLE: act_set_role(a); break;
     case PROTECT_REPLACE_POD: act_replace_pod(a); break;
     case PROTECT_FENCE: act_fence(a); break;
     case PROTECT_REMOVE_POD: act_remove_pod(a); break;
+    case PROTECT_COUNT_REPLICAS: act_count_replicas(a); break;
     }
 }

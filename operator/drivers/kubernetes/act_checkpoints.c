@@ -134,6 +134,29 @@ void act_delete_checkpoint(struct act *a)
     act_call(a, "DELETE", NULL, NULL, CHECKPOINTS "/%s", a->view->space, act_checkpoint(a)->name);
 }
 
+#define DISTRUST "the replica that took it has diverged"
+
+static void on_distrusted(void *user, const struct error *e, const struct crsc_snapshot *s, size_t n)
+{
+    struct act *a = user;
+    (void)s;
+    (void)n;
+    if (e != NULL && e->code != ERROR_NOT_FOUND && e->code != ERROR_CONFLICT) /* the log does not have it, or has given it up */
+        act_finish(a, -(int)e->code, e);
+    else
+        act_note_failed(a, DISTRUST);
+}
+
+/* The log first: agents choose from there. */
+void act_distrust_checkpoint(struct act *a)
+{
+    const struct view_checkpoint *c = act_checkpoint(a);
+    const struct crsc_snapshot s = {.stream = c->stream, .id = c->name, .state = CRSC_FAILED, .node = c->node, .offset = c->offset, .image = c->image,
+                                    .finished_us = loop_wall_us(), .reason = DISTRUST};
+    if (*a->parts->log == NULL || crsc_record_snapshot(*a->parts->log, &s, on_distrusted, a) != 0)
+        act_fail(a, ERROR_UNAVAILABLE, "the log cannot be asked now");
+}
+
 static void take_off(struct act *a)
 {
     act_finalizer(a, a->parts->caches->checkpoints, "checkpoints", act_checkpoint(a)->name, false);

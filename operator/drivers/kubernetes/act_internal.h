@@ -57,11 +57,14 @@ void act_start_checkpoint(struct act *a);
 void act_end_checkpoint(struct act *a);
 void act_note_failed(struct act *a, const char *message);
 void act_delete_checkpoint(struct act *a);
+void act_distrust_checkpoint(struct act *a);
 void act_forget_checkpoint(struct act *a);
 void act_abandon_checkpoint(struct act *a);
 
 void act_replace_pod(struct act *a);
 void act_remove_pod(struct act *a);
 void act_fence(struct act *a);
+void act_count_replicas(struct act *a);
+void act_set_role(struct act *a);
 
 #endif

@@ -1,11 +1,13 @@
-/* Pods replaced and removed, producers fenced. */
+/* Pods replaced and removed, producers fenced; what replicas are told, and which of them takes clients. */
 #include "operator/drivers/kubernetes/act_internal.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #include "common/log.h"
+#include "common/loop.h"
 #include "operator/kube/object.h"
+#include "operator/webhook/inject.h"
 
 static const struct view_pod *act_pod(const struct act *a)
 {
@@ -21,12 +23,17 @@ static void delete_pod(struct act *a, const char *options)
     act_call(a, "DELETE", NULL, body, "/api/v1/namespaces/%s/pods/%s", a->view->space, act_pod(a)->name);
 }
 
+static const char *why_replaced(const struct protect_pod *pod)
+{
+    if (!pod->injected) return "it started without an interceptor, as no operator answered then";
+    if (pod->diverged != 0) return "its app has diverged: its answers are not those of the majority of replicas";
+    if (pod->fenced) return "another interceptor, which is gone, took its stream";
+    return "its container died again, and the kubelet would wait longer than a new pod takes";
+}
+
 static void delete_replaced(struct act *a)
 {
-    bool injected = a->view->world.pods[a->action.which].injected;
-    act_event(a->parts, a->view, "Warning", "PodReplaced", "pod %s is replaced: %s", act_pod(a)->name,
-              injected ? "its container died again, and the kubelet would wait longer than a new pod takes"
-                       : "it started without an interceptor, as no operator answered then");
+    act_event(a->parts, a->view, "Warning", "PodReplaced", "pod %s is replaced: %s", act_pod(a)->name, why_replaced(&a->view->world.pods[a->action.which]));
     delete_pod(a, ",\"gracePeriodSeconds\":1");
 }
 
@@ -95,4 +102,44 @@ void act_fence(struct act *a)
 {
     if (*a->parts->log == NULL || crsc_list_streams(*a->parts->log, act_pod(a)->stream, on_streams, a) != 0)
         act_fail(a, ERROR_UNAVAILABLE, "the log cannot be asked now");
+}
+
+/* ---- replicas ------------------------------------------------------------------------------------------------- */
+
+static void on_counted(void *user, int status, const struct error *e, yyjson_val *root)
+{
+    struct act *a = user;
+    (void)root;
+    if (status == 0) agents_note_replicas(a->parts->caches->agents, act_pod(a)->uid, protect_replicas(&a->view->world, a->action.which));
+    act_finish(a, status == -ERROR_NOT_FOUND ? 0 : status, e); /* its container is another one by now */
+}
+
+void act_count_replicas(struct act *a)
+{
+    char path[200];
+    struct error e;
+    snprintf(path, sizeof path, "/v1/containers/%.70s/replicas?count=%u", act_pod(a)->seen.id, protect_replicas(&a->view->world, a->action.which));
+    int rv = agents_call(a->parts->caches->agents, act_pod(a)->node, "POST", path, NULL, on_counted, a, &e);
+    if (rv != 0) act_finish(a, rv, &e);
+}
+
+/* A standby's promotion, that is: the time is what it took from the look at which somebody was missing. */
+static void on_promoted(struct act *a)
+{
+    uint64_t now_ms = loop_wall_us() / 1000, since_ms = a->view->world.now_ms;
+    act_event(a->parts, a->view, "Normal", "StandbyPromoted", "pod %s takes clients: one that did is lost, or is to be another one; took %llu ms", act_pod(a)->name,
+              (unsigned long long)(now_ms > since_ms ? now_ms - since_ms : 0));
+    act_finish(a, 0, NULL);
+}
+
+void act_set_role(struct act *a)
+{
+    struct body j = body_new();
+    yyjson_mut_val *labels = body_map(&j, body_map(&j, j.root, "metadata"), "labels");
+    if (a->action.what == PROTECT_CLEAR_ROLE) yyjson_mut_obj_add_null(j.doc, labels, INJECT_ROLE);
+    else body_text(&j, labels, INJECT_ROLE, a->action.what == PROTECT_PROMOTE ? INJECT_SERVING : INJECT_STANDBY);
+    a->gone_is_good = true;
+    a->into = a->parts->caches->pods;
+    if (a->action.what == PROTECT_PROMOTE && a->view->world.pods[a->action.which].role == PROTECT_STANDBY) a->then = on_promoted;
+    ACT_SEND(a, &j, "PATCH", KUBE_MERGE, "/api/v1/namespaces/%s/pods/%s", a->view->space, act_pod(a)->name);
 }

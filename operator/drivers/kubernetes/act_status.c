@@ -64,7 +64,45 @@ static const char *explain(enum protect_state state)
     return "";
 }
 
-static void put_conditions(struct body *j, yyjson_mut_val *status, const struct view *v, yyjson_val *record, enum protect_state state)
+/* Of replicas: do their answers say the same? Who has diverged is rebuilt; where nobody knows who is wrong, people have to find out. */
+static bool find_disagreement(const struct view *v, char *text, size_t cap)
+{
+    bool found = false;
+    for (uint32_t i = 0; i < v->world.n_pods; i++) {
+        const struct protect_pod *p = &v->world.pods[i];
+        const struct view_pod *pod = &v->pods[i];
+        if (!p->heard || p->terminating || (p->diverged == 0 && pod->seen.disagreement == 0)) continue;
+        found = true;
+        if (p->diverged != 0)
+            snprintf(text, cap, "pod %s has diverged: its answer to offset %llu is not that of the majority; it is replaced", pod->name, (unsigned long long)p->diverged);
+        else
+            snprintf(text, cap, "the answers to offset %llu differ, and no majority says who is wrong", (unsigned long long)pod->seen.disagreement);
+        if (p->diverged != 0) break;
+    }
+    return found;
+}
+
+static void put_agreement(struct body *j, yyjson_mut_val *list, const struct act_parts *parts, const struct view *v, yyjson_val *record)
+{
+    char text[400] = "";
+    bool differ = find_disagreement(v, text, sizeof text);
+    bool before = strcmp(object_text(object_condition(record, "ReplicasAgree"), "status"), "False") == 0;
+    put_condition(j, list, record, v->world.now_ms, "ReplicasAgree", !differ, differ ? "Differ" : "Agree", text);
+    if (differ && !before) act_event(parts, v, "Warning", "ReplicasDiffer", "%s", text);
+}
+
+/* Pods that the webhook could give no interceptor start unprotected: whoever looks at the workload has to learn why. */
+static void put_acceptance(struct body *j, yyjson_mut_val *list, const struct act_parts *parts, const struct view *v, yyjson_val *record)
+{
+    char text[400] = "";
+    for (uint32_t i = 0; i < v->world.n_pods && text[0] == '\0'; i++)
+        if (v->world.pods[i].refused && !v->world.pods[i].terminating) snprintf(text, sizeof text, "pod %s is not protected: %s", v->pods[i].name, v->pods[i].refusal);
+    bool refused = text[0] != '\0', before = strcmp(object_text(object_condition(record, "PodsAccepted"), "status"), "False") == 0;
+    put_condition(j, list, record, v->world.now_ms, "PodsAccepted", !refused, refused ? "Refused" : "NoneRefused", text);
+    if (refused && !before) act_event(parts, v, "Warning", "PodRefused", "%s", text);
+}
+
+static void put_conditions(struct body *j, yyjson_mut_val *status, const struct act_parts *parts, const struct view *v, yyjson_val *record, enum protect_state state)
 {
     yyjson_mut_val *list = body_array(j, status, "conditions");
     uint64_t now = v->world.now_ms;
@@ -73,6 +111,8 @@ static void put_conditions(struct body *j, yyjson_mut_val *status, const struct 
     put_condition(j, list, record, now, "PolicyValid", v->world.policy_valid, v->world.policy_valid ? "Understood" : "Refused",
                   v->world.policy_valid ? "" : v->invalid.text);
     put_condition(j, list, record, now, "CrashLoop", state == PROTECT_CRASH_LOOP, state == PROTECT_CRASH_LOOP ? "RepeatedDeaths" : "None", "");
+    put_acceptance(j, list, parts, v, record);
+    if (v->world.shared) put_agreement(j, list, parts, v, record);
 }
 
 /* What changes with every request is written every few seconds; the rest at once. */
@@ -114,7 +154,7 @@ void act_status(const struct act_parts *parts, const struct view *v, enum protec
         body_time(&j, status, "checkpointTime", s.newest->finished_ms);
     }
     body_time(&j, status, "updatedAt", v->world.now_ms);
-    put_conditions(&j, status, v, record, state);
+    put_conditions(&j, status, parts, v, record, state);
     yyjson_doc *now = yyjson_mut_doc_imut_copy(j.doc, NULL);
     bool same = record == NULL || says_the_same(object_get(record, "status"), object_get(yyjson_doc_get_root(now), "status"));
     yyjson_doc_free(now);

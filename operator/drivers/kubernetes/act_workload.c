@@ -46,7 +46,9 @@ void act_make_record(struct act *a)
     body_text(&j, owner, "kind", act_kind_of(v));
     body_text(&j, owner, "name", v->name);
     body_text(&j, owner, "uid", v->uid);
-    put_spec(&j, v, v->annotated.enabled ? &v->annotated : &defaults);
+    /* what does not go together the API server would refuse, and then there would be nothing to say so */
+    bool good = policy_check(&v->annotated, NULL) == 0 && policy_check_replicas(&v->annotated, v->world.kind == PROTECT_DEPLOYMENT, 1, NULL) == 0;
+    put_spec(&j, v, v->annotated.enabled && good ? &v->annotated : &defaults);
     a->into = a->parts->caches->records;
     if (!v->world.record) act_event(a->parts, v, "Normal", "Protecting", "protection begins: ProtectedWorkload %s", v->record);
     ACT_SEND(a, &j, "PATCH", KUBE_APPLY, RECORDS "/%s?fieldManager=" KUBE_FIELD_MANAGER "&force=true", v->space, v->record);
@@ -163,6 +165,15 @@ static void put_record(struct body *j, yyjson_mut_val *annotations, const struct
     free(record);
 }
 
+/* Whether it leads only to pods that take clients: that is a part of the selector, and ours alone, as no template has the label. */
+static void put_choice(struct body *j, yyjson_mut_val *spec, bool chooses, bool before)
+{
+    if (chooses == before) return;
+    yyjson_mut_val *selector = body_map(j, spec, "selector");
+    if (chooses) body_text(j, selector, INJECT_ROLE, INJECT_SERVING);
+    else yyjson_mut_obj_add_null(j->doc, selector, INJECT_ROLE);
+}
+
 void act_set_service(struct act *a, bool on)
 {
     const struct view *v = a->view;
@@ -179,11 +190,13 @@ void act_set_service(struct act *a, bool on)
     yyjson_mut_val *head = body_map(&j, j.root, "metadata"), *annotations = body_map(&j, head, "annotations"), *spec = body_map(&j, j.root, "spec");
     yyjson_mut_val *list = body_array(&j, spec, "ports");
     body_text(&j, head, "resourceVersion", object_text(o, "metadata.resourceVersion"));
-    bool not_ready = on || object_true(yyjson_doc_get_root(record), "notReady");
-    yyjson_mut_obj_add_bool(j.doc, spec, "publishNotReadyAddresses", not_ready);
-    if (on)
+    bool switched = v->world.services[a->action.which].switched; /* on: before, and only what it publishes has to change */
+    bool not_ready = !on || switched ? object_true(yyjson_doc_get_root(record), "notReady") : object_true(o, "spec.publishNotReadyAddresses");
+    yyjson_mut_obj_add_bool(j.doc, spec, "publishNotReadyAddresses", not_ready || (on && v->publishes_unready));
+    put_choice(&j, spec, on && protect_chooses(&v->world, a->action.which), v->world.services[a->action.which].chooses);
+    if (on && !switched)
         put_record(&j, annotations, v, o, containers);
-    else
+    else if (!on)
         yyjson_mut_obj_add_null(j.doc, annotations, VIEW_PORTS);
     yyjson_arr_foreach(ports, i, max, port)
     {
@@ -200,6 +213,6 @@ void act_set_service(struct act *a, bool on)
     yyjson_doc_free(record);
     a->into = c->services;
     a->gone_is_good = true;
-    act_event(a->parts, v, "Normal", on ? "ServiceSwitched" : "ServiceRestored", on ? "Service %s leads to the interceptor now" : "Service %s leads to the app again", name);
+    if (!on || !switched) act_event(a->parts, v, "Normal", on ? "ServiceSwitched" : "ServiceRestored", on ? "Service %s leads to the interceptor now" : "Service %s leads to the app again", name);
     ACT_SEND(a, &j, "PATCH", KUBE_MERGE, "/api/v1/namespaces/%s/services/%s", v->space, name);
 }

@@ -82,6 +82,7 @@ static struct http_tls tls_of(const struct node *n)
 static void read_container(yyjson_val *o, const struct node *n, struct agent_container *c)
 {
     memset(c, 0, sizeof *c);
+    COPY(c->id, o, "id");
     COPY(c->pod_uid, o, "pod_uid");
     COPY(c->identity, o, "identity");
     COPY(c->began, o, "began");
@@ -97,8 +98,16 @@ static void read_container(yyjson_val *o, const struct node *n, struct agent_con
     c->replayed = object_number(o, "interceptor.replay.done");
     c->lost_us = object_number(o, "interceptor.times.lost_us");
     c->active_us = object_number(o, "interceptor.times.active_us");
+    c->shared = strcmp(object_text(o, "interceptor.replication"), "log") == 0;
+    c->replicas = (uint32_t)object_number(o, "interceptor.replicas");
+    c->lost = object_true(o, "interceptor.app.lost");
+    c->suspect = object_true(o, "interceptor.app.suspect");
+    c->diverged = object_number(o, "interceptor.app.diverged");
+    c->agreed = object_number(o, "interceptor.app.agreed");
+    c->disagreement = object_number(o, "interceptor.app.disagreement");
     const char *state = object_text(o, "interceptor.state"); /* draining: a checkpoint is being taken of an app that is well */
     c->active = strcmp(state, "active") == 0 || strcmp(state, "draining") == 0;
+    c->fenced = object_true(o, "interceptor.fenced");
 }
 
 static void read_checkpoint(yyjson_val *o, const struct node *n, struct agent_checkpoint *c)
@@ -253,12 +262,23 @@ bool agents_lists(const struct agents *a, const char *node)
     return n != NULL && is_heard(n) && n->listed_ms != 0 && now_ms() - n->listed_ms < AGENTS_SILENCE_MS;
 }
 
-const struct agent_container *agents_container(const struct agents *a, const char *pod_uid)
+static struct agent_container *find_container(const struct agents *a, const char *pod_uid)
 {
-    for (const struct node *n = a->nodes; n != NULL; n = n->hh.next)
+    for (struct node *n = a->nodes; n != NULL; n = n->hh.next)
         for (size_t i = 0; is_heard(n) && i < n->n_containers; i++)
             if (strcmp(n->containers[i].pod_uid, pod_uid) == 0) return &n->containers[i];
     return NULL;
+}
+
+const struct agent_container *agents_container(const struct agents *a, const char *pod_uid)
+{
+    return find_container(a, pod_uid);
+}
+
+void agents_note_replicas(struct agents *a, const char *pod_uid, uint32_t replicas)
+{
+    struct agent_container *c = find_container(a, pod_uid);
+    if (c != NULL) c->replicas = replicas;
 }
 
 const struct agent_checkpoint *agents_checkpoint(const struct agents *a, const char *node, const char *stream, const char *id)

@@ -19,9 +19,13 @@ enum { AGENTS_SILENCE_MS = 5000, AGENTS_CALL_MS = 10000, AGENTS_ID_MAX = 64, AGE
 struct agents;
 
 struct agent_container {
-    char pod_uid[64], node[AGENTS_NODE_MAX], identity[64], began[16], snapshot[AGENTS_ID_MAX + 1], reason[AGENTS_REASON_MAX];
+    char id[72], pod_uid[64], node[AGENTS_NODE_MAX], identity[64], began[16], snapshot[AGENTS_ID_MAX + 1], reason[AGENTS_REASON_MAX];
     uint64_t offset, executed, last, replayed;
-    bool attached, active;
+    bool attached, active, fenced;
+    bool shared;              /* its interceptor is a replica; only then what follows means anything */
+    bool lost, suspect;       /* its app */
+    uint32_t replicas;        /* so many there are, as the interceptor was told; 0: nobody is judged */
+    uint64_t diverged, agreed, disagreement; /* offsets, as `app` of the interceptor's status */
     uint64_t restored_us, attached_us, lost_us, active_us;
 };
 
@@ -49,6 +53,8 @@ void agents_want(struct agents *a, const char *node, bool wanted);
 bool agents_answers(const struct agents *a, const char *node);
 bool agents_lists(const struct agents *a, const char *node); /* it said lately which checkpoints it has */
 const struct agent_container *agents_container(const struct agents *a, const char *pod_uid);           /* NULL: unknown */
+/* An interceptor took that, a moment ago: until its agent is heard again, this is what it says. */
+void agents_note_replicas(struct agents *a, const char *pod_uid, uint32_t replicas);
 /* NULL: it says nothing of it. Two streams may have checkpoints of one id. */
 const struct agent_checkpoint *agents_checkpoint(const struct agents *a, const char *node, const char *stream, const char *id);
 

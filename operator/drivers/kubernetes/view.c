@@ -30,7 +30,7 @@ static int policy_of_spec(yyjson_val *spec, struct policy *p, struct error *e)
         int rv = policy_set(p, key, value != NULL ? value : "", e);
         if (rv != 0) return rv;
     }
-    return 0;
+    return policy_check(p, e);
 }
 
 static bool is_same(const struct policy *a, const struct policy *b)
@@ -149,8 +149,13 @@ static void read_pod(struct view *v, const struct caches *c, yyjson_val *o, uint
     p->stream = stream;
     p->injected = names->stream[0] != '\0';
     p->created_ms = object_time_ms(object_text(o, "metadata.creationTimestamp"));
-    p->refused = object_annotation(o, INJECT_REFUSAL)[0] != '\0';
+    COPY(names->refusal, "%s", object_annotation(o, INJECT_REFUSAL));
+    p->refused = names->refusal[0] != '\0';
     p->redirected = object_annotation(o, "crsc.io/redirect")[0] != '\0';
+    p->shared = p->injected && strcmp(object_annotation(o, POLICY_PREFIX "replication"), "log") == 0;
+    const char *role = object_label(o, INJECT_ROLE);
+    p->role = strcmp(role, INJECT_SERVING) == 0 ? PROTECT_SERVING : role[0] != '\0' ? PROTECT_STANDBY : PROTECT_NO_ROLE;
+    while (p->template < v->world.n_pods - 1 && strcmp(v->pods[p->template].hash, names->hash) != 0) p->template++;
     p->ready = strcmp(object_text(object_condition(o, "Ready"), "status"), "True") == 0;
     p->terminating = object_deleting(o);
     p->node_lost = view_node_lost(c, names->node, v->world.now_ms);
@@ -160,7 +165,13 @@ static void read_pod(struct view *v, const struct caches *c, yyjson_val *o, uint
     if (seen == NULL) return;
     names->seen = *seen;
     p->active = seen->active && seen->attached;
+    p->fenced = seen->fenced;
     p->executed = seen->executed;
+    p->heard = p->shared && seen->shared;
+    p->sound = !seen->lost && !seen->suspect && seen->diverged == 0;
+    p->counts = seen->replicas;
+    p->diverged = p->heard ? seen->diverged : 0;
+    p->agreed = seen->agreed;
 }
 
 struct walk {
@@ -205,6 +216,19 @@ bool view_port_matches(const struct view *v, yyjson_val *port, yyjson_val *conta
     return named != NULL && object_number(named, "containerPort") == v->app_port;
 }
 
+/* Whether a Service's selector is that of these pods. The role in it is no label of a template: who has it changes. */
+static bool selects(yyjson_val *service, yyjson_val *labels, bool but_role)
+{
+    yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
+    yyjson_mut_val *rest = yyjson_val_mut_copy(doc, object_get(service, "spec.selector"));
+    if (but_role) yyjson_mut_obj_remove_key(rest, INJECT_ROLE);
+    yyjson_doc *copy = yyjson_mut_val_imut_copy(rest, NULL);
+    bool is = object_selects(yyjson_doc_get_root(copy), labels);
+    yyjson_doc_free(copy);
+    yyjson_mut_doc_free(doc);
+    return is;
+}
+
 static bool leads_to_us(yyjson_val *service)
 {
     size_t i, max;
@@ -214,6 +238,23 @@ static bool leads_to_us(yyjson_val *service)
         if (strcmp(object_text(port, "targetPort"), INJECT_PORT_NAME) == 0) return true;
     }
     return false;
+}
+
+/* Whether a switched Service published addresses that are not ready before it was. */
+static bool published_unready(const char *record)
+{
+    yyjson_doc *doc = yyjson_read(record, strlen(record), YYJSON_READ_NOFLAG);
+    bool is = object_true(yyjson_doc_get_root(doc), "notReady");
+    yyjson_doc_free(doc);
+    return is;
+}
+
+/* A replica that is not ready holds nothing, it refuses: another one can answer. */
+static bool publishes_unready(const struct view *v)
+{
+    bool shared = v->world.shared;
+    for (uint32_t i = 0; i < v->world.n_pods; i++) shared = shared || (v->world.pods[i].shared && !v->world.pods[i].terminating);
+    return !shared;
 }
 
 static bool each_service(void *user, yyjson_val *o)
@@ -227,14 +268,17 @@ static bool each_service(void *user, yyjson_val *o)
     COPY(mine, "%s/%s", v->kind, v->name);
     COPY(start, "{\"workload\":\"%s\"", mine);
     const char *record = object_annotation(o, VIEW_PORTS);
-    bool selects = object_selects(object_get(o, "spec.selector"), w->labels), leads = false;
     bool ours = strncmp(record, start, strlen(start)) == 0, foreign = record[0] != '\0' && !ours;
+    bool selected = selects(o, w->labels, ours), leads = false;
     yyjson_arr_foreach(ports, i, max, port) leads = leads || view_port_matches(v, port, w->containers);
     bool switched = ours && leads_to_us(o);
-    if (foreign || (!ours && !(selects && leads))) return true;
+    if (foreign || (!ours && !(selected && leads))) return true;
     COPY(v->services[v->world.n_services], "%s", object_name(o));
-    v->world.services[v->world.n_services].matches = selects && (leads || switched);
+    v->world.services[v->world.n_services].matches = selected && (leads || switched);
     v->world.services[v->world.n_services].switched = ours && (switched || !leads);
+    v->world.services[v->world.n_services].chooses = ours && yyjson_obj_get(object_get(o, "spec.selector"), INJECT_ROLE) != NULL;
+    bool unready = v->publishes_unready || published_unready(record);
+    v->world.services[v->world.n_services].stale = ours && object_true(o, "spec.publishNotReadyAddresses") != unready;
     v->world.n_services++;
     return true;
 }
@@ -249,11 +293,15 @@ static enum protect_phase phase_of(const char *text)
 static int pod_of(const struct view *v, yyjson_val *o)
 {
     const char *uid = object_text(o, "spec.podUID"), *name = object_text(o, "spec.pod");
+    int any = -1;
+    if (name[0] == '\0') name = object_text(o, "status.pod"); /* that it was begun of */
     for (uint32_t i = 0; i < v->world.n_pods; i++) {
-        if (uid[0] != '\0' ? strcmp(v->pods[i].uid, uid) == 0 : name[0] != '\0' ? strcmp(v->pods[i].name, name) == 0 : v->world.pods[i].injected && !v->world.pods[i].terminating)
-            return (int)i;
+        const struct protect_pod *p = &v->world.pods[i];
+        if (uid[0] != '\0' ? strcmp(v->pods[i].uid, uid) == 0 : name[0] != '\0' && strcmp(v->pods[i].name, name) == 0) return (int)i;
+        if (uid[0] != '\0' || name[0] != '\0' || !p->injected || p->terminating) continue;
+        if (any < 0 || (p->active && p->sound && !(v->world.pods[any].active && v->world.pods[any].sound))) any = (int)i; /* of replicas, one that is well */
     }
-    return -1;
+    return any;
 }
 
 static bool each_checkpoint(void *user, yyjson_val *o)
@@ -351,11 +399,16 @@ static bool split(const char *key, struct view *v)
 static void read_policy(struct view *v, yyjson_val *target, yyjson_val *record)
 {
     struct error e = {0};
+    bool deployment = v->world.kind == PROTECT_DEPLOYMENT;
+    yyjson_val *wanted = object_get(target, "spec.replicas");
+    uint64_t replicas = yyjson_is_uint(wanted) ? yyjson_get_uint(wanted) : 1;
     int rv = inject_policy(object_get(target, "metadata.annotations"), &v->annotated, &v->invalid);
+    if (rv == 0 && v->annotated.enabled) rv = policy_check_replicas(&v->annotated, deployment, replicas, &v->invalid);
     v->world.policy_valid = rv == 0;
     v->world.policy_current = true;
     if (record != NULL) {
         int spec = policy_of_spec(yyjson_obj_get(record, "spec"), &v->policy, &e);
+        if (spec == 0 && !v->world.by_annotation && target != NULL) spec = policy_check_replicas(&v->policy, deployment, replicas, &e);
         if (spec != 0) v->invalid = e;
         v->world.policy_valid = spec == 0 && (rv == 0 || !v->world.by_annotation);
         if (v->world.by_annotation && v->annotated.enabled && rv == 0) v->world.policy_current = is_same(&v->policy, &v->annotated);
@@ -363,6 +416,9 @@ static void read_policy(struct view *v, yyjson_val *target, yyjson_val *record)
         v->policy = v->annotated;
         if (rv != 0) policy_defaults(&v->policy);
     }
+    v->world.shared = policy_replicated(&v->policy);
+    v->world.standby = v->world.shared ? v->policy.standby : 0;
+    v->world.replicas = replicas < PROTECT_PODS_MAX ? (uint32_t)replicas : PROTECT_PODS_MAX;
     v->world.interval_ms = v->policy.interval_ms;
     v->world.objective_ms = v->policy.objective_ms;
     v->world.retain = v->policy.retain;
@@ -397,6 +453,7 @@ bool view_make(const struct caches *c, const char *key, uint64_t now_ms, struct 
         read_template(v, object_get(head, "annotations"), spec);
     struct walk walk = {.view = v, .caches = c, .labels = object_get(head, "labels"), .containers = object_get(spec, "containers")};
     kube_watch_each(c->pods, each_pod, &walk);
+    v->publishes_unready = publishes_unready(v);
     kube_watch_each(c->services, each_service, &walk);
     kube_watch_each(c->checkpoints, each_checkpoint, &walk);
     return true;

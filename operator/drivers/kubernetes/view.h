@@ -23,6 +23,7 @@ struct caches {
 
 struct view_pod {
     char name[VIEW_NAME_MAX], uid[64], node[VIEW_NAME_MAX], container[64], hash[130], stream[VIEW_STREAM_MAX];
+    char refusal[256]; /* why the webhook gave it no interceptor; "": it did, or was not asked */
     struct agent_container seen; /* what its agent says; seen.pod_uid "" for nothing */
 };
 
@@ -41,6 +42,7 @@ struct view {
     struct error invalid;                          /* why the policy is not valid */
     uint32_t app_port;
     char app_container[64];
+    bool publishes_unready; /* switched Services are to: where interceptors hold requests while their app is away */
     char services[PROTECT_SERVICES_MAX][VIEW_NAME_MAX];
     struct view_pod pods[PROTECT_PODS_MAX];
     struct view_checkpoint checkpoints[PROTECT_CHECKPOINTS_MAX];

@@ -129,7 +129,7 @@ static void see(struct wish *x, yyjson_val *o, struct wish_world *w)
     const struct protect_world *all = &x->view->world;
     uint64_t started = object_time_ms(object_text(o, "status.startedAt"));
     *w = (struct wish_world){.kind = x->kind, .phase = phase_of(o), .now_ms = all->now_ms, .protects = all->record && !all->record_deleting && all->exists,
-                             .remade = all->kind != PROTECT_POD};
+                             .remade = all->kind != PROTECT_POD, .replicated = all->shared};
     w->begun_ms = started != 0 ? started : object_time_ms(object_text(o, "metadata.creationTimestamp"));
     w->node = x->kind == WISH_MIGRATION && node_takes_pods(x, x->node);
     see_pods(x, o, w);
@@ -315,6 +315,7 @@ void wishes_choose(const struct caches *c, yyjson_val *pod, const char *space, s
     kube_watch_each(c->records, each_record, &w);
     if (w.record == NULL) return;
     yyjson_val *restore = oldest_of(c->restores, space, object_name(w.record), true), *migration = oldest_of(c->migrations, space, object_name(w.record), true);
+    if (object_number(w.record, "spec.standby") > 0) s->role = INJECT_SERVING; /* roles.h: until somebody says otherwise */
     if (is_meant(restore, pod, kind)) s->restore = object_text(restore, "spec.checkpoint");
     if (is_meant(migration, pod, kind)) s->node = label_of_node(c, object_text(migration, "spec.node"));
 }

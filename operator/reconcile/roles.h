@@ -1,0 +1,29 @@
+/* Who of a workload's replicas on Kubernetes takes clients (crsc.io/standby: N): as many as there are to be, less N, at least one. For protect.c only.
+ *
+ * A role is a label of the pod, and nothing that its interceptor knows of: Services that lead to the workload choose by it. Whoever is asked answers
+ * right, as the log is the order of all, so a label that is late, or two that serve for a moment, cost nothing but that. A standby is a replica like
+ * the others: it follows, is compared, is ready when it has caught up (so that rollouts and disruption budgets count it), and is promoted by one write.
+ *
+ * Pods are born serving, by the webhook, and the operator makes standbys of those that are too many: while there is no operator, a pod that is new
+ * takes clients as soon as it is ready. One without a role takes clients as long as no Service chooses; it gets one in any case.
+ * Whose turn it is to change is decided by group.h, from what is there now. Pure. Thread: any. */
+#ifndef CRSC_OPERATOR_RECONCILE_ROLES_H
+#define CRSC_OPERATOR_RECONCILE_ROLES_H
+
+#include "operator/reconcile/protect.h"
+
+struct roles_plan {
+    uint32_t n;
+    struct protect_action actions[PROTECT_PODS_MAX]; /* PROTECT_PROMOTE before PROTECT_DEMOTE; or PROTECT_CLEAR_ROLE alone */
+};
+
+/* The changes of roles that are due. `on`: there are to be roles; else there are to be none, as soon as no Service chooses by them any more. */
+void roles_plan(const struct protect_world *w, bool on, struct roles_plan *ret_plan);
+
+/* It takes clients, or could at once: as far as the API server and its agent say. */
+bool roles_can_serve(const struct protect_world *w, uint32_t pod);
+
+/* One that can serve has the label: a Service that chooses has somebody to lead to. */
+bool roles_somebody_serves(const struct protect_world *w);
+
+#endif
