@@ -108,7 +108,7 @@ clean:
 
 help:
 	@echo "make demo    show the main job: log, intercept, checkpoint, kill, restore, replay (as root)"
-	@echo "make test    build and run every test, also under sanitizers"
+	@echo "make test    build and run every test, also under sanitizers and on Kubernetes"
 	@echo "make         build into $(BUILD)"
 	@echo "make bench   durable appends beside etcd, JetStream and PostgreSQL (about 15 minutes; builds those from Go modules)"
 	@echo "make bench-catchup  a new server fetches the state while appends go on, beside the disk's sequential speed; ARGS=--full for 10 GB"

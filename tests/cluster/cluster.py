@@ -3,7 +3,7 @@ crsc-agent; a registry and three crsc-logd. Python's standard library only; root
 
 The control plane is in a network namespace of its own, and so is each node, with a mount namespace besides, in which /run, /var/lib and /var/log are its
 own: nothing of the machine's network, /etc, /var or containers is touched. Whatever happens, leaving the `with` block ends every process by its pid or its
-cgroup, and removes mounts, namespaces, cgroups and files.
+cgroup, and removes mounts, namespaces, cgroups and files. What is left by a run that was killed itself is removed by the next one.
 
     tests/cluster/cluster.py up [NODES]    brings it up, prints how to use it, and takes it down at Ctrl-C
 
@@ -11,8 +11,10 @@ The binaries come from tests/cluster/build.
 """
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -56,6 +58,10 @@ def why_not():
             return f"there is no {program}: apt-get install {package}"
     if not os.path.isdir(CRIU_ROOT):
         return "there is no CRIU: scripts/install-deps"
+    if subprocess.run(["unshare", "-nm", "true"], stderr=subprocess.DEVNULL).returncode != 0:
+        return "network and mount namespaces cannot be made here"
+    if not os.path.isdir("/sys/fs/cgroup") or not all(os.access(c, os.W_OK) for c in controllers()):
+        return "the cgroups cannot be written to"
     return None
 
 
@@ -464,10 +470,6 @@ class Cluster:
             push("crsc-interceptor", "--user", "65532:65532", "--program", self.build.path("crsc-interceptor"), "--", "/crsc-interceptor")
 
     def up(self):
-        why = why_not()
-        if why:
-            raise Skip(why)
-        check(not os.path.exists(NETNS + "cp"), "a cluster is up already, or was left: ip netns list")
         shutil.rmtree(self.directory, ignore_errors=True)
         os.makedirs(self.directory)
         begun = time.monotonic()
@@ -492,6 +494,18 @@ class Cluster:
         self.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "crsc-log"}, "stringData": {k: self.pki.read(v) for k, v in files.items()}})
         return self
 
+    def remove_left(self):
+        """What a run left that was killed itself: its own processes ended with it, containers and their shims did not."""
+        left = [name for name in os.listdir(os.path.dirname(NETNS)) if re.fullmatch(r"crsc-(cp|n\d+)", name)] if os.path.exists(NETNS + "cp") else []
+        check(not left or not sh("ip", "netns", "pids", "crsc-cp").split(), "a cluster is up already: ip netns pids crsc-cp")
+        for name in left:
+            for pid in sh("ip", "netns", "pids", name).split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+        remove_cgroup("crsc-cluster")
+        for name in left:
+            sh("ip", "netns", "del", name)
+
     def down(self):
         for node in self.nodes:
             node.down()
@@ -501,7 +515,21 @@ class Cluster:
         remove_cgroup("crsc-cluster")
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def wait_for_turn(self):
+        """One cluster at a time on a machine, whoever's: names of namespaces and cgroups are the same. What is locked is what they share, and goes with this process."""
+        self.turn = os.open("/sys/fs/cgroup", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(self.turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.say("waits until another cluster on this machine is down")
+            fcntl.flock(self.turn, fcntl.LOCK_EX)
+
     def __enter__(self):
+        why = why_not()
+        if why:
+            raise Skip(why)
+        self.wait_for_turn()
+        self.remove_left()
         try:
             return self.up()
         except BaseException:
@@ -517,6 +545,7 @@ class Cluster:
             finally:
                 self.down()
         finally:
+            os.close(self.turn)
             for number, handler in previous.items():
                 signal.signal(number, handler)
         return False

@@ -205,6 +205,8 @@ class Installed(Cluster):
 
     def keep_logs(self):
         super().keep_logs()
+        if not self.nodes:
+            return
         with open(os.path.join(ROOT, "build", "cluster", "logs", "objects"), "w") as f:
             for words in ("pods,events -A", "crsc -o yaml"):
                 f.write(self.kubectl("get", *words.split(), "--request-timeout=10s", check_status=False))

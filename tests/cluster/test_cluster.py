@@ -7,7 +7,6 @@ killed, a node cut off, a node lost. After each the app's own list is compared w
 Exit status 77: no cluster can be brought up here, and the last line says why.
 """
 import argparse
-import fcntl
 import json
 import os
 import signal
@@ -41,6 +40,15 @@ class World:
     def agent(self, pod=None):
         pod = pod or self.workload.wait_ready()
         return self.agents[pod["spec"]["nodeName"]]
+
+    def app(self, pod=None):
+        """The container of the app, once its agent tells of it."""
+        def look():
+            try:
+                return self.agent(pod).container()
+            except OSError:
+                return None
+        return wait_until("the app is known", look, 60, pause=0.1)
 
     def checkpoint(self):
         self.n += 1
@@ -118,13 +126,13 @@ def now():
 def test_kill_app(w):
     """kill -9 of the app: the kubelet's own restart restores it; no client sees an error."""
     clients, state = w.begin()
-    pod = w.workload.ready()
-    old = w.agent(pod).container()
+    pod = w.workload.wait_ready()
+    old = w.app(pod)
     moment = now()
     os.kill(old["pid"], signal.SIGKILL)
     c = w.recovered(clients, moment, old, "app killed", same_pod=True)
     check(c["began"] == "restored" and c["snapshot"] == state["id"] and c["offset"] == state["offset"], "%s", c)
-    check(w.workload.ready()["metadata"]["uid"] == pod["metadata"]["uid"], "it is the same pod")
+    check(w.workload.wait_ready()["metadata"]["uid"] == pod["metadata"]["uid"], "it is the same pod")
     told = clients.audit()
     check(not clients.errors, "clients saw errors: %s", clients.errors[:5])
     return f"{told} writes, checkpoint paused {state['pause_ms']:.0f} ms (dump {state['dump_ms']:.0f}), pushed in {state['push_ms']:.0f} ms"
@@ -133,8 +141,8 @@ def test_kill_app(w):
 def test_delete_pod(w):
     """The pod deleted: its replacement, on any node, begins with the checkpoint."""
     clients, state = w.begin()
-    pod = w.workload.ready()
-    old = w.agent(pod).container()
+    pod = w.workload.wait_ready()
+    old = w.app(pod)
     moment = now()
     w.cluster.kubectl("delete", "pod", pod["metadata"]["name"], "--wait=false")
     c = w.recovered(clients, moment, old, "pod deleted")
@@ -147,7 +155,7 @@ def test_damaged_newest(w):
     clients, older = w.begin()
     newest = w.checkpoint()
     clients.wait(300)
-    pod = w.workload.ready()
+    pod = w.workload.wait_ready()
     name, layers = w.layer(pod, newest), 0
     for top in (w.workload.node(pod).at("store", "images"), w.cluster.at("registry")):
         for here, _, files in os.walk(top):  # the store has a file of that name, the registry a folder with "data"
@@ -161,7 +169,7 @@ def test_damaged_newest(w):
                 layers += 1
     check(layers == 2, "a byte of the newest is changed here and there: %d", layers)
     check(w.agent(pod).ask("POST", f"/v1/checkpoints/{newest['id']}/verify?stream={STREAM}")[1]["ok"] is False, "verify sees it")
-    old = w.agent(pod).container()
+    old = w.app(pod)
     moment = now()
     w.cluster.kubectl("delete", "pod", pod["metadata"]["name"], "--wait=false")
     c = w.recovered(clients, moment, old, "newest damaged")
@@ -177,7 +185,7 @@ def test_kill_agent(w):
     fresh, and the whole log is replayed."""
     clients = w.clients()
     clients.wait(300)
-    pod = w.workload.ready()
+    pod = w.workload.wait_ready()
     node = w.workload.node(pod)
     for phase in ("draining", "dumping", "packing", "recording"):
         w.n += 1
@@ -192,7 +200,7 @@ def test_kill_agent(w):
         clients.wait(100)
     wait_until("no checkpoint is left half-way", lambda: not [s for s in w.snapshots() if s["state"] == "taking"], 30, pause=0.2)
     w.checkpoint()
-    old = w.agent(pod).container()
+    old = w.app(pod)
     node.parts.pop("agent").end(signal.SIGKILL)
     moment = now()
     os.kill(old["pid"], signal.SIGKILL)
@@ -208,7 +216,7 @@ def test_kill_agent(w):
 def test_api(w):
     """Who may do what; idempotence; what is refused."""
     agent = w.agent()
-    pod = w.workload.ready()["metadata"]["name"]
+    pod = w.workload.wait_ready()["metadata"]["name"]
     check(agent.get("/v1/node")["backend"] == "runtime", "%s", agent.get("/v1/node"))
     check(Agent(w.cluster.pki, agent.node, None).ask("GET", "/healthz")[0] == 200, "health needs no certificate")
     check(Agent(w.cluster.pki, agent.node, None).ask("GET", "/v1/containers")[0] == 403, "the rest does")
@@ -236,7 +244,7 @@ def test_api(w):
 def test_template_changed(w):
     """A rollout: no old checkpoint; the new pods begin with the log alone."""
     clients, _ = w.begin(tail=100)
-    old = w.agent().container()
+    old = w.app()
     moment = now()
     w.cluster.apply(manifest("counter", STREAM, counter(), template=f"t{w.n}"))
     c = w.recovered(clients, moment, old, "template changed")
@@ -247,9 +255,9 @@ def test_template_changed(w):
 def test_cut_node(w):
     """The node of the pod is cut off and comes back: the replacement goes on, the old one is fenced."""
     clients, state = w.begin()
-    pod = w.workload.ready()
+    pod = w.workload.wait_ready()
     node = w.workload.node(pod)
-    old = w.agent(pod).container()
+    old = w.app(pod)
     moment = now()
     node.cut()
     try:
@@ -265,8 +273,8 @@ def test_cut_node(w):
 def test_lost_node(w):
     """The node of the pod is lost for good, kubelet, containers and agent: the replacement on the other node begins with the checkpoint from the registry."""
     clients, state = w.begin()
-    pod = w.workload.ready()
-    old = w.agent(pod).container()
+    pod = w.workload.wait_ready()
+    old = w.app(pod)
     moment = now()
     w.workload.node(pod).lose()
     c = w.recovered(clients, moment, old, "node lost", 120)
@@ -293,9 +301,6 @@ def main(text, tests, make_cluster, make_world, figures, order=lambda wanted: wa
         raise SystemExit(128 + number)
     signal.signal(signal.SIGTERM, stop)
     failed, table = 0, Table()
-    lock = open(os.path.join(OUT, "lock"), "w") if os.path.isdir(OUT) else None
-    if lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
     try:
         with make_cluster(args.build, lambda said: print(said, flush=True)) as cluster:
             cluster.enter()
@@ -305,9 +310,9 @@ def main(text, tests, make_cluster, make_world, figures, order=lambda wanted: wa
                 try:
                     said = test(world)
                     print(f"ok      {name}  {time.monotonic() - begun:.1f} s: {said}", flush=True)
-                except Failure as why:
+                except Exception as why:  # a failure, or something that the case itself did not expect
                     failed += 1
-                    print(f"FAILED  {name}  {time.monotonic() - begun:.1f} s: {why}", flush=True)
+                    print(f"FAILED  {name}  {time.monotonic() - begun:.1f} s: {why if isinstance(why, Failure) else repr(why)}", flush=True)
                     traceback.print_exc(file=sys.stdout)
                     cluster.keep_logs()
                     break  # what follows would begin with a broken world

@@ -114,6 +114,7 @@ class Clients:
     it may be in the list once, or not."""
 
     earlier = []  # all of this run: the app has their writes too
+    moves_on = False  # who is refused asks another one, as there are several
 
     def __init__(self, workload, n=4, pause=0.0, port=DATA):
         self.workload, self.pause, self.port, self.run = workload, pause, port, len(self.earlier)
@@ -126,6 +127,9 @@ class Clients:
         self.threads = [threading.Thread(target=self.write, args=(k,), daemon=True) for k in range(n)]
         for t in self.threads:
             t.start()
+
+    def connect(self, address, timeout):
+        return http.client.HTTPConnection(address, self.port, timeout=timeout)
 
     def look(self, bad):
         """Where is it now? Asked once for all, as a Service would tell."""
@@ -149,13 +153,15 @@ class Clients:
             try:
                 if connection is None or to != self.address:
                     to = self.address
-                    connection = http.client.HTTPConnection(to, self.port, timeout=5)
+                    connection = self.connect(to, 5)
                 connection.request("POST", f"/add?id={name}")
                 answer = connection.getresponse()
                 body = answer.read()
                 if answer.status == 503:  # refused: it is not in the log
                     self.errors.append((time.monotonic(), "503"))
                     time.sleep(0.05)
+                    if self.moves_on:
+                        self.look(to)
                     continue
                 said = json.loads(body)
                 if answer.status != 200 or said["id"] != name:
@@ -187,7 +193,7 @@ class Clients:
         """The app's list against what clients were told. How many acknowledged writes it has."""
         self.stop()
         pod = self.workload.wait_ready()
-        connection = http.client.HTTPConnection(pod["status"]["podIP"], self.port, timeout=60)
+        connection = self.connect(pod["status"]["podIP"], 60)
         connection.request("GET", "/list")
         found = connection.getresponse().read().decode().split()
         connection.close()
