@@ -2,7 +2,8 @@
  *
  *   DIR/oci-layout  DIR/index.json  DIR/blobs/sha256/{manifest, config, layer}
  *
- * The one layer is an uncompressed tar of the dump under `checkpoint/`. The manifest carries the annotations that
+ * The one layer is an uncompressed tar of the dump under `checkpoint/`, or a container runtime's own checkpoint archive as it is
+ * (oci_image_wrap(): `checkpoint/`, spec.dump, config.dump, ...), which that runtime restores from. The manifest carries the annotations that
  * containerd and CRI-O know a checkpoint image by (`org.criu.checkpoint.container.name`,
  * `io.kubernetes.cri-o.annotations.checkpoint.name`) and ours: `crsc.io/stream`, `crsc.io/offset`, `crsc.io/spec`.
  * The manifest's digest names everything in it: it is what the log records, and what must be given to unpack. With
@@ -24,6 +25,7 @@
 enum {
     OCI_DIGEST_MAX = 72,   /* "sha256:", 64 hex digits, zero */
     OCI_LABEL_MAX = 512,   /* bytes of a label, with the terminating zero */
+    OCI_USER_MAX = 24,     /* "uid:gid" */
     OCI_JSON_MAX = 1 << 20 /* bytes of index.json, of a manifest and of a config; larger is refused */
 };
 
@@ -34,6 +36,8 @@ struct oci_image_labels {
     uint64_t offset;               /* it contains every request up to this one, and none after */
     char spec[OCI_DIGEST_MAX];     /* digest of the bundle's config.json (oci_file_digest()) that it may be restored into; ""
                                       when nobody said: then nobody may check it */
+    char user[OCI_USER_MAX];       /* "uid:gid" of a wrapped archive's container, which a kubelet asks the image for (runAsNonRoot); "": none. Not
+                                      read back */
 };
 
 struct oci_image {
@@ -47,6 +51,10 @@ struct oci_image {
 int oci_image_pack(const char *dump_dir, const char *dir, const struct oci_image_labels *labels,
     struct oci_image *ret_image, struct error *e);
 
+/* The same of an archive that a container runtime wrote: its bytes, from the beginning to the end of `fd`, are the layer. -ERROR_INVALID: it is no
+ * tar. Such an image cannot be unpacked here. */
+int oci_image_wrap(int fd, const char *dir, const struct oci_image_labels *labels, struct oci_image *ret_image, struct error *e);
+
 /* Verifies an image against the digest of its manifest (from the log) and extracts the dump into `target`, which must
  * not exist and whose parent must. The bytes that were hashed are the bytes that were extracted. Everything or nothing: at
  * a difference anywhere -ERROR_CORRUPT, and no `target`. Refused with -ERROR_INVALID: what is not a checkpoint, entries
@@ -54,6 +62,9 @@ int oci_image_pack(const char *dump_dir, const char *dir, const struct oci_image
  * -ERROR_TOO_LARGE. */
 int oci_image_unpack(const char *dir, const char *digest, const char *target, uint64_t max_bytes,
     struct oci_image *ret_image, struct error *e);
+
+/* Reads all of an image against the digest of its manifest, and writes nothing. -ERROR_CORRUPT as above. */
+int oci_image_verify(const char *dir, const char *digest, struct oci_image *ret_image, struct error *e);
 
 /* Reads and verifies manifest and config only: labels and size, without the layer's bytes. `digest` may be NULL: any. */
 int oci_image_inspect(const char *dir, const char *digest, struct oci_image *ret_image, struct error *e);

@@ -61,7 +61,7 @@ static const char *architecture(char machine[65])
     return machine;
 }
 
-char *oci_write_config(const struct oci_blob *layer, size_t *ret_len)
+char *oci_write_config(const struct oci_blob *layer, const char *user, size_t *ret_len)
 {
     char machine[65];
     yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
@@ -69,7 +69,9 @@ char *oci_write_config(const struct oci_blob *layer, size_t *ret_len)
     yyjson_mut_val *root = yyjson_mut_obj(doc);
     yyjson_mut_doc_set_root(doc, root);
     bool ok = yyjson_mut_obj_add_strcpy(doc, root, "architecture", architecture(machine));
-    ok = ok && yyjson_mut_obj_add_str(doc, root, "os", "linux") && yyjson_mut_obj_add_obj(doc, root, "config") != NULL;
+    ok = ok && yyjson_mut_obj_add_str(doc, root, "os", "linux");
+    yyjson_mut_val *config = ok ? yyjson_mut_obj_add_obj(doc, root, "config") : NULL;
+    ok = config != NULL && (*user == '\0' || yyjson_mut_obj_add_str(doc, config, "User", user));
     yyjson_mut_val *rootfs = ok ? yyjson_mut_obj_add_obj(doc, root, "rootfs") : NULL;
     yyjson_mut_val *ids = NULL;
     if (rootfs != NULL && yyjson_mut_obj_add_str(doc, rootfs, "type", "layers"))

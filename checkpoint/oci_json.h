@@ -22,7 +22,7 @@ struct oci_manifest {
 };
 
 /* Each returns malloc()ed text (the caller frees it) and its length, or NULL without memory. */
-char *oci_write_config(const struct oci_blob *layer, size_t *ret_len);
+char *oci_write_config(const struct oci_blob *layer, const char *user, size_t *ret_len); /* user "": none */
 char *oci_write_manifest(const struct oci_manifest *m, size_t *ret_len);
 char *oci_write_index(const struct oci_blob *manifest, const struct oci_image_labels *labels, size_t *ret_len);
 

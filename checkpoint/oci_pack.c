@@ -1,4 +1,4 @@
-/* Packing: dump directory -> image layout. The layer is hashed while it is written; what is visible is complete and synced. */
+/* Packing: dump directory, or archive -> image layout. The layer is hashed while it is written; what is visible is complete and synced. */
 #include "checkpoint/oci_image.h"
 
 #include <errno.h>
@@ -165,7 +165,34 @@ static int sync_and_close(int fd, int rc, const char *path, struct error *e)
     return rc;
 }
 
-static int write_layer(const char *dir, const char *dump_dir, struct oci_blob *ret_layer, struct error *e)
+/* As it is: a tar's first header has its mark at byte 257 (POSIX.1-1988, "ustar"). */
+static int copy_archive(struct layer *layer, int fd, struct error *e)
+{
+    static const char mark[] = "ustar";
+    char *chunk = malloc(CHUNK);
+    uint64_t at = 0;
+    int rc = chunk == NULL ? error_set(e, ERROR_NOMEM, "no memory to pack") : 0;
+    while (rc == 0) {
+        ssize_t n = pread(fd, chunk, CHUNK, (off_t)at);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) rc = error_errno(e, ERROR_IO, errno, "the archive cannot be read");
+        else if (at == 0 && (n < 512 || memcmp(chunk + 257, mark, strlen(mark)) != 0)) rc = error_set(e, ERROR_INVALID, "the archive is no tar");
+        if (rc != 0 || n == 0) break;
+        at += (uint64_t)n;
+        on_write(NULL, layer, chunk, (size_t)n);
+        if (layer->failed != 0) rc = error_errno(e, code_of(layer->failed), layer->failed, "the archive cannot be copied into the image");
+    }
+    free(chunk);
+    return rc;
+}
+
+/* What the layer is made of: a dump, or an archive that is there already. */
+struct content {
+    const char *dump_dir; /* NULL: */
+    int archive_fd;
+};
+
+static int write_layer(const char *dir, const struct content *c, struct oci_blob *ret_layer, struct error *e)
 {
     char unnamed[PATH_MAX], path[PATH_MAX];
     struct oci_blob blob = {0};
@@ -175,7 +202,7 @@ static int write_layer(const char *dir, const char *dump_dir, struct oci_blob *r
     int rc = 0;
     if (layer.fd < 0) rc = error_errno(e, code_of(errno), errno, "%s cannot be made", unnamed);
     else if (layer.digest == NULL) rc = error_set(e, ERROR_NOMEM, "no memory to pack");
-    if (rc == 0) rc = write_archive(&layer, dump_dir, e);
+    if (rc == 0) rc = c->dump_dir != NULL ? write_archive(&layer, c->dump_dir, e) : copy_archive(&layer, c->archive_fd, e);
     if (rc == 0 && digest_end(layer.digest, blob.digest) != 0) rc = error_set(e, ERROR_INTERNAL, "OpenSSL gave no digest");
     if (layer.fd >= 0) rc = sync_and_close(layer.fd, rc, unnamed, e);
     digest_free(layer.digest);
@@ -217,7 +244,7 @@ static int write_named(const char *dir, const char *name, const char *text, size
     return write_file(path, text, len, e);
 }
 
-static int write_image(const char *dir, const char *dump_dir, const struct oci_image_labels *labels, struct oci_image *ret_image,
+static int write_image(const char *dir, const struct content *content, const struct oci_image_labels *labels, struct oci_image *ret_image,
     struct error *e)
 {
     char blobs[PATH_MAX];
@@ -228,9 +255,9 @@ static int write_image(const char *dir, const char *dump_dir, const struct oci_i
     if (snprintf(blobs, sizeof blobs, "%s/blobs/sha256", dir) >= (int)sizeof blobs)
         return error_set(e, ERROR_INVALID, "the image's path is too long");
     int rc = tree_make(blobs, e);
-    if (rc == 0) rc = write_layer(dir, dump_dir, &m.layer, e);
+    if (rc == 0) rc = write_layer(dir, content, &m.layer, e);
     if (rc == 0) {
-        text = oci_write_config(&m.layer, &len);
+        text = oci_write_config(&m.layer, labels->user, &len);
         rc = write_blob(dir, text, len, &m.config, e);
     }
     if (rc == 0) {
@@ -261,8 +288,7 @@ static bool label_valid(const char *text)
     return true;
 }
 
-int oci_image_pack(const char *dump_dir, const char *dir, const struct oci_image_labels *labels, struct oci_image *ret_image,
-    struct error *e)
+static int make_image(const struct content *content, const char *dir, const struct oci_image_labels *labels, struct oci_image *ret_image, struct error *e)
 {
     char partial[PATH_MAX];
     struct stat st;
@@ -274,7 +300,7 @@ int oci_image_pack(const char *dump_dir, const char *dir, const struct oci_image
         return error_set(e, ERROR_INVALID, "the image's path is too long");
     if (lstat(dir, &st) == 0) return error_set(e, ERROR_EXISTS, "%s is there already", dir);
     int rc = tree_remove(partial, e);
-    if (rc == 0) rc = write_image(partial, dump_dir, labels, &image, e);
+    if (rc == 0) rc = write_image(partial, content, labels, &image, e);
     if (rc == 0 && renameat2(AT_FDCWD, partial, AT_FDCWD, dir, RENAME_NOREPLACE) != 0)
         rc = error_errno(e, errno == EEXIST ? ERROR_EXISTS : ERROR_IO, errno, "%s cannot be renamed", partial);
     if (rc != 0) {
@@ -285,4 +311,17 @@ int oci_image_pack(const char *dump_dir, const char *dir, const struct oci_image
     if (rc == 0) *ret_image = image;
     else tree_remove(dir, NULL);
     return rc;
+}
+
+int oci_image_pack(const char *dump_dir, const char *dir, const struct oci_image_labels *labels, struct oci_image *ret_image,
+    struct error *e)
+{
+    const struct content content = {.dump_dir = dump_dir};
+    return make_image(&content, dir, labels, ret_image, e);
+}
+
+int oci_image_wrap(int fd, const char *dir, const struct oci_image_labels *labels, struct oci_image *ret_image, struct error *e)
+{
+    const struct content content = {.archive_fd = fd};
+    return make_image(&content, dir, labels, ret_image, e);
 }

@@ -248,6 +248,7 @@ static int verify(struct source *s, const struct oci_blob *layer, const char *pa
     return rc;
 }
 
+/* `target` NULL: only read, against its digest. */
 static int extract_layer(const char *dir, const struct oci_blob *layer, const char *target, uint64_t max_bytes, struct error *e)
 {
     char path[PATH_MAX];
@@ -263,7 +264,7 @@ static int extract_layer(const char *dir, const struct oci_blob *layer, const ch
         rc = error_set(e, ERROR_CORRUPT, "%s has %lld bytes and should have %llu", path, (long long)st.st_size,
             (unsigned long long)layer->size);
     if (rc == 0) {
-        rc = extract(&s, target, max_bytes, e);
+        if (target != NULL) rc = extract(&s, target, max_bytes, e);
         rc = verify(&s, layer, path, rc, e);
     }
     if (s.fd >= 0) close(s.fd);
@@ -300,4 +301,16 @@ int oci_image_unpack(const char *dir, const char *digest, const char *target, ui
 {
     struct error local;
     return unpack(dir, digest, target, max_bytes, ret_image, e != NULL ? e : &local);
+}
+
+int oci_image_verify(const char *dir, const char *digest, struct oci_image *ret_image, struct error *e)
+{
+    struct oci_manifest m = {0};
+    struct oci_image image;
+    struct error local;
+    struct error *why = e != NULL ? e : &local;
+    int rc = digest == NULL ? error_set(why, ERROR_INVALID, "an image is verified by the digest that the log has, or not at all") : read_image(dir, digest, &m, &image, why);
+    if (rc == 0) rc = extract_layer(dir, &m.layer, NULL, 0, why);
+    if (rc == 0) *ret_image = image;
+    return rc;
 }

@@ -286,7 +286,7 @@ static int unpack_forged(const void *tar, size_t len, struct error *e)
     assert_int_equal(tree_remove(at("forged"), e), 0);
     assert_int_equal(tree_make(at("forged/blobs/sha256"), e), 0);
     put_blob(tar, len, &m.layer);
-    char *text = oci_write_config(&m.layer, &text_len);
+    char *text = oci_write_config(&m.layer, "", &text_len);
     put_blob(text, text_len, &m.config);
     free(text);
     text = oci_write_manifest(&m, &text_len);
@@ -321,6 +321,97 @@ static int unpack_entry(const char *name, mode_t type, const char *link, bool ha
     if (rc == 0) assert_int_equal(tree_remove(at("out"), &e), 0);
     else assert_absent(at("out"));
     return rc;
+}
+
+/* What a container runtime wrote, as far as anybody here looks at it. */
+static void write_archive(const char *path)
+{
+    static const char *const names[] = {"config.dump", "spec.dump", "checkpoint/pages-1.img"};
+    static char content[PAGES];
+    struct archive *a = archive_write_new();
+    archive_write_set_format_pax_restricted(a);
+    assert_int_equal(archive_write_open_filename(a, path), ARCHIVE_OK);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        struct archive_entry *entry = archive_entry_new();
+        archive_entry_set_pathname(entry, names[i]);
+        archive_entry_set_filetype(entry, AE_IFREG);
+        archive_entry_set_perm(entry, 0600);
+        archive_entry_set_size(entry, PAGES);
+        assert_int_equal(archive_write_header(a, entry), ARCHIVE_OK);
+        assert_int_equal(archive_write_data(a, content, PAGES), PAGES);
+        archive_entry_free(entry);
+    }
+    archive_write_close(a);
+    archive_write_free(a);
+}
+
+/* The one blob that has this text in it. */
+static void find_blob(const char *text, char ret_path[PATH_MAX])
+{
+    struct dirent *entry;
+    DIR *dir = opendir(at("wrapped/blobs/sha256"));
+    int found = 0;
+    assert_non_null(dir);
+    while ((entry = readdir(dir)) != NULL) {
+        char path[PATH_MAX];
+        size_t len;
+        if (entry->d_name[0] == '.') continue;
+        snprintf(path, sizeof path, "%s/wrapped/blobs/sha256/%s", base, entry->d_name);
+        char *data = read_file(path, &len);
+        if (memmem(data, len, text, strlen(text)) != NULL) {
+            strcpy(ret_path, path);
+            found++;
+        }
+        free(data);
+    }
+    closedir(dir);
+    assert_int_equal(found, 1);
+}
+
+/* The archive's bytes are the layer, both runtimes know the image for a checkpoint, and a kubelet which user it is of. */
+static void test_wrapped(void **state)
+{
+    (void)state;
+    struct error e = {0};
+    struct oci_image image, out;
+    struct oci_image_labels named = labels;
+    char path[PATH_MAX], layer[OCI_DIGEST_MAX];
+    size_t len;
+    strcpy(named.user, "1000:1000");
+    write_archive(at("archive.tar"));
+    int fd = open(at("archive.tar"), O_RDONLY);
+    assert_true(fd >= 0);
+    assert_int_equal(oci_image_wrap(fd, at("wrapped"), &named, &image, &e), 0);
+    assert_int_equal(oci_image_wrap(fd, at("wrapped"), &named, &out, &e), -ERROR_EXISTS);
+    close(fd);
+    assert_int_equal(oci_file_digest(at("archive.tar"), layer, &e), 0);
+    snprintf(path, sizeof path, "%s/wrapped/blobs/sha256/%s", base, layer + strlen("sha256:"));
+    assert_same_file(at("archive.tar"), path);
+    find_blob("\"org.criu.checkpoint.container.name\":\"counter\",\"io.kubernetes.cri-o.annotations.checkpoint.name\":\"counter\"", path);
+    find_blob("\"config\":{\"User\":\"1000:1000\"}", path);
+    assert_int_equal(oci_image_verify(at("wrapped"), image.digest, &out, &e), 0);
+    assert_int_equal(out.labels.offset, 4711);
+    assert_int_equal(out.size, image.size);
+    assert_int_equal(oci_image_unpack(at("wrapped"), image.digest, at("out"), LIMIT, &out, &e), -ERROR_INVALID); /* it is not ours to restore */
+    assert_absent(at("out"));
+    snprintf(path, sizeof path, "%s/wrapped/blobs/sha256/%s", base, layer + strlen("sha256:"));
+    char *data = read_file(path, &len);
+    data[len / 2] ^= 1;
+    write_file(path, data, len);
+    assert_int_equal(oci_image_verify(at("wrapped"), image.digest, &out, &e), -ERROR_CORRUPT);
+    write_file(path, data, len / 2);
+    assert_int_equal(oci_image_verify(at("wrapped"), image.digest, &out, &e), -ERROR_CORRUPT);
+    free(data);
+    assert_int_equal(oci_image_verify(at("wrapped"), NULL, &out, &e), -ERROR_INVALID);
+    /* what is no tar, or not even a header of one */
+    fd = open(at("dump/pages-1.img"), O_RDONLY);
+    assert_int_equal(oci_image_wrap(fd, at("none"), &labels, &out, &e), -ERROR_INVALID);
+    close(fd);
+    fd = open(at("dump/fs/none.img"), O_RDONLY);
+    assert_int_equal(oci_image_wrap(fd, at("none"), &labels, &out, &e), -ERROR_INVALID);
+    close(fd);
+    assert_absent(at("none"));
+    assert_absent(at("none.partial"));
 }
 
 static void test_forged(void **state)
@@ -379,6 +470,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_cut, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_wrong_words, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_no_space, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_wrapped, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_forged, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_manifests, set_up, tear_down),
     };

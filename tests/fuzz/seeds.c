@@ -122,7 +122,7 @@ static void oci_seeds(void)
     size_t len;
     char *text = oci_write_manifest(&m, &len);
     put("oci", text, len), free(text);
-    text = oci_write_config(&m.layer, &len);
+    text = oci_write_config(&m.layer, "", &len);
     put("oci", text, len), free(text);
     text = oci_write_index(&m.config, &m.labels, &len);
     put("oci", text, len), free(text);
