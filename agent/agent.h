@@ -12,6 +12,7 @@
 
 #include "agent/call.h"
 #include "agent/dump.h"
+#include "agent/kubelet.h"
 #include "agent/ledger.h"
 #include "agent/pod.h"
 #include "agent/registry.h"
@@ -31,11 +32,13 @@ struct container {
     char snapshot[STORE_ID_MAX], tried[STORE_ID_MAX], reason[AGENT_REASON_MAX];
     uint64_t offset, criu_us, created_us;
     bool refused; /* its ports cannot be redirected, and the log was told; the keeper's */
+    bool found;   /* crsc-runtime did not start it (found.h) */
     /* lock: */
     bool attached, gone;
     uint64_t attached_us;
     char *status; /* the interceptor's last words, or NULL */
     bool busy;    /* a checkpoint of it is under way */
+    bool doubt;   /* nobody knows which state it began with: `reason` says why. It is not attached; from the beginning on, or when the log is asked */
 };
 
 enum phase { PHASE_DRAINING, PHASE_DUMPING, PHASE_PACKING, PHASE_PUSHING, PHASE_RECORDING, PHASE_FETCHING, PHASE_VALID, PHASE_FAILED };
@@ -70,6 +73,8 @@ struct agent {
     struct container *containers; /* lock */
     struct job *jobs;             /* lock; the newest first */
     struct failure *failures;     /* lock */
+    struct kubelet kubelet;
+    char kubelet_why[AGENT_REASON_MAX]; /* lock; why the kubelet takes no checkpoints; "": it does, as far as is known */
     atomic_bool stopping;
 };
 

@@ -183,16 +183,12 @@ static void verify(struct agent *a, const char *stream, const char *id, struct h
     struct store_image held;
     struct oci_image image;
     struct error e = {0};
-    char path[PATH_MAX];
     if (!store_hold(a->store, stream, id, &held)) {
         fail_with(answer, ERROR_NOT_FOUND, "no image of that checkpoint is here");
         return;
     }
-    snprintf(path, sizeof path, "%.3000s/work/verify-%.64s-%d", a->settings.store, id, gettid());
-    int rc = tree_remove(path, &e);
-    if (rc == 0) rc = oci_image_unpack(held.path, held.image.digest, path, UINT64_MAX >> 1, &image, &e);
+    int rc = oci_image_verify(held.path, held.image.digest, &image, &e);
     store_release(a->store, &held);
-    tree_remove(path, NULL);
     yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
     yyjson_mut_val *root = yyjson_mut_obj(doc);
     yyjson_mut_obj_add_bool(doc, root, "ok", rc == 0);
@@ -272,7 +268,7 @@ static void add_container(yyjson_mut_doc *doc, yyjson_mut_val *o, const struct c
     yyjson_mut_obj_add_strcpy(doc, o, "template_hash", c->pod.template_hash);
     yyjson_mut_obj_add_int(doc, o, "pid", c->process.pid);
     yyjson_mut_obj_add_strcpy(doc, o, "identity", process_identity(&c->process, identity));
-    yyjson_mut_obj_add_str(doc, o, "began", c->restored ? "restored" : "fresh");
+    yyjson_mut_obj_add_str(doc, o, "began", c->doubt ? "unknown" : c->restored ? "restored" : "fresh");
     yyjson_mut_obj_add_strcpy(doc, o, "snapshot", c->snapshot);
     yyjson_mut_obj_add_uint(doc, o, "offset", c->offset);
     yyjson_mut_obj_add_strcpy(doc, o, "reason", c->reason);

@@ -87,6 +87,15 @@ static curl_socket_t on_open(void *user, curlsocktype purpose, struct curl_socka
     return fd < 0 ? CURL_SOCKET_BAD : fd;
 }
 
+static bool set_up_tls(CURL *h, const struct call_tls *tls)
+{
+    bool ok = true;
+    if (*tls->ca != '\0') ok = curl_easy_setopt(h, CURLOPT_CAINFO, tls->ca) == CURLE_OK;
+    else ok = curl_easy_setopt(h, CURLOPT_SSL_VERIFYPEER, 0L) == CURLE_OK && curl_easy_setopt(h, CURLOPT_SSL_VERIFYHOST, 0L) == CURLE_OK;
+    if (*tls->cert == '\0') return ok;
+    return ok && curl_easy_setopt(h, CURLOPT_SSLCERT, tls->cert) == CURLE_OK && curl_easy_setopt(h, CURLOPT_SSLKEY, tls->key) == CURLE_OK;
+}
+
 static int set_up(CURL *h, struct transfer *t, struct curl_slist **headers, char why[CURL_ERROR_SIZE])
 {
     const struct call *c = t->call;
@@ -122,9 +131,7 @@ static int set_up(CURL *h, struct transfer *t, struct curl_slist **headers, char
         curl_easy_setopt(h, CURLOPT_OPENSOCKETFUNCTION, on_open);
         curl_easy_setopt(h, CURLOPT_OPENSOCKETDATA, (void *)(uintptr_t)c);
     }
-    if (c->tls != NULL)
-        ok = ok && curl_easy_setopt(h, CURLOPT_CAINFO, c->tls->ca) == CURLE_OK && curl_easy_setopt(h, CURLOPT_SSLCERT, c->tls->cert) == CURLE_OK &&
-             curl_easy_setopt(h, CURLOPT_SSLKEY, c->tls->key) == CURLE_OK;
+    ok = ok && (c->tls == NULL || set_up_tls(h, c->tls));
     return ok ? 0 : -1;
 }
 

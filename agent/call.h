@@ -14,7 +14,7 @@
 #include "common/error.h"
 
 struct call_tls {
-    const char *ca, *cert, *key; /* files */
+    const char *ca, *cert, *key; /* files; "": believe anybody; show no certificate */
 };
 
 struct call {

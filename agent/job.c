@@ -4,8 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "agent/images.h"
+#include "agent/keeper.h"
 #include "agent/sidecar.h"
 #include "checkpoint/tree.h"
 #include "common/log.h"
@@ -146,7 +148,30 @@ static int drain(void *user, struct error *e)
     return rc;
 }
 
-static int drain_and_dump(struct work *w, const char *dump, struct error *e)
+/* The kubelet is asked whether it is there before anybody waits, and told nothing of the drain: the container runtime's whole work is within it. The path of the archive
+ * comes into `dump`. */
+static int drain_and_ask_kubelet(struct drain *d, char *dump, uint64_t *ret_us, bool *ret_harmed, struct error *e)
+{
+    const struct work *w = d->work;
+    const struct container *c = w->container;
+    struct agent *a = w->agent;
+    if (*w->job->reference == '\0')
+        return error_set(e, ERROR_INVALID, "crsc.io/backend: kubelet wants a registry, from which the node pulls the image: crsc.io/image-registry, or the agent's --image-registry");
+    int rc = kubelet_reach(&a->kubelet, e);
+    if (rc == 0) rc = drain(d, e);
+    if (rc != 0) return rc;
+    keeper_note_dump(a, c->id, true);
+    rc = kubelet_checkpoint(&a->kubelet, c->pod.namespace, c->pod.name, c->pod.container, w->job->timeout_ms, dump, ret_harmed, e);
+    keeper_note_dump(a, c->id, false);
+    *ret_us = loop_monotonic_us() - d->drained;
+    pthread_mutex_lock(&a->lock);
+    snprintf(a->kubelet_why, sizeof a->kubelet_why, "%.250s", rc == 0 ? "" : e->text);
+    pthread_mutex_unlock(&a->lock);
+    return rc;
+}
+
+/* `dump` names the folder that a dump goes to; with the kubelet it comes to name its archive, "" : there is none. */
+static int drain_and_dump(struct work *w, char dump[PATH_MAX], struct error *e)
 {
     const struct container *c = w->container;
     struct drain d = {.work = w, .sidecar = {.admin = c->pod.admin, .pid = c->process.pid}};
@@ -155,7 +180,8 @@ static int drain_and_dump(struct work *w, const char *dump, struct error *e)
     bool unbroken = false, harmed = false;
     uint64_t dump_us = 0;
     struct dump_options options = agent_dump_options(w->agent, w->job->timeout_ms, logs);
-    int rc = dump_container(&options, c->id, dump, drain, &d, &dump_us, &harmed, e);
+    int rc = c->pod.by_kubelet ? drain_and_ask_kubelet(&d, dump, &dump_us, &harmed, e)
+                               : dump_container(&options, c->id, dump, drain, &d, &dump_us, &harmed, e);
     if (d.begun == 0) return rc;
     if (harmed) { /* before a request comes to it again; a frozen one does not even die */
         bool unused;
@@ -169,6 +195,26 @@ static int drain_and_dump(struct work *w, const char *dump, struct error *e)
     return rc;
 }
 
+/* The archive that the kubelet left on the host. */
+static int wrap(struct agent *a, const struct container *c, const char *archive, const char *path, struct oci_image_labels *labels, struct oci_image *ret_image, struct error *e)
+{
+    int fd;
+    memcpy(labels->user, c->pod.user, sizeof labels->user);
+    int rc = kubelet_open(&a->kubelet, archive, &fd, e);
+    if (rc != 0) return rc;
+    rc = oci_image_wrap(fd, path, labels, ret_image, e);
+    close(fd);
+    return rc;
+}
+
+/* What was packed, or will not be. */
+static void remove_dump(struct agent *a, const struct container *c, const char *dump)
+{
+    struct error e = {0};
+    if (!c->pod.by_kubelet) tree_remove(dump, NULL);
+    else if (*dump != '\0' && kubelet_remove(&a->kubelet, dump, &e) != 0) log_warn("the kubelet's archive stays on the node", "reason=%s", e.text);
+}
+
 static int pack(struct work *w, const char *dump, char path[PATH_MAX], struct error *e)
 {
     struct agent *a = w->agent;
@@ -180,7 +226,7 @@ static int pack(struct work *w, const char *dump, char path[PATH_MAX], struct er
     memcpy(labels.stream, j->stream, sizeof labels.stream);
     memcpy(labels.spec, w->container->pod.spec, sizeof labels.spec);
     int rc = store_place(a->store, j->stream, j->id, path, e);
-    if (rc == 0) rc = oci_image_pack(dump, path, &labels, &image, e);
+    if (rc == 0) rc = w->container->pod.by_kubelet ? wrap(a, w->container, dump, path, &labels, &image, e) : oci_image_pack(dump, path, &labels, &image, e);
     if (rc == 0) rc = store_add(a->store, j->id, &image, e);
     if (rc != 0) return rc;
     pthread_mutex_lock(&a->lock);
@@ -247,11 +293,12 @@ static void *take(void *user)
     int rc = record(w, CRSC_TAKING, NULL, &e);
     bool recorded = !ledger_refused(rc);
     if (rc == 0) rc = tree_remove(dump, &e);
+    if (w->container->pod.by_kubelet) *dump = '\0';
     if (rc == 0) rc = drain_and_dump(w, dump, &e);
     enter(w, PHASE_PACKING);
     if (rc == 0) rc = pack(w, dump, path, &e);
     bool packed = rc == 0;
-    tree_remove(dump, NULL);
+    remove_dump(a, w->container, dump);
     if (rc == 0) enter(w, PHASE_PUSHING);
     if (rc == 0) rc = push(w, path, &e);
     if (rc == 0) enter(w, PHASE_RECORDING);

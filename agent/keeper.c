@@ -15,6 +15,7 @@
 
 #include "agent/choose.h"
 #include "agent/dump.h"
+#include "agent/found.h"
 #include "agent/images.h"
 #include "agent/sidecar.h"
 #include "checkpoint/tree.h"
@@ -197,6 +198,11 @@ static bool look(struct agent *a, struct container *c, uint64_t *lost_since_ms)
     struct error e;
     if (sidecar_status(&sidecar, &st, &e) != 0) return false;
     if (*st.drain != '\0') end_orphaned_drain(a, &sidecar, st.drain);
+    if (c->doubt) { /* an offset is never guessed */
+        note_status(a, c, &st, false);
+        sidecar_status_fini(&st);
+        return false;
+    }
     process_identity(&c->process, identity);
     bool knows = strcmp(st.identity, identity) == 0;
     if (!knows) {
@@ -223,7 +229,8 @@ static void judge_start(struct agent *a, const struct container *c)
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%.2000s/restore/%.200s", a->settings.store, c->id);
     tree_remove(path, NULL); /* the images: the process has them now, or could not use them */
-    if (c->restored) log_info("restored", "pod=%s/%s snapshot=%s offset=%" PRIu64 " criu_ms=%" PRIu64, c->pod.namespace, c->pod.name, c->snapshot, c->offset, c->criu_us / 1000);
+    if (c->doubt) log_error("nobody knows which state a container began with", "pod=%s/%s container=%s reason=%s", c->pod.namespace, c->pod.name, c->id, c->reason);
+    else if (c->restored) log_info("restored", "pod=%s/%s snapshot=%s offset=%" PRIu64 " criu_ms=%" PRIu64, c->pod.namespace, c->pod.name, c->snapshot, c->offset, c->criu_us / 1000);
     else log_info("started fresh", "pod=%s/%s tried=%s reason=%s", c->pod.namespace, c->pod.name, c->tried, c->reason);
     if (c->restored || *c->tried == '\0' || agent_note_failure(a, c->pod.stream, c->tried) < CHOOSE_FAILURES_MAX) return;
     struct crsc_snapshot s = {.stream = c->pod.stream, .id = c->tried, .state = CRSC_FAILED, .node = a->settings.node,
@@ -263,10 +270,23 @@ static void settle(struct agent *a, const struct container *c)
     char work[PATH_MAX];
     struct dump_options options = agent_dump_options(a, 0, work);
     struct error e = {0};
-    bool harmed = false;
-    if (!dump_left(&options, c->id)) return;
+    bool harmed = false, by_kubelet;
+    char note[PATH_MAX];
+    file_of(a, c->id, ".dumping", note);
+    by_kubelet = access(note, F_OK) == 0;
+    if (!by_kubelet && !dump_left(&options, c->id)) return;
     if (dump_settle(&options, c->id, &harmed, &e) != 0) log_warn("a container that was being dumped cannot be thawed", "container=%s reason=%s", c->id, e.text);
-    if (harmed) agent_end_app(c, "the agent ended while it was being dumped");
+    if (harmed || by_kubelet) agent_end_app(c, "the agent ended while it was being dumped");
+    if (by_kubelet) unlink(note);
+}
+
+void keeper_note_dump(const struct agent *a, const char *id, bool under_way)
+{
+    char note[PATH_MAX];
+    file_of(a, id, ".dumping", note);
+    FILE *f = under_way ? fopen(note, "we") : NULL;
+    if (f != NULL) fclose(f);
+    if (!under_way) unlink(note);
 }
 
 static void *stay_with(void *user)
@@ -279,17 +299,19 @@ static void *stay_with(void *user)
     bool orphans_ended = false;
     free(w);
     settle(a, c);
-    judge_start(a, c);
+    bool known = found_ask(a, c);
+    if (known) judge_start(a, c);
     file_of(a, c->id, ".json", path);
     file_of(a, c->id, ".attached", mark);
-    while (!a->stopping && access(path, F_OK) == 0) {
+    while (known && !a->stopping && (c->found || access(path, F_OK) == 0)) {
         bool alive = process_alive(&c->process);
+        if (c->found && !alive) break;
         bool knows = alive && look(a, c, &lost_since_ms);
         if (knows && !orphans_ended) {
             end_orphans(a, c);
             orphans_ended = true;
         }
-        poll(NULL, 0, alive && !knows ? ATTACH_AGAIN_MS : LOOK_MS);
+        poll(NULL, 0, alive && !knows && !c->doubt ? ATTACH_AGAIN_MS : LOOK_MS);
     }
     if (!a->stopping) unlink(mark);
     pthread_mutex_lock(&a->lock);
@@ -304,20 +326,25 @@ static void *stay_with(void *user)
 
 /* ---- all of them ------------------------------------------------------------------------------------------------- */
 
+static bool is_known(struct agent *a, const char *id)
+{
+    struct container *known = agent_find_id(a, id);
+    if (known != NULL) agent_let_go(a, known);
+    return known != NULL;
+}
+
 static void begin(struct agent *a, const char *id)
 {
     struct error e = {0};
-    struct container *known = agent_find_id(a, id), *c;
-    if (known != NULL) {
-        agent_let_go(a, known);
-        return;
-    }
-    c = read_started(a, id, &e);
-    if (c == NULL || !c->pod.is_protected) { /* asked about while we were away; or unreadable: next time, perhaps */
-        free(c);
-        return;
-    }
-    struct watched *w = malloc(sizeof *w);
+    struct container *c = is_known(a, id) ? NULL : read_started(a, id, &e);
+    if (c != NULL && c->pod.is_protected) keeper_take(a, c);
+    else free(c); /* asked about while we were away; or unreadable: next time, perhaps */
+}
+
+void keeper_take(struct agent *a, struct container *c)
+{
+    struct error e = {0};
+    struct watched *w = is_known(a, c->id) ? NULL : malloc(sizeof *w);
     if (w == NULL) {
         free(c);
         return;

@@ -2,7 +2,8 @@
  * state nobody knows any more (its interceptor was restarted, or says that it is suspect), so that the kubelet's restart restores it.
  *
  * STARTED/ID.json says that a container was started; beside it ID.attached says which interceptor (its instance) was told, before it is told. A thread of its
- * own looks for new files, and one for each protected container stays with it until its file is gone. */
+ * own looks for new files, and one for each protected container stays with it until its file is gone. Those that crsc-runtime did not start have no such file: found.h
+ * brings them, and they are over with their process. */
 #ifndef CRSC_AGENT_KEEPER_H
 #define CRSC_AGENT_KEEPER_H
 
@@ -10,5 +11,11 @@
 
 /* Starts; it ends with the process. */
 int keeper_start(struct agent *a, struct error *e);
+
+/* A container to be seen to, unless it is known already. Takes it. */
+void keeper_take(struct agent *a, struct container *c);
+
+/* Notes that a dump of that container is under way which nobody of ours could wait for should we end, or that it is over: beside the file of whom was told. */
+void keeper_note_dump(const struct agent *a, const char *id, bool under_way);
 
 #endif

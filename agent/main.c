@@ -16,6 +16,7 @@
 #include "agent/agent.h"
 #include "agent/api.h"
 #include "agent/begin.h"
+#include "agent/found.h"
 #include "agent/https.h"
 #include "agent/keeper.h"
 #include "agent/probe.h"
@@ -65,6 +66,7 @@ static int start(struct agent *a, struct error *e)
     const struct settings *s = &a->settings;
     a->tls = (struct call_tls){s->tls_ca, s->tls_cert, s->tls_key};
     a->ledger = (struct ledger){s->servers, s->log_tls_ca, s->log_tls_cert, s->log_tls_key, (uint32_t)s->log_timeout};
+    a->kubelet = (struct kubelet){s->kubelet, s->kubelet_ca, s->kubelet_token, s->kubelet_cert, s->kubelet_key, s->mount_namespace};
     pthread_mutex_init(&a->lock, NULL);
     int rc = install_runtime(s->install_runtime, e);
     if (rc == 0) rc = make_folders(a, e);
@@ -73,6 +75,7 @@ static int start(struct agent *a, struct error *e)
     probe_look(a);
     rc = begin_start(a, e);
     if (rc == 0) rc = keeper_start(a, e);
+    if (rc == 0) rc = found_start(a, e);
     if (rc == 0) rc = https_start(s->listen, &a->tls, api_handle, a, e);
     return rc;
 }

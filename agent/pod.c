@@ -1,5 +1,6 @@
 #include "agent/pod.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <yyjson.h>
@@ -91,6 +92,26 @@ static int digest_spec(yyjson_val *root, char ret_digest[OCI_DIGEST_MAX], struct
 
 /* ---- the words --------------------------------------------------------------------------------------------------- */
 
+/* crsc.io/backend: kubelet. The webhook writes which checkpoint the image is of, containerd (and CRI-O) what was restored. */
+static int read_backend(yyjson_val *a, struct pod *p, struct error *e)
+{
+    const char *backend = word(a, "crsc.io/backend");
+    p->by_kubelet = backend != NULL && strcmp(backend, "kubelet") == 0;
+    if (backend != NULL && !p->by_kubelet && strcmp(backend, "runtime") != 0)
+        return error_set(e, ERROR_INVALID, "annotation crsc.io/backend is \"runtime\" or \"kubelet\", not \"%.60s\"", backend);
+    int rc = copy(p->checkpoint, sizeof p->checkpoint, "crsc.io/checkpoint", word(a, "crsc.io/checkpoint"), e);
+    if (rc == 0) rc = copy(p->checkpoint_image, sizeof p->checkpoint_image, "checkpointImage", word(a, "checkpointImage"), e);
+    if (rc == 0 && *p->checkpoint != '\0' && !pod_snapshot_id_valid(p->checkpoint)) rc = error_set(e, ERROR_INVALID, "annotation crsc.io/checkpoint is no id");
+    return rc;
+}
+
+static void read_user(yyjson_val *root, struct pod *p)
+{
+    yyjson_val *user = yyjson_obj_get(yyjson_obj_get(root, "process"), "user"), *uid = yyjson_obj_get(user, "uid"), *gid = yyjson_obj_get(user, "gid");
+    if (yyjson_is_uint(uid) && yyjson_get_uint(uid) <= UINT32_MAX)
+        snprintf(p->user, sizeof p->user, "%u:%u", (unsigned)yyjson_get_uint(uid), yyjson_get_uint(gid) <= UINT32_MAX ? (unsigned)yyjson_get_uint(gid) : 0);
+}
+
 static int read_protection(yyjson_val *a, struct pod *p, struct error *e)
 {
     const char *container = word(a, "crsc.io/container"), *restore = word(a, "crsc.io/restore"), *registry = word(a, "crsc.io/image-registry"),
@@ -102,6 +123,7 @@ static int read_protection(yyjson_val *a, struct pod *p, struct error *e)
     if (rc == 0) rc = copy(p->template_hash, sizeof p->template_hash, "crsc.io/template-hash", word(a, "crsc.io/template-hash"), e);
     if (rc == 0) rc = copy(p->restore, sizeof p->restore, "crsc.io/restore", restore != NULL ? restore : "auto", e);
     if (rc == 0) rc = copy(p->registry, sizeof p->registry, "crsc.io/image-registry", registry, e);
+    if (rc == 0) rc = read_backend(a, p, e);
     if (rc != 0 || !p->is_protected) return rc;
     if (redirect != NULL && redirect_parse(redirect, &p->redirect, e) != 0) return -ERROR_INVALID;
     if (*p->upstream == '\0' || *p->admin == '\0')
@@ -128,6 +150,7 @@ int pod_read(const char *config, size_t len, struct pod *ret_pod, struct error *
     if (rc == 0) rc = copy(p.stream, sizeof p.stream, "crsc.io/stream", word(a, "crsc.io/stream"), e);
     if (rc == 0 && *p.stream != '\0') rc = read_protection(a, &p, e);
     if (rc == 0) rc = digest_spec(root, p.spec, e);
+    read_user(root, &p);
     yyjson_doc_free(doc);
     if (rc == 0) *ret_pod = p;
     return rc;

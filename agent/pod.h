@@ -12,7 +12,7 @@
 #include "common/error.h"
 #include "common/redirect.h"
 
-enum { POD_NAME_MAX = 254, POD_WORD_MAX = 512, POD_HASH_MAX = 129, POD_RESTORE_MAX = 65 };
+enum { POD_NAME_MAX = 254, POD_WORD_MAX = 512, POD_HASH_MAX = 129, POD_RESTORE_MAX = 65, POD_IMAGE_MAX = 1024 };
 
 struct pod {
     char namespace[POD_NAME_MAX], name[POD_NAME_MAX], uid[POD_NAME_MAX];
@@ -25,6 +25,10 @@ struct pod {
     char registry[POD_WORD_MAX];   /* host[:port]/prefix, "" for none */
     bool has_registry;             /* the pod says which, or that there is none */
     struct redirect redirect;      /* ports that lead to the interceptor and past it; n 0: its Services do that */
+    bool by_kubelet;               /* crsc.io/backend: kubelet; else by runc and crsc-runtime */
+    char checkpoint[POD_RESTORE_MAX];      /* by_kubelet: its image is that of this checkpoint; "": of the app */
+    char checkpoint_image[POD_IMAGE_MAX];  /* by_kubelet: the container runtime says that it restored that; "": it does not */
+    char user[OCI_USER_MAX];       /* uid:gid of its process */
     char spec[OCI_DIGEST_MAX];
 };
 

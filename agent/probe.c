@@ -78,8 +78,19 @@ void probe_look(struct agent *a)
 {
     pthread_t thread; /* of its own: it goes to another mount namespace for good */
     if (pthread_create(&thread, NULL, look, a) == 0) pthread_join(thread, NULL);
+    struct error e = {0};
+    if (kubelet_reach(&a->kubelet, &e) != 0) snprintf(a->kubelet_why, sizeof a->kubelet_why, "%.250s", e.text);
+    if (*a->settings.kubelet != '\0' && *a->kubelet_why != '\0') log_warn("the kubelet cannot be asked for checkpoints", "reason=%s", a->kubelet_why);
     if (found.works) log_info("checkpoints by runc and CRIU", "runc=%s criu=%s", found.runc, found.criu);
     else log_error("no checkpoints can be taken or restored here: pods start fresh, and everything is replayed", "reason=%s", found.why);
+}
+
+static void add_kubelet(struct agent *a, yyjson_mut_doc *doc, yyjson_mut_val *one)
+{
+    pthread_mutex_lock(&a->lock);
+    yyjson_mut_obj_add_bool(doc, one, "ok", *a->kubelet_why == '\0');
+    if (*a->kubelet_why != '\0') yyjson_mut_obj_add_strcpy(doc, one, "why", a->kubelet_why);
+    pthread_mutex_unlock(&a->lock);
 }
 
 int probe_write(struct agent *a, struct buf *out)
@@ -94,11 +105,12 @@ int probe_write(struct agent *a, struct buf *out)
     yyjson_mut_doc_set_root(doc, root);
     yyjson_mut_obj_add_strcpy(doc, root, "node", a->settings.node);
     yyjson_mut_obj_add_str(doc, root, "version", CRSC_VERSION);
-    yyjson_mut_obj_add_str(doc, root, "backend", found.works ? "runtime" : "none");
+    yyjson_mut_obj_add_str(doc, root, "backend", found.works ? "runtime" : *a->kubelet_why == '\0' ? "kubelet" : "none"); /* without the lock: a word for people */
     backends = yyjson_mut_obj_add_obj(doc, root, "backends");
     one = yyjson_mut_obj_add_obj(doc, backends, "runtime");
     yyjson_mut_obj_add_bool(doc, one, "ok", found.works);
     if (!found.works) yyjson_mut_obj_add_strcpy(doc, one, "why", found.why);
+    add_kubelet(a, doc, yyjson_mut_obj_add_obj(doc, backends, "kubelet"));
     yyjson_mut_obj_add_strcpy(doc, root, "criu", found.criu);
     yyjson_mut_obj_add_strcpy(doc, root, "runc", found.runc);
     yyjson_mut_obj_add_strcpy(doc, root, "kernel", names.release);

@@ -29,6 +29,12 @@ static const struct config_setting table[] = {
      "The host's mount namespace, in which runc is run: /proc/1/ns/mnt for an agent in a pod with hostPID. Empty: our own."},
     {"install-runtime", CONFIG_STRING, AT(install_runtime), "", 0, 0,
      "Folder of the host, as seen by the agent, into which crsc-runtime, which lies beside crsc-agent, is copied at the start; empty: it is there already."},
+    {"kubelet", CONFIG_STRING, AT(kubelet), "", 0, 0,
+     "https://address:10250 of this node's kubelet, which takes the checkpoints of pods with crsc.io/backend: kubelet; empty: there are none of them here."},
+    {"kubelet-ca", CONFIG_STRING, AT(kubelet_ca), "", 0, 0, "PEM file of the CAs that the kubelet is certified by; empty: whoever answers there is believed, and gets the token."},
+    {"kubelet-token", CONFIG_STRING, AT(kubelet_token), "", 0, 0, "File with a service account's token for the kubelet: it wants create on nodes/checkpoint. Read at each call."},
+    {"kubelet-cert", CONFIG_STRING, AT(kubelet_cert), "", 0, 0, "Instead of a token: PEM file of our certificate for the kubelet."},
+    {"kubelet-key", CONFIG_STRING, AT(kubelet_key), "", 0, 0, "PEM file of its key."},
     {"image-registry", CONFIG_STRING, AT(registry), "", 0, 0, "host[:port]/prefix where checkpoints are pushed, for pods that do not say; empty: nowhere."},
     {"plain-registries", CONFIG_STRING, AT(plain_registries), "", 0, 0, "host:port, separated by commas, of registries that speak plain HTTP."},
     {"peers", CONFIG_STRING, AT(peers), "", 0, 0,
@@ -59,6 +65,9 @@ static int check(struct settings *s, struct error *e)
         if (folders[i][0] != '/') return error_set(e, ERROR_INVALID, "store, run and runc-root are absolute paths, not \"%.100s\"", folders[i]);
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
         if (access(files[i], R_OK) != 0) return error_set(e, ERROR_INVALID, "tls-ca, tls-cert, tls-key: \"%.150s\" cannot be read", files[i]);
+    if (*s->kubelet != '\0' && (strncmp(s->kubelet, "https://", 8) != 0 || strlen(s->kubelet) > 300 || strpbrk(s->kubelet + 8, "/?# ") != NULL))
+        return error_set(e, ERROR_INVALID, "kubelet: https://address:port is wanted, not \"%.100s\"", s->kubelet);
+    if ((*s->kubelet_cert == '\0') != (*s->kubelet_key == '\0')) return error_set(e, ERROR_INVALID, "kubelet-cert and kubelet-key go together");
     return 0;
 }
 

@@ -11,6 +11,8 @@
 #include <cmocka.h>
 
 #include "agent/choose.h"
+#include "agent/found.h"
+#include "agent/kubelet.h"
 #include "agent/pod.h"
 
 #define CONFIG(annotations, process, mounts)                                                                                          \
@@ -177,9 +179,102 @@ static void test_eviction(void **state)
     assert_true(removed > 1000);
 }
 
+/* ---- crsc.io/backend: kubelet ------------------------------------------------------------------------------------ */
+
+static void test_backend(void **state)
+{
+    (void)state;
+    char reason[AGENT_REASON_MAX] = "";
+    assert_int_equal(read_pod(CONFIG(CRI "," WORDS, "", "")), 0);
+    assert_false(pod.by_kubelet);
+    assert_string_equal(pod.user, "1000:0");
+    assert_int_equal(read_pod(CONFIG(CRI "," WORDS ",\"crsc.io/backend\":\"runtime\"", "", "")), 0);
+    assert_false(pod.by_kubelet);
+    assert_int_equal(read_pod(CONFIG(CRI "," WORDS ",\"crsc.io/backend\":\"podman\"", "", "")), -ERROR_INVALID);
+    assert_non_null(strstr(error.text, "podman"));
+    assert_int_equal(read_pod(CONFIG(CRI "," WORDS ",\"crsc.io/backend\":\"kubelet\"", "", "")), 0);
+    assert_true(pod.by_kubelet);
+    assert_int_equal(found_how(&pod, reason), FOUND_FRESH);
+    /* what the webhook meant and what the container runtime did have to be the same */
+    assert_int_equal(read_pod(CONFIG(CRI "," WORDS ",\"crsc.io/backend\":\"kubelet\",\"crsc.io/checkpoint\":\"c-1\"", "", "")), 0);
+    assert_int_equal(found_how(&pod, reason), FOUND_DOUBT);
+    assert_non_null(strstr(reason, "container_annotations"));
+    assert_int_equal(read_pod(CONFIG(CRI "," WORDS ",\"crsc.io/backend\":\"kubelet\",\"checkpointImage\":\"r/x@sha256:0\"", "", "")), 0);
+    assert_int_equal(found_how(&pod, reason), FOUND_DOUBT);
+    assert_int_equal(read_pod(CONFIG(CRI "," WORDS ",\"crsc.io/backend\":\"kubelet\",\"crsc.io/checkpoint\":\"c-1\",\"checkpointImage\":\"r/x@sha256:0\"", "", "")), 0);
+    assert_int_equal(found_how(&pod, reason), FOUND_RESTORED);
+    assert_string_equal(pod.checkpoint_image, "r/x@sha256:0");
+    assert_int_equal(read_pod(CONFIG(CRI "," WORDS ",\"crsc.io/backend\":\"kubelet\",\"crsc.io/checkpoint\":\"../x\"", "", "")), -ERROR_INVALID);
+}
+
+static void test_kubelet_target(void **state)
+{
+    (void)state;
+    char url[KUBELET_URL_MAX], longer[600];
+    assert_int_equal(kubelet_target("https://10.0.0.1:10250", "shop", "counter-x", "app", 30000, url, &error), 0);
+    assert_string_equal(url, "https://10.0.0.1:10250/checkpoint/shop/counter-x/app?timeout=30");
+    assert_int_equal(kubelet_target("https://[fd00::1]:10250", "shop", "counter-x", "app", 1, url, &error), 0);
+    assert_string_equal(url, "https://[fd00::1]:10250/checkpoint/shop/counter-x/app?timeout=1");
+    assert_int_equal(kubelet_target("", "shop", "counter-x", "app", 1, url, &error), -ERROR_UNAVAILABLE);
+    static const char *const bad[] = {"", "..", "a/b", "a?b", "A", "a b", "a%2f"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_int_equal(kubelet_target("https://x", "shop", bad[i], "app", 1, url, &error), -ERROR_INVALID);
+    memset(longer, 'x', sizeof longer - 1);
+    longer[sizeof longer - 1] = '\0';
+    assert_int_equal(kubelet_target("https://x", longer, "p", "app", 1, url, &error), -ERROR_INVALID);
+}
+
+static void test_kubelet_answer(void **state)
+{
+    (void)state;
+    char path[PATH_MAX] = "";
+    static const char good[] = "{\"items\":[\"/var/lib/kubelet/checkpoints/checkpoint-p_ns-app-2026-11-28T05:00:00Z.tar\"]}";
+    static const struct {
+        int code;
+        const char *body;
+        enum error_code rc;
+        const char *words;
+    } refused[] = {
+        {401, "Unauthorized", ERROR_DENIED, "401"},
+        {403, "Forbidden (user=u, verb=create, resource=nodes, subresource(s)=[checkpoint])", ERROR_DENIED, "nodes/checkpoint"},
+        {404, "404 page not found\n", ERROR_UNAVAILABLE, "ContainerCheckpoint"},
+        {404, "pod does not exist", ERROR_NOT_FOUND, "does not know"},
+        {500, "checkpointing of ns/p/app failed (rpc error: code = Unknown desc = CRIU binary not found)", ERROR_UNAVAILABLE, "CRIU binary not found"},
+        {500, "checkpointing of ns/p/app failed (rpc error: code = Unimplemented desc = unknown method CheckpointContainer)", ERROR_UNAVAILABLE, "takes no checkpoints"},
+        {500, "checkpointing of ns/p/app failed (rpc error: code = DeadlineExceeded desc = context deadline exceeded)", ERROR_TIMEOUT, "in time"},
+        {503, "", ERROR_UNAVAILABLE, "503"},
+        {200, "", ERROR_PROTOCOL, "archive"}, {200, "{", ERROR_PROTOCOL, "archive"}, {200, "[]", ERROR_PROTOCOL, "archive"}, {200, "{\"items\":[]}", ERROR_PROTOCOL, "archive"},
+        {200, "{\"items\":[1]}", ERROR_PROTOCOL, "archive"}, {200, "{\"items\":[\"/a/checkpoints/x.tar\",\"/a/checkpoints/y.tar\"]}", ERROR_PROTOCOL, "archive"},
+        {200, "{\"items\":[\"checkpoints/x.tar\"]}", ERROR_PROTOCOL, "archive"}, {200, "{\"items\":[\"/checkpoints/../etc/x.tar\"]}", ERROR_PROTOCOL, "archive"},
+        {200, "{\"items\":[\"/etc/shadow\"]}", ERROR_PROTOCOL, "archive"}, {200, "{\"items\":[\"/etc/x.tar\"]}", ERROR_PROTOCOL, "archive"},
+        {200, "{\"items\":[\"/checkpoints/x.tar\\u0000\"]}", ERROR_PROTOCOL, "archive"}, {200, "{\"items\":[\".tar\"]}", ERROR_PROTOCOL, "archive"}};
+    assert_int_equal(kubelet_answer(200, good, strlen(good), path, &error), 0);
+    assert_string_equal(path, "/var/lib/kubelet/checkpoints/checkpoint-p_ns-app-2026-11-28T05:00:00Z.tar");
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        int rc = kubelet_answer(refused[i].code, refused[i].body, strlen(refused[i].body), path, &error);
+        if (rc != -(int)refused[i].rc || strstr(error.text, refused[i].words) == NULL) fail_msg("%d %s: %d %s", refused[i].code, refused[i].body, rc, error.text);
+    }
+    for (size_t cut = 0; cut < strlen(good); cut++) assert_int_equal(kubelet_answer(200, good, cut, path, &error), -ERROR_PROTOCOL);
+}
+
+static void test_found(void **state)
+{
+    (void)state;
+    struct found_state s;
+    static const char good[] = "{\"id\":\"x\",\"init_process_pid\":42,\"init_process_start\":77,\"config\":{\"labels\":[\"a=b\",\"bundle=/run/containerd/x\"]}}";
+    static const char *const bad[] = {"", "[]", "{}", "{\"init_process_pid\":0,\"init_process_start\":7,\"config\":{\"labels\":[\"bundle=/x\"]}}",
+        "{\"init_process_pid\":-1,\"init_process_start\":7,\"config\":{\"labels\":[\"bundle=/x\"]}}", "{\"init_process_pid\":42,\"init_process_start\":7,\"config\":{}}",
+        "{\"init_process_pid\":42,\"init_process_start\":7,\"config\":{\"labels\":[\"bundle=x\"]}}", "{\"init_process_pid\":99999999999,\"init_process_start\":7,\"config\":{\"labels\":[\"bundle=/x\"]}}"};
+    assert_int_equal(found_read(good, strlen(good), &s, &error), 0);
+    assert_true(s.process.pid == 42 && s.process.start_time == 77);
+    assert_string_equal(s.bundle, "/run/containerd/x");
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_int_equal(found_read(bad[i], strlen(bad[i]), &s, &error), -ERROR_INVALID);
+    for (size_t cut = 0; cut < strlen(good); cut++) assert_int_equal(found_read(good, cut, &s, &error), -ERROR_INVALID);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_words), cmocka_unit_test(test_bad_words), cmocka_unit_test(test_spec),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_backend), cmocka_unit_test(test_kubelet_target), cmocka_unit_test(test_kubelet_answer), cmocka_unit_test(test_found),
+        cmocka_unit_test(test_words), cmocka_unit_test(test_bad_words), cmocka_unit_test(test_spec),
         cmocka_unit_test(test_choose), cmocka_unit_test(test_eviction)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

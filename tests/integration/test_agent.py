@@ -3,12 +3,14 @@
 killed, when copies of an image are damaged, when two streams have checkpoints of one name. Real containers are in tests/cluster."""
 import hashlib
 import http.client
+import io
 import json
 import os
 import re
 import shutil
 import socket
 import ssl
+import tarfile
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -150,6 +152,54 @@ class Interceptor:
         self.address = f"127.0.0.1:{self.server.server_port}"
 
 
+class Kubelet:
+    """Its checkpoint API, over TLS. `refuses`: (code, words) instead of an archive; `begun` is called while it works, `ends`: it hangs up without an answer."""
+
+    def __init__(self, world):
+        self.world, self.calls, self.tokens, self.refuses, self.begun, self.ends = world, [], [], None, None, False
+        self.folder = world.bench.path("kubelet-root", "checkpoints")
+        os.makedirs(self.folder)
+        kubelet = self
+
+        class Handler(Quiet):
+            def do_GET(self):
+                self.say(401)  # somebody is there: that is all that is asked
+
+            def do_POST(self):
+                kubelet.answer(self)
+        self.server = Server(("127.0.0.1", 0), Handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(world.bench.path("crsc-agent.crt"), world.bench.path("crsc-agent.key"))
+        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        self.url = f"https://127.0.0.1:{self.server.server_port}"
+
+    def answer(self, request):
+        request.body()
+        self.calls.append(request.path)
+        self.tokens.append(request.headers.get("Authorization"))
+        if self.begun:
+            self.begun()
+        if self.ends:
+            request.close_connection = True
+            request.connection.close()
+        elif self.refuses:
+            request.say(self.refuses[0], self.refuses[1].encode())
+        else:
+            path = os.path.join(self.folder, f"checkpoint-{len(self.calls)}.tar")
+            with tarfile.open(path, "w") as tar:
+                for name, size in (("config.dump", 100), ("spec.dump", 100), ("checkpoint/pages-1.img", 70000)):
+                    info = tarfile.TarInfo(name)
+                    info.size = size
+                    tar.addfile(info, io.BytesIO(os.urandom(size)))
+            with open(path, "rb") as f:
+                self.archive = f.read()
+            request.say(200, json.dumps({"items": [path]}).encode())
+
+    def left(self):
+        return os.listdir(self.folder)
+
+
 class Wire:
     """Between the agent and the log: passes everything on, until it is muted: then what is sent arrives, and no answer but the greeting comes back; or cut:
     nothing passes."""
@@ -224,7 +274,7 @@ class World:
 
 
 class Node:
-    def __init__(self, world, name, peers="", registry=True, log_timeout="2s", node=None, servers=None):
+    def __init__(self, world, name, peers="", registry=True, log_timeout="2s", node=None, servers=None, kubelet=None):
         self.world, self.name, bench = world, name, world.bench
         self.here = bench.path(name)
         self.port = free_ports(1)[0]
@@ -235,6 +285,10 @@ class Node:
                      os.path.join(self.here, "run"), "--runc", at("runc"), "--criu", at("criu"), "--runc-root", os.path.join(self.here, "runc"),
                      "--plain-registries", world.registry.host, "--restore-cost", "0s", "--replay-cost", "1000000", "--log-timeout", log_timeout,
                      "--peers", peers, "--image-registry", f"{world.registry.host}/checkpoints" if registry else ""]
+        if kubelet:
+            with open(at("token"), "w") as f:
+                f.write("first\n")
+            self.argv += ["--kubelet", kubelet, "--kubelet-ca", at("ca.crt"), "--kubelet-token", at("token")]
         self.context = ssl.create_default_context(cafile=at("ca.crt"))
         self.context.load_cert_chain(at("crsc-operator.crt"), at("crsc-operator.key"))
         self.start()
@@ -277,6 +331,29 @@ class Node:
         os.rename(path + ".new", path)
         self.wait_attached(pod)
         return process
+
+    def find_pod(self, stream, pod, offset, attached=True, **words):
+        """A pod's container runs that crsc-runtime did not start: runc's state says so, and the container's own words how it began."""
+        self.pods[pod] = Interceptor()
+        self.pods[pod].offset = offset
+        process = self.world.bench.spawn(f"{self.name}-{pod}", ["python3", "-c", "import signal, sys\nsignal.signal(15, lambda *a: sys.exit(0))\nsignal.pause()"])
+        bundle, state = os.path.join(self.here, "bundle-" + pod), os.path.join(self.here, "runc", "c" + pod)
+        config = self.config(stream, pod)
+        config["annotations"] |= {"crsc.io/backend": "kubelet", **words}
+        for folder in (bundle, state):
+            os.makedirs(folder)
+        with open(os.path.join(bundle, "config.json"), "w") as f:
+            json.dump(config, f)
+        with open(f"/proc/{process.pid}/stat") as f:
+            start_time = int(f.read().rsplit(")", 1)[1].split()[19])
+        with open(os.path.join(state, "state.json"), "w") as f:
+            json.dump({"id": "c" + pod, "init_process_pid": process.pid, "init_process_start": start_time, "config": {"labels": ["bundle=" + bundle]}}, f)
+        if attached:
+            self.wait_attached(pod)
+        return process
+
+    def container(self, pod):
+        return next((c for c in self.ask("GET", "/v1/containers")[1]["containers"] if c["pod"] == pod), None)
 
     def wait_attached(self, pod):
         wait_until(f"{pod} is attached", lambda: any(c["pod"] == pod and c["attached"] for c in self.ask("GET", "/v1/containers")[1]["containers"]))
@@ -561,6 +638,132 @@ def test_replicas(bench, rng):
     wait_until("it is ended", lambda: not process.alive())
 
 
+def test_kubelet(bench, rng):
+    """crsc.io/backend: kubelet. A container that crsc-runtime did not start is found, and attached as fresh; the kubelet's archive becomes the image's layer byte for byte, is pushed,
+    recorded, and removed from the node. A pod that was made from it begins with its offset."""
+    world = World(bench)
+    stream = world.stream("s", 9)
+    kubelet = Kubelet(world)
+    node = Node(world, "n1", kubelet=kubelet.url)
+    check(node.ask("GET", "/v1/node")[1]["backends"]["kubelet"] == {"ok": True}, "it is there")
+    node.find_pod(stream, "a", 5)
+    check((node.container("a")["began"], node.container("a")["offset"]) == ("fresh", 0), "%s", node.container("a"))
+    drained = []
+    kubelet.begun = lambda: drained.append(node.pods["a"].drain)
+    state = node.take(stream, "a", "c-1")
+    check(drained == ["c-1"] and not node.pods["a"].drain, "while the interceptor drains: %s", drained)
+    check(kubelet.calls == ["/checkpoint/default/a/app?timeout=30"] and kubelet.tokens == ["Bearer first"], "%s %s", kubelet.calls, kubelet.tokens)
+    check(not kubelet.left(), "the archive is removed: %s", kubelet.left())
+    manifest = json.loads(world.registry.blobs[state["digest"]])
+    config = json.loads(world.registry.blobs[manifest["config"]["digest"]])
+    check(world.registry.blobs[manifest["layers"][0]["digest"]] == kubelet.archive, "the archive is the layer")
+    check(manifest["annotations"]["org.criu.checkpoint.container.name"] == manifest["annotations"]["io.kubernetes.cri-o.annotations.checkpoint.name"] == "app"
+          and config["config"] == {"User": "0:0"}, "%s %s", manifest, config)
+    record = world.records(stream)["c-1"]
+    check((record["state"], record["offset"], state["offset"]) == ("valid", 5, 5), "%s", record)
+    check(node.ask("POST", f"/v1/checkpoints/c-1/verify?stream={stream}")[1] == {"ok": True}, "it is whole")
+    check(node.damage() == 1 and not node.ask("POST", f"/v1/checkpoints/c-1/verify?stream={stream}")[1]["ok"], "and when it is not, that is seen")
+    with open(bench.path("token"), "w") as f:
+        f.write("second\n")
+    image = state["image"].rpartition(":")[0] + "@" + state["digest"]
+    kubelet.begun = None
+    node.find_pod(stream, "b", 7, **{"crsc.io/checkpoint": "c-1", "checkpointImage": image})
+    b = node.container("b")
+    check((b["began"], b["snapshot"], b["offset"]) == ("restored", "c-1", 5), "%s", b)
+    node.take(stream, "b", "c-2")
+    check(kubelet.tokens[1] == "Bearer second", "a renewed token is read")
+    node.process.kill()
+    node.start()
+    for pod in ("a", "b"):
+        node.wait_attached(pod)
+    check((node.container("b")["began"], node.container("b")["offset"]) == ("restored", 5), "found again by another life: %s", node.container("b"))
+
+
+def test_kubelet_doubt(bench, rng):
+    """What a container began with is not guessed: where the pod's words, the container runtime's and the log's are not the same, the interceptor is told nothing, and the reason is."""
+    world = World(bench)
+    stream = world.stream("s", 9)
+    kubelet = Kubelet(world)
+    node = Node(world, "n1", kubelet=kubelet.url)
+    node.find_pod(stream, "a", 5)
+    state = node.take(stream, "a", "c-1")
+    image = state["image"].rpartition(":")[0] + "@" + state["digest"]
+    doubtful = {
+        "b": ({"crsc.io/checkpoint": "c-1"}, "container_annotations"),
+        "c": ({"checkpointImage": image}, "nobody said"),
+        "d": ({"crsc.io/checkpoint": "c-1", "checkpointImage": image[:-4] + "beef"}, "another image"),
+        "e": ({"crsc.io/checkpoint": "c-9", "checkpointImage": image}, "knows nothing")}
+    for pod, (words, reason) in doubtful.items():
+        node.find_pod(stream, pod, 0, attached=False, **words)
+        c = wait_until(f"{pod} is looked at", lambda: (lambda c: c if c and c["began"] == "unknown" and c["interceptor"] else None)(node.container(pod)))
+        check(reason in c["reason"] and not c["attached"] and not node.pods[pod].identity, "%s", c)
+        check(node.begin(stream, pod, "x-" + pod)[0] == 409, "no checkpoint is taken of it")
+
+
+def test_kubelet_refuses(bench, rng):
+    """The kubelet or the container runtime cannot: the checkpoint failed and says why, the app goes on, nothing is left. What was begun and did not end: nobody knows the app's state, it is
+    ended."""
+    world = World(bench)
+    stream = world.stream("s", 9)
+    kubelet = Kubelet(world)
+    node = Node(world, "n1", kubelet=kubelet.url)
+    app = node.find_pod(stream, "a", 5)
+    cases = [(404, "404 page not found", "ContainerCheckpoint"), (403, "Forbidden", "nodes/checkpoint"), (401, "Unauthorized", "401"),
+             (500, "checkpointing of default/a/app failed (rpc error: code = Unknown desc = CRIU binary not found)", "CRIU binary not found"), (200, "[]", "archive"),
+             (200, json.dumps({"items": [bench.path("kubelet-root", "checkpoints", "none.tar")]}), "none.tar")]
+    for i, (code, words, reason) in enumerate(cases):
+        kubelet.refuses = (code, words)
+        check(node.begin(stream, "a", f"c-{i}")[0] == 202, "begun")
+        state = node.ended(stream, f"c-{i}", "failed")
+        check(reason in state["error"] and world.records(stream)[f"c-{i}"]["state"] == "failed", "%s", state)
+    check(app.alive() and not node.pods["a"].drain and not world.registry.tags, "nothing is left of them")
+    with open(os.path.join(kubelet.folder, "plain.tar"), "w") as f:
+        f.write("no tar" * 200)
+    kubelet.refuses = (200, json.dumps({"items": [f.name]}))
+    node.begin(stream, "a", "c-plain")
+    check("no tar" in node.ended(stream, "c-plain", "failed")["error"] and not kubelet.left(), "%s", kubelet.left())
+    nowhere = Node(world, "n2", registry=False, kubelet=kubelet.url)
+    nowhere.find_pod(stream, "b", 5)
+    calls = len(kubelet.calls)
+    nowhere.begin(stream, "b", "c-nowhere")
+    check("registry" in nowhere.ended(stream, "c-nowhere", "failed")["error"] and len(kubelet.calls) == calls, "without a registry it is not even begun")
+    # hung up in the middle
+    kubelet.ends, app.expected_dead = True, True
+    node.begin(stream, "a", "c-cut")
+    node.ended(stream, "c-cut", "failed")
+    wait_until("the app is ended", lambda: not app.alive())
+    # nobody there: no drain
+    kubelet.server.shutdown()
+    kubelet.server.server_close()
+    asked = len(kubelet.calls)
+    app = node.find_pod(stream, "c", 5)
+    node.begin(stream, "c", "c-away")
+    node.ended(stream, "c-away", "failed")
+    check(app.alive() and len(kubelet.calls) == asked, "a kubelet that is away harms nothing")
+
+
+def test_kubelet_killed(bench, rng):
+    """The agent is killed while the kubelet works for it: the next life thaws the container and ends the app, as nobody knows how far that came."""
+    world = World(bench)
+    stream = world.stream("s", 9)
+    kubelet = Kubelet(world)
+    node = Node(world, "n1", kubelet=kubelet.url)
+    app = node.find_pod(stream, "a", 5)
+    node.take(stream, "a", "c-1")
+    node.process.kill()
+    node.start()
+    node.wait_attached("a")
+    check(app.alive(), "no dump was under way")
+    kubelet.begun = node.process.kill
+    kubelet.ends = True
+    node.begin(stream, "a", "c-2")
+    wait_until("it is killed", lambda: not node.process.alive())
+    app.expected_dead = True
+    node.start()
+    node.process.wait_for("the app is killed, to be restored: nobody knows its state", reason="the agent ended while it was being dumped")
+    wait_until("the app is ended", lambda: not app.alive())
+
+
 if __name__ == "__main__":
     main([test_same_name, test_delete_after_restart, test_killed_while_recording, test_killed_in_dump, test_cut_dump, test_valid_or_not, test_valid_never_came, test_damaged_here,
-          test_damaged_everywhere, test_log_away, test_replicas])
+          test_damaged_everywhere, test_log_away, test_replicas, test_kubelet, test_kubelet_doubt, test_kubelet_refuses, test_kubelet_killed])

@@ -1,0 +1,205 @@
+#include "agent/found.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <yyjson.h>
+
+#include "agent/keeper.h"
+#include "common/log.h"
+#include "common/loop.h"
+
+enum { LOOK_MS = 300, ASK_MS = 200, STATE_MAX = 4 << 20 };
+
+/* ---- words ------------------------------------------------------------------------------------------------------- */
+
+int found_read(const char *text, size_t len, struct found_state *ret_state, struct error *e)
+{
+    static const char before[] = "bundle=";
+    size_t i, max;
+    struct found_state s = {0};
+    yyjson_doc *doc = yyjson_read(text, len, YYJSON_READ_NOFLAG);
+    yyjson_val *root = yyjson_doc_get_root(doc), *one, *labels = yyjson_obj_get(yyjson_obj_get(root, "config"), "labels");
+    int64_t pid = yyjson_get_sint(yyjson_obj_get(root, "init_process_pid"));
+    s.process.start_time = yyjson_get_uint(yyjson_obj_get(root, "init_process_start"));
+    if (pid > 0 && pid <= INT32_MAX) s.process.pid = (int32_t)pid;
+    yyjson_arr_foreach(labels, i, max, one)
+    {
+        const char *label = yyjson_get_str(one);
+        if (label != NULL && strncmp(label, before, strlen(before)) == 0 && strlen(label) < sizeof s.bundle) strcpy(s.bundle, label + strlen(before));
+    }
+    yyjson_doc_free(doc);
+    if (s.process.pid == 0 || s.process.start_time == 0 || s.bundle[0] != '/') return error_set(e, ERROR_INVALID, "it is no state of a container with a process");
+    *ret_state = s;
+    return 0;
+}
+
+enum found_how found_how(const struct pod *pod, char reason[AGENT_REASON_MAX])
+{
+    bool meant = *pod->checkpoint != '\0', is = *pod->checkpoint_image != '\0';
+    if (meant && is) return FOUND_RESTORED;
+    if (!meant && !is) return FOUND_FRESH;
+    if (is)
+        snprintf(reason, AGENT_REASON_MAX, "it was restored from %.150s, and nobody said of which checkpoint that is", pod->checkpoint_image);
+    else
+        snprintf(reason, AGENT_REASON_MAX, "nobody says whether it was restored from checkpoint %.64s: the container runtime's handler wants container_annotations = [\"checkpointImage\"]",
+                 pod->checkpoint);
+    return FOUND_DOUBT;
+}
+
+static void doubt(struct container *c, const char *reason)
+{
+    c->doubt = true;
+    c->restored = false;
+    snprintf(c->reason, sizeof c->reason, "%s", reason);
+}
+
+bool found_ask(struct agent *a, struct container *c)
+{
+    struct ledger_snapshot there = {0};
+    struct error e = {0};
+    int rc;
+    if (!c->found || !c->restored) return true;
+    while ((rc = ledger_find(&a->ledger, c->pod.stream, c->pod.checkpoint, &there, &e)) != 0 && rc != -ERROR_NOT_FOUND) {
+        if (a->stopping || !process_alive(&c->process)) return false;
+        log_warn("which state has it? the log is asked", "pod=%s/%s reason=%s", c->pod.namespace, c->pod.name, e.text);
+        poll(NULL, 0, ASK_MS);
+    }
+    const char *at = strchr(c->pod.checkpoint_image, '@');
+    if (rc == -ERROR_NOT_FOUND) doubt(c, "the log knows nothing of the checkpoint that it was restored from");
+    else if (at == NULL || strcmp(at + 1, there.digest) != 0) doubt(c, "it was restored from another image than the log says that checkpoint is");
+    else c->offset = there.offset;
+    return true;
+}
+
+/* ---- looking ------------------------------------------------------------------------------------------------------ */
+
+/* What was looked at, so that it is not read again and again. */
+struct seen {
+    struct seen *next;
+    char id[AGENT_CONTAINER_MAX];
+    bool there;
+};
+
+static char *read_whole(const char *path, size_t *ret_len)
+{
+    FILE *f = fopen(path, "re");
+    char *text = f != NULL ? malloc(STATE_MAX + 1) : NULL;
+    size_t len = text != NULL ? fread(text, 1, STATE_MAX, f) : 0;
+    if (f != NULL) fclose(f);
+    if (len > 0 && len < STATE_MAX) {
+        text[len] = '\0';
+        *ret_len = len;
+        return text;
+    }
+    free(text);
+    return NULL;
+}
+
+/* A container as the keeper wants it. NULL: it is none of those. */
+static struct container *read_container(const char *id, const struct found_state *s, const char *config, size_t len)
+{
+    struct error e = {0};
+    struct container *c = calloc(1, sizeof *c);
+    if (c == NULL) return NULL;
+    if (pod_read(config, len, &c->pod, &e) != 0) {
+        log_error("a pod's words are wrong: it is not protected", "container=%s reason=%s", id, e.text);
+        c->pod.is_protected = false;
+    }
+    if (!c->pod.is_protected || !c->pod.by_kubelet) {
+        free(c);
+        return NULL;
+    }
+    snprintf(c->id, sizeof c->id, "%s", id);
+    c->found = true;
+    c->process = s->process;
+    c->created_us = loop_wall_us();
+    switch (found_how(&c->pod, c->reason)) {
+    case FOUND_RESTORED:
+        c->restored = true;
+        snprintf(c->snapshot, sizeof c->snapshot, "%s", c->pod.checkpoint);
+        break;
+    case FOUND_DOUBT: c->doubt = true; break;
+    case FOUND_FRESH: snprintf(c->reason, sizeof c->reason, "its image is of no checkpoint"); break;
+    }
+    return c;
+}
+
+/* True: it was understood, and need not be looked at again. */
+static bool look_at(struct agent *a, const char *id)
+{
+    char path[PATH_MAX];
+    struct found_state s;
+    size_t len = 0;
+    snprintf(path, sizeof path, "%.3000s/%.200s/state.json", a->settings.runc_root, id);
+    char *text = read_whole(path, &len);
+    bool good = text != NULL && found_read(text, len, &s, NULL) == 0;
+    free(text);
+    if (!good) return false; /* it is being made */
+    snprintf(path, sizeof path, "%.3000s/config.json", s.bundle);
+    char *config = read_whole(path, &len);
+    if (config == NULL) return false;
+    struct container *c = read_container(id, &s, config, len);
+    free(config);
+    if (c != NULL) keeper_take(a, c);
+    return true;
+}
+
+static struct seen *find(struct seen *all, const char *id)
+{
+    while (all != NULL && strcmp(all->id, id) != 0) all = all->next;
+    return all;
+}
+
+static void look_over(struct agent *a, struct seen **all)
+{
+    DIR *dir = opendir(a->settings.runc_root);
+    struct dirent *entry;
+    for (struct seen *s = *all; s != NULL; s = s->next) s->there = false;
+    while (dir != NULL && (entry = readdir(dir)) != NULL) {
+        struct seen *s = find(*all, entry->d_name);
+        if (entry->d_name[0] == '.' || strlen(entry->d_name) >= AGENT_CONTAINER_MAX) continue;
+        if (s == NULL && look_at(a, entry->d_name) && (s = calloc(1, sizeof *s)) != NULL) {
+            strcpy(s->id, entry->d_name);
+            s->next = *all;
+            *all = s;
+        }
+        if (s != NULL) s->there = true;
+    }
+    if (dir != NULL) closedir(dir);
+    for (struct seen **p = all; *p != NULL;) {
+        struct seen *s = *p;
+        if (s->there) {
+            p = &s->next;
+        } else {
+            *p = s->next;
+            free(s);
+        }
+    }
+}
+
+static void *look_around(void *user)
+{
+    struct agent *a = user;
+    struct seen *all = NULL;
+    int fd = *a->settings.mount_namespace != '\0' ? open(a->settings.mount_namespace, O_RDONLY | O_CLOEXEC) : -1;
+    if (*a->settings.mount_namespace != '\0' && (fd < 0 || unshare(CLONE_FS) != 0 || setns(fd, CLONE_NEWNS) != 0))
+        log_error("the host's mount namespace cannot be entered: containers of crsc.io/backend: kubelet are not found", "path=%s", a->settings.mount_namespace);
+    if (fd >= 0) close(fd);
+    while (!a->stopping) {
+        look_over(a, &all);
+        poll(NULL, 0, LOOK_MS);
+    }
+    return NULL;
+}
+
+int found_start(struct agent *a, struct error *e)
+{
+    return *a->settings.kubelet != '\0' ? agent_thread(look_around, a, e) : 0;
+}

@@ -1,0 +1,220 @@
+#include "agent/kubelet.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <yyjson.h>
+
+#include "agent/call.h"
+
+enum { REACH_MS = 3000, MORE_MS = 5000, TOKEN_MAX = 16 << 10, SAID_MAX = 150 };
+
+/* ---- words ------------------------------------------------------------------------------------------------------- */
+
+/* Names of Kubernetes need no escapes in a path; what is none is refused, never sent. */
+static bool is_name(const char *text)
+{
+    size_t len = strlen(text);
+    return len > 0 && len <= 253 && text[0] != '.' && strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789.-") == len;
+}
+
+int kubelet_target(const char *url, const char *namespace, const char *pod, const char *container, uint64_t timeout_ms, char ret_url[KUBELET_URL_MAX], struct error *e)
+{
+    if (*url == '\0') return error_set(e, ERROR_UNAVAILABLE, "this node's agent has no --kubelet: crsc.io/backend: kubelet wants one");
+    if (!is_name(namespace) || !is_name(pod) || !is_name(container)) return error_set(e, ERROR_INVALID, "%.80s/%.80s/%.60s are no names of Kubernetes", namespace, pod, container);
+    int n = snprintf(ret_url, KUBELET_URL_MAX, "%s/checkpoint/%s/%s/%s?timeout=%llu", url, namespace, pod, container, (unsigned long long)(timeout_ms + 999) / 1000);
+    return n < KUBELET_URL_MAX ? 0 : error_set(e, ERROR_INVALID, "kubelet: the URL is too long");
+}
+
+/* Its first words, on one line. */
+static const char *said(const char *body, size_t len, char to[SAID_MAX + 1])
+{
+    size_t n = len < SAID_MAX ? len : SAID_MAX;
+    memcpy(to, body, n);
+    to[n] = '\0';
+    for (char *p = to; *p != '\0'; p++)
+        if ((unsigned char)*p < 0x20) *p = ' ';
+    while (n > 0 && to[n - 1] == ' ') to[--n] = '\0';
+    return to;
+}
+
+static bool mentions(const char *body, size_t len, const char *word)
+{
+    return memmem(body, len, word, strlen(word)) != NULL;
+}
+
+static int refusal(int code, const char *body, size_t len, struct error *e)
+{
+    char text[SAID_MAX + 1];
+    said(body, len, text);
+    switch (code) {
+    case 401: return error_set(e, ERROR_DENIED, "the kubelet does not know the agent (401): its token or certificate is not accepted");
+    case 403: return error_set(e, ERROR_DENIED, "the kubelet refuses the agent (403): it wants create on nodes/checkpoint: %.120s", text);
+    case 404:
+        if (mentions(body, len, "does not exist")) return error_set(e, ERROR_NOT_FOUND, "the kubelet does not know that container: %s", text);
+        return error_set(e, ERROR_UNAVAILABLE, "the kubelet has no checkpoints (404): its feature gate ContainerCheckpoint is off");
+    case 500:
+        if (mentions(body, len, "DeadlineExceeded") || mentions(body, len, "deadline exceeded") || mentions(body, len, "context canceled"))
+            return error_set(e, ERROR_TIMEOUT, "the kubelet's checkpoint did not end in time: %s", text);
+        if (mentions(body, len, "Unimplemented")) return error_set(e, ERROR_UNAVAILABLE, "the node's container runtime takes no checkpoints: %s", text);
+        return error_set(e, ERROR_UNAVAILABLE, "the node's container runtime could not (is CRIU there?): %s", text);
+    default: return error_set(e, ERROR_UNAVAILABLE, "the kubelet answered %d: %s", code, text);
+    }
+}
+
+static bool is_archive(const char *path)
+{
+    const char *name = strrchr(path, '/');
+    size_t len = strlen(path);
+    static const char folder[] = "/checkpoints";
+    if (path[0] != '/' || len >= PATH_MAX || strstr(path, "/../") != NULL || len < 5 || strcmp(path + len - 4, ".tar") != 0) return false;
+    return (size_t)(name - path) >= strlen(folder) && strncmp(name - strlen(folder), folder, strlen(folder)) == 0;
+}
+
+int kubelet_answer(int code, const char *body, size_t len, char ret_path[PATH_MAX], struct error *e)
+{
+    if (code != 200) return refusal(code, body, len, e);
+    yyjson_doc *doc = yyjson_read(body, len, YYJSON_READ_NOFLAG);
+    yyjson_val *items = yyjson_obj_get(yyjson_doc_get_root(doc), "items"), *first = yyjson_arr_get_first(items);
+    const char *path = yyjson_get_str(first);
+    bool good = yyjson_arr_size(items) == 1 && path != NULL && strlen(path) == yyjson_get_len(first) && is_archive(path);
+    if (good) strcpy(ret_path, path);
+    yyjson_doc_free(doc);
+    return good ? 0 : error_set(e, ERROR_PROTOCOL, "the kubelet's answer names not exactly one archive: %.100s", body);
+}
+
+/* ---- calls ------------------------------------------------------------------------------------------------------- */
+
+/* Read anew each time: the kubelet renews it. */
+static int read_token(const char *file, char **ret_header, struct error *e)
+{
+    static const char before[] = "Authorization: Bearer ";
+    char *header = malloc(sizeof before + TOKEN_MAX);
+    FILE *f = fopen(file, "re");
+    size_t len = f != NULL && header != NULL ? fread(header + sizeof before - 1, 1, TOKEN_MAX, f) : 0;
+    if (f != NULL) fclose(f);
+    if (len == 0 || len == TOKEN_MAX) {
+        free(header);
+        return error_set(e, ERROR_DENIED, "kubelet-token: \"%.150s\" has no token", file);
+    }
+    memcpy(header, before, sizeof before - 1);
+    header[sizeof before - 1 + len] = '\0';
+    header[strcspn(header, "\r\n")] = '\0';
+    *ret_header = header;
+    return 0;
+}
+
+static int ask(const struct kubelet *k, const char *method, const char *url, uint64_t timeout_ms, struct call_reply *ret_reply, struct error *e)
+{
+    char *token = NULL;
+    struct call_tls tls = {k->ca, k->cert, k->key};
+    int rc = *k->token != '\0' ? read_token(k->token, &token, e) : 0;
+    if (rc != 0) return rc;
+    const char *const headers[] = {token, NULL};
+    bool post = strcmp(method, "POST") == 0;
+    struct call call = {.method = method, .url = url, .headers = headers, .body = post ? "" : NULL, .tls = &tls, .timeout_ms = (uint32_t)timeout_ms};
+    rc = call_do(&call, ret_reply, e);
+    free(token);
+    return rc;
+}
+
+int kubelet_reach(const struct kubelet *k, struct error *e)
+{
+    char url[KUBELET_URL_MAX];
+    struct call_reply reply;
+    if (*k->url == '\0') return error_set(e, ERROR_UNAVAILABLE, "not configured: --kubelet");
+    snprintf(url, sizeof url, "%.1000s/healthz", k->url);
+    int rc = ask(k, "GET", url, REACH_MS, &reply, e);
+    if (rc == 0) call_reply_fini(&reply);
+    return rc;
+}
+
+int kubelet_checkpoint(const struct kubelet *k, const char *namespace, const char *pod, const char *container, uint64_t timeout_ms, char ret_path[PATH_MAX],
+                       bool *ret_harmed, struct error *e)
+{
+    char url[KUBELET_URL_MAX];
+    struct call_reply reply;
+    *ret_harmed = false;
+    int rc = kubelet_target(k->url, namespace, pod, container, timeout_ms, url, e);
+    if (rc != 0) return rc;
+    rc = ask(k, "POST", url, timeout_ms + MORE_MS, &reply, e);
+    if (rc != 0) {
+        *ret_harmed = rc != -ERROR_DENIED; /* begun, for all we know */
+        return rc;
+    }
+    rc = kubelet_answer(reply.code, reply.body, reply.len, ret_path, e);
+    *ret_harmed = rc == -ERROR_TIMEOUT;
+    call_reply_fini(&reply);
+    return rc;
+}
+
+/* ---- the archive -------------------------------------------------------------------------------------------------- */
+
+struct visit {
+    const struct kubelet *kubelet;
+    const char *path;
+    bool remove;
+    int fd, rc;
+    struct error error;
+};
+
+static int enter(const char *mount_namespace, struct error *e)
+{
+    if (*mount_namespace == '\0') return 0;
+    int fd = open(mount_namespace, O_RDONLY | O_CLOEXEC);
+    int rc = fd >= 0 && unshare(CLONE_FS) == 0 && setns(fd, CLONE_NEWNS) == 0
+                 ? 0 : error_errno(e, ERROR_IO, errno, "the host's mount namespace %s cannot be entered", mount_namespace);
+    if (fd >= 0) close(fd);
+    return rc;
+}
+
+static void *visit_thread(void *user)
+{
+    struct visit *v = user;
+    struct stat st;
+    v->rc = enter(v->kubelet->mount_namespace, &v->error);
+    if (v->rc != 0) return NULL;
+    if (v->remove) {
+        if (unlink(v->path) != 0 && errno != ENOENT) v->rc = error_errno(&v->error, ERROR_IO, errno, "%.150s cannot be removed", v->path);
+        return NULL;
+    }
+    v->fd = open(v->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (v->fd < 0) {
+        v->rc = error_errno(&v->error, ERROR_IO, errno, "%.150s cannot be read", v->path);
+    } else if (fstat(v->fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+        close(v->fd);
+        v->rc = error_set(&v->error, ERROR_INVALID, "%.150s is no file", v->path);
+    }
+    return NULL;
+}
+
+/* In a thread of its own: it goes to the host's mount namespace for good. */
+static int visit(struct visit *v, struct error *e)
+{
+    pthread_t thread;
+    int failed = pthread_create(&thread, NULL, visit_thread, v);
+    if (failed != 0) return error_errno(e, ERROR_NOMEM, failed, "no thread");
+    pthread_join(thread, NULL);
+    if (v->rc != 0 && e != NULL) *e = v->error;
+    return v->rc;
+}
+
+int kubelet_open(const struct kubelet *k, const char *path, int *ret_fd, struct error *e)
+{
+    struct visit v = {.kubelet = k, .path = path};
+    int rc = visit(&v, e);
+    if (rc == 0) *ret_fd = v.fd;
+    return rc;
+}
+
+int kubelet_remove(const struct kubelet *k, const char *path, struct error *e)
+{
+    struct visit v = {.kubelet = k, .path = path, .remove = true};
+    return visit(&v, e);
+}
