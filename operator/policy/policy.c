@@ -27,10 +27,11 @@ static const struct policy_annotation table[POLICY_ANNOTATIONS] = {
     {"upgrade", POLICY_WORD, AT(upgrade), "refuse", "refuse|pass", 0, 0, true},
     {"tls-secret", POLICY_OBJECT, AT(tls_secret), "", "the name of a Secret; empty: no TLS", 0, 0, true},
     {"tls-client-ca", POLICY_SOURCE, AT(tls_client_ca), "", "secret/NAME or configmap/NAME, with /KEY behind it where that is not ca.crt; empty: none", 0, 0, true},
+    {"backend", POLICY_WORD, AT(backend), "runtime", "runtime|kubelet", 0, 0, true},
     {"image-registry", POLICY_TEXT, AT(registry), "", "host[:port]/prefix; -: none; empty: the agents' own", 0, 0, true},
 };
 
-static const char *const ours[] = {"workload", "stream", "upstream", "admin", "template-hash", "injected", "restore", "original-ports", "data-port", "redirect", "backend"};
+static const char *const ours[] = {"workload", "stream", "upstream", "admin", "template-hash", "injected", "restore", "original-ports", "data-port", "redirect", "checkpoint"};
 
 const struct policy_annotation *policy_table(void)
 {
@@ -199,6 +200,12 @@ int policy_check(const struct policy *p, struct error *e)
         return error_set(e, ERROR_INVALID, POLICY_PREFIX "standby wants " POLICY_PREFIX "replication: log: who takes over has to have executed the same");
     if (p->standby > 0 && strcmp(p->traffic, "redirect") == 0)
         return error_set(e, ERROR_INVALID, POLICY_PREFIX "standby is not for " POLICY_PREFIX "traffic: redirect, which leaves Services alone: they would lead to standbys");
+    if (policy_by_kubelet(p) && strcmp(p->traffic, "redirect") == 0)
+        return error_set(e, ERROR_INVALID, POLICY_PREFIX "backend: kubelet is not for " POLICY_PREFIX "traffic: redirect: its rules are set by crsc-runtime, which starts no container of such a pod");
+    if (policy_by_kubelet(p) && policy_replicated(p))
+        return error_set(e, ERROR_INVALID, POLICY_PREFIX "backend: kubelet is not for " POLICY_PREFIX "replication: log");
+    if (policy_by_kubelet(p) && strcmp(p->registry, "-") == 0)
+        return error_set(e, ERROR_INVALID, POLICY_PREFIX "backend: kubelet wants a registry, from which nodes pull checkpoints: " POLICY_PREFIX "image-registry is -");
     if (!policy_replicated(p)) return 0;
     if (strcmp(p->ordering, "serial") != 0 || strcmp(p->logging, "pessimistic") != 0)
         return error_set(e, ERROR_INVALID, POLICY_PREFIX "replication: log wants " POLICY_PREFIX "ordering: serial and " POLICY_PREFIX
@@ -211,6 +218,11 @@ int policy_check(const struct policy *p, struct error *e)
 bool policy_replicated(const struct policy *p)
 {
     return strcmp(p->replication, "log") == 0;
+}
+
+bool policy_by_kubelet(const struct policy *p)
+{
+    return strcmp(p->backend, "kubelet") == 0;
 }
 
 int policy_check_replicas(const struct policy *p, bool deployment, uint64_t replicas, struct error *e)

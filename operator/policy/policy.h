@@ -13,7 +13,7 @@
 #define POLICY_PREFIX "crsc.io/"
 
 enum { POLICY_REPLICAS_MAX = 15 /* that can be told apart by their votes: interceptor/replica/verdict.h */ };
-enum { POLICY_NAME_MAX = 64, POLICY_TEXT_MAX = 256, POLICY_ANNOTATIONS = 18 };
+enum { POLICY_NAME_MAX = 64, POLICY_TEXT_MAX = 256, POLICY_ANNOTATIONS = 19 };
 
 struct policy {
     bool enabled;                      /* checkpoint-restore */
@@ -26,6 +26,7 @@ struct policy {
     char registry[POLICY_TEXT_MAX];    /* "-" when it is to be nowhere; "": the agents' own setting */
     char ordering[POLICY_TEXT_MAX], logging[POLICY_NAME_MAX], reads[POLICY_NAME_MAX], traffic[POLICY_NAME_MAX], upgrade[POLICY_NAME_MAX];
     char replication[POLICY_NAME_MAX];
+    char backend[POLICY_NAME_MAX];     /* runtime, kubelet: how checkpoints are taken and restored */
     char tls_secret[POLICY_TEXT_MAX];    /* a Secret with the data port's certificate; "": no TLS */
     char tls_client_ca[POLICY_TEXT_MAX]; /* policy_client_ca() takes it apart; "": clients show no certificate */
 };
@@ -62,6 +63,8 @@ int policy_set(struct policy *p, const char *key, const char *value, struct erro
 int policy_check(const struct policy *p, struct error *e);
 /* replication: log, several pods with one stream. */
 bool policy_replicated(const struct policy *p);
+/* backend: kubelet: by the kubelet's API and the container runtime, not by crsc-runtime. */
+bool policy_by_kubelet(const struct policy *p);
 /* Whether a Deployment of that many replicas (or a StatefulSet, or a pod) can be protected so. 0, or -ERROR_INVALID with a sentence that says what to do. */
 int policy_check_replicas(const struct policy *p, bool deployment, uint64_t replicas, struct error *e);
 /* tls-client-ca; false: there is none. */

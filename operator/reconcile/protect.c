@@ -165,13 +165,22 @@ static bool is_doubtful(const struct protect_world *w, const struct protect_chec
     return p != NULL && p->shared && p->diverged != 0 && c->phase == PROTECT_VALID && !c->deleting && c->offset >= p->agreed;
 }
 
+/* A valid one that is about to be noted as failed. */
+static bool is_no_way_back(const struct protect_world *w, const struct protect_checkpoint *c)
+{
+    bool refused = false;
+    for (uint32_t i = 0; i < w->n_pods && !refused; i++)
+        refused = w->pods[i].injected && !w->pods[i].node_lost && w->pods[i].checkpoint == (int)(c - w->checkpoints) && protect_is_stuck(w, i);
+    return (refused && c->phase == PROTECT_VALID && !c->deleting) || is_doubtful(w, c);
+}
+
 /* P3. How many of the same kind of the stream are newer; the same offset is ordered by time. */
 static uint32_t newer(const struct protect_world *w, const struct protect_checkpoint *c)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < w->n_checkpoints; i++) {
         const struct protect_checkpoint *o = &w->checkpoints[i];
-        if (o == c || o->stream != c->stream || o->phase != c->phase || o->deleting || is_doubtful(w, o)) continue;
+        if (o == c || o->stream != c->stream || o->phase != c->phase || o->deleting || is_no_way_back(w, o)) continue;
         if (o->offset > c->offset || (o->offset == c->offset && (o->created_ms > c->created_ms || (o->created_ms == c->created_ms && o > c)))) n++;
     }
     return n;
@@ -181,7 +190,7 @@ static void plan_retention(const struct protect_world *w, struct protect_plan *p
 {
     for (uint32_t i = 0; i < w->n_checkpoints; i++) {
         const struct protect_checkpoint *c = &w->checkpoints[i];
-        if (c->deleting || c->manual || c->in_use || is_doubtful(w, c)) continue;
+        if (c->deleting || c->manual || c->in_use || is_no_way_back(w, c)) continue;
         if (c->phase == PROTECT_VALID && newer(w, c) >= w->retain) add(p, PROTECT_DELETE_CHECKPOINT, i);
         if (c->phase == PROTECT_FAILED && newer(w, c) >= PROTECT_FAILED_KEPT) add(p, PROTECT_DELETE_CHECKPOINT, i);
     }
@@ -202,7 +211,7 @@ static void read_history(const struct protect_world *w, uint32_t stream, struct 
         if (c->stream != stream) continue;
         if (is_under_way(c) && !c->deleting) h->busy = true;
         if (c->created_ms > h->last_ms) h->last_ms = c->created_ms;
-        if (c->phase != PROTECT_VALID || c->deleting || is_doubtful(w, c)) continue;
+        if (c->phase != PROTECT_VALID || c->deleting || is_no_way_back(w, c)) continue;
         if (c->created_ms > valid_ms) valid_ms = c->created_ms;
         if (c->fits && (!h->any_fits || c->offset > h->offset)) h->offset = c->offset;
         h->any_fits = h->any_fits || c->fits;
@@ -361,6 +370,20 @@ static bool must_be_rebuilt(const struct protect_world *w, uint32_t pod, struct 
     return !waits;
 }
 
+bool protect_is_stuck(const struct protect_world *w, uint32_t pod)
+{
+    const struct protect_pod *o = &w->pods[pod];
+    return o->begins && !o->terminating && !o->active && (o->unable || (o->unpulled && w->now_ms >= o->created_ms + PROTECT_PULL_MS));
+}
+
+/* P11. */
+static void give_up_checkpoint(const struct protect_world *w, uint32_t pod, struct protect_plan *p)
+{
+    int i = w->pods[pod].checkpoint;
+    if (i >= 0 && w->checkpoints[i].phase == PROTECT_VALID && !w->checkpoints[i].deleting) add(p, PROTECT_REFUSE_CHECKPOINT, (uint32_t)i);
+    add(p, PROTECT_REPLACE_POD, pod);
+}
+
 static void plan_recovery(const struct protect_world *w, struct protect_plan *p)
 {
     uint32_t budget = PROTECT_REPLACEMENTS - replacements(w);
@@ -374,6 +397,8 @@ static void plan_recovery(const struct protect_world *w, struct protect_plan *p)
         if (pod->node_lost) {
             if (!pod->shared && !has_other(w, i)) add(p, PROTECT_FENCE, i);
             add(p, PROTECT_REMOVE_POD, i);
+        } else if (protect_is_stuck(w, i)) {
+            give_up_checkpoint(w, i, p);
         } else if (pod->diverged != 0 ? must_be_rebuilt(w, i, p) : is_spent(w, i)) {
             if (budget == 0) continue;
             budget--;
@@ -476,7 +501,7 @@ const char *protect_do_name(enum protect_do what)
 {
     static const char *const names[] = {
         "make-record", "delete-record", "hold-record", "release-record", "set-template", "clear-template", "switch-service", "restore-service",
-        "new-checkpoint", "hold-checkpoint", "start-checkpoint", "end-checkpoint", "fail-checkpoint", "distrust-checkpoint", "delete-checkpoint", "forget-checkpoint",
+        "new-checkpoint", "hold-checkpoint", "start-checkpoint", "end-checkpoint", "fail-checkpoint", "distrust-checkpoint", "refuse-checkpoint", "delete-checkpoint", "forget-checkpoint",
         "abandon-checkpoint", "promote", "demote", "clear-role", "replace-pod", "fence", "remove-pod", "count-replicas"};
     return (unsigned)what < sizeof names / sizeof *names ? names[what] : "unknown";
 }

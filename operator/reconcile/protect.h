@@ -19,6 +19,8 @@
  *   P9  replicas of different templates do not judge each other: each is told how many there are of its own.
  *   P10 with standbys: when one that serves is lost, one that can serve is promoted in the first plan; a Service chooses by role only when one that can serve
  *       has the label, and no role is cleared while a Service chooses (roles.h).
+ *   P11 a pod that cannot begin with the checkpoint that its image is of (backend: kubelet) is replaced, and that checkpoint has failed before: its successor
+ *       begins with another one, or without. Such replacements are no deaths, and bounded by whoever chooses for new pods.
  * Thread: any. No pointer is kept. */
 #ifndef CRSC_OPERATOR_RECONCILE_PROTECT_H
 #define CRSC_OPERATOR_RECONCILE_PROTECT_H
@@ -38,6 +40,8 @@ enum {
     PROTECT_REPLACE_COST_MS = 4000,   /* what a new pod takes: a shorter backoff is waited for */
     PROTECT_FAILED_KEPT = 3,          /* failed checkpoints that stay to be read */
     PROTECT_MISSED_MS = 15000,        /* from the beginning of our lead, and the age of a pod: until the API server finds our webhook */
+    PROTECT_PULL_MS = 20000,          /* a pod whose image does not come is given up after this */
+    PROTECT_UNUSABLE_MAX = 2,         /* so many checkpoints that no pod could begin with ... */
     PROTECT_PENDING_MS = 60000,       /* a checkpoint whose pod is gone fails after this */
     PROTECT_LOST_MS = 600000,         /* one of which nobody knows anything fails after this */
     PROTECT_FORGOTTEN_MS = 10000,     /* one that its agent, which answers, knows nothing of fails after this: longer than its list is old */
@@ -61,6 +65,10 @@ struct protect_pod {
     bool agent;           /* the agent of its node answers */
     bool active;          /* the agent says: its interceptor gives requests to the app */
     bool fenced;          /* the agent says: a newer epoch owns its stream; it answers nothing any more */
+    bool begins;          /* its image is that of a checkpoint ... */
+    int checkpoint;       /* ... its index; -1: that is gone */
+    bool unable;          /* ... and it cannot begin with it: the kubelet or its agent says so */
+    bool unpulled;        /* ... and that does not come: registries are away at times, too */
     bool running;         /* its protected container runs */
     bool backing_off;     /* the kubelet waits before it starts that container again */
     uint64_t backoff_ms;  /* for about how long still */
@@ -141,6 +149,7 @@ enum protect_do {
     PROTECT_END_CHECKPOINT,   /* note how it ended: what was `seen` */
     PROTECT_FAIL_CHECKPOINT,  /* note that it failed: nobody took it */
     PROTECT_DISTRUST_CHECKPOINT, /* valid as such, but of an app that has diverged: note in the log, then here, that it failed */
+    PROTECT_REFUSE_CHECKPOINT, /* the same, of one that a pod could not begin with */
     PROTECT_DELETE_CHECKPOINT,
     PROTECT_FORGET_CHECKPOINT, /* out of the log, the nodes and the registry, then off with the finalizer */
     PROTECT_ABANDON_CHECKPOINT, /* off with the finalizer alone */
@@ -175,6 +184,9 @@ const char *protect_state_name(enum protect_state state); /* as in status.phase 
 
 /* Of how many replicas, those of the template of pod `pod`, more than half decide whether its app is wrong; 0: nobody does, as it is alone. */
 uint32_t protect_replicas(const struct protect_world *w, uint32_t pod);
+
+/* Whether a pod is to be replaced because it cannot begin with its checkpoint. */
+bool protect_is_stuck(const struct protect_world *w, uint32_t pod);
 
 /* Whether that Service, switched, is to lead only to pods with the role serving. */
 bool protect_chooses(const struct protect_world *w, uint32_t service);

@@ -1,6 +1,6 @@
 /* The decisions of protect.c against thousands of random clusters: workloads annotated and not, pods and nodes that come and go, agents that
  * fail, an operator that is killed before or after any action; replicas that diverge, rollouts, changes from one pod to several and back, standbys. The cluster of
- * the test is the truth: P1 to P10 are checked on it after every action, and at last, when nothing disturbs any more, that it comes to rest where it should. */
+ * the test is the truth: P1 to P11 are checked on it after every action, and at last, when nothing disturbs any more, that it comes to rest where it should. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -22,6 +22,8 @@ struct pod {
     uint32_t counts;
     unsigned turns;            /* checkpoints begun of it */
     enum protect_role role;
+    bool begins, stuck;        /* its image is that of image `from`; it cannot begin with it */
+    int from;
 };
 
 struct image {
@@ -52,6 +54,9 @@ struct cluster {
     uint32_t standby;
     bool unready_published;  /* by the Service */
     bool service_chooses;
+    bool by_kubelet;         /* pods begin with the newest valid checkpoint that there is when they are made */
+    unsigned stuck_percent;  /* of them: in vain */
+    uint64_t refused, refusals[PROTECT_UNUSABLE_MAX]; /* of checkpoints: how many ever, when the last ones */
 };
 
 static uint64_t roll(struct cluster *c)
@@ -131,14 +136,16 @@ static void see(const struct cluster *c, struct protect_world *w, int pod_of[POD
             .agent = p->agent, .active = p->active && p->agent, .fenced = is_fenced(c, p) && p->agent, .running = p->running, .backing_off = p->backing_off,
             .backoff_ms = p->backing_off ? 40000 : 0, .executed = p->agent ? p->executed : 0,
             .created_ms = p->created, .shared = p->shared, .heard = p->shared && p->agent, .sound = p->diverged == 0, .role = p->role, .counts = p->counts,
-            .template = p->version, .diverged = p->agent ? p->diverged : 0, .agreed = p->agreed};
+            .begins = p->begins, .checkpoint = -1, .unable = p->stuck && i % 2 == 0, .unpulled = p->stuck && i % 2 == 1, .template = p->version, .diverged = p->agent ? p->diverged : 0, .agreed = p->agreed};
     }
     for (int i = 0; i < CHECKPOINTS; i++) {
         const struct image *m = &c->images[i];
         if (!m->there) continue;
         int pod = -1;
-        for (uint32_t k = 0; k < w->n_pods; k++)
+        for (uint32_t k = 0; k < w->n_pods; k++) {
             if (pod_of[k] == m->pod) pod = (int)k;
+            if (w->pods[k].begins && c->pods[pod_of[k]].from == i) w->pods[k].checkpoint = (int)w->n_checkpoints;
+        }
         image_of[w->n_checkpoints] = i;
         w->checkpoints[w->n_checkpoints++] = (struct protect_checkpoint){.pod = pod, .phase = m->phase, .seen = m->agent, .finalizer = m->finalizer,
             .deleting = m->deleting, .offset = m->offset, .created_ms = m->created, .started_ms = m->created,
@@ -201,6 +208,14 @@ static void checkpoint_action(struct cluster *c, enum protect_do what, int i)
         assert_true(m->phase == PROTECT_VALID && c->pods[m->pod].diverged != 0 && m->offset >= c->pods[m->pod].agreed);
         m->phase = PROTECT_FAILED;
         break;
+    case PROTECT_REFUSE_CHECKPOINT: {
+        bool stuck = false;
+        for (int k = 0; k < PODS; k++) stuck = stuck || (is_live(&c->pods[k]) && c->pods[k].stuck && c->pods[k].from == i);
+        assert_true(stuck && m->phase == PROTECT_VALID); /* P11 */
+        m->phase = PROTECT_FAILED;
+        c->refusals[c->refused++ % PROTECT_UNUSABLE_MAX] = c->now;
+        break;
+    }
     case PROTECT_DELETE_CHECKPOINT:
         if (protects && m->phase == PROTECT_VALID) assert_false(is_among_newest(c, i, 2)); /* P3 */
         if (!m->deleting) m->deleting_since = c->now;
@@ -229,6 +244,10 @@ static void pod_action(struct cluster *c, enum protect_do what, int i)
         memset(p, 0, sizeof *p);
     } else if (!p->injected) { /* replace: it missed the webhook */
         assert_true(c->now - p->created >= PROTECT_MISSED_MS); /* P5 */
+        memset(p, 0, sizeof *p);
+    } else if (p->stuck && (i % 2 == 0 || c->now - p->created >= PROTECT_PULL_MS)) { /* P11; until then it is like any other */
+        const struct image *m = &c->images[p->from];
+        assert_true(!m->there || m->deleting || m->phase != PROTECT_VALID);
         memset(p, 0, sizeof *p);
     } else { /* replace: the time is noted first */
         for (int k = 0; k < CHECKPOINTS && p->diverged != 0 && p->agent; k++) { /* P8, as far as anybody says so */
@@ -340,6 +359,7 @@ static void act(struct cluster *c, const struct protect_world *w, struct protect
     case PROTECT_END_CHECKPOINT:
     case PROTECT_FAIL_CHECKPOINT:
     case PROTECT_DISTRUST_CHECKPOINT:
+    case PROTECT_REFUSE_CHECKPOINT:
     case PROTECT_DELETE_CHECKPOINT:
     case PROTECT_FORGET_CHECKPOINT:
     case PROTECT_ABANDON_CHECKPOINT: checkpoint_action(c, a.what, image_of[a.which]); break;
@@ -385,6 +405,21 @@ static void open_stream(struct cluster *c, struct pod *p)
     if (!p->shared) c->owned = c->epoch;
 }
 
+/* What newest.h chooses: none after PROTECT_UNUSABLE_MAX were in vain lately. */
+static void choose_beginning(struct cluster *c, struct pod *p)
+{
+    unsigned lately = 0;
+    p->from = -1;
+    for (unsigned i = 0; i < PROTECT_UNUSABLE_MAX; i++) lately += c->refused > i && c->now - c->refusals[i] < PROTECT_WINDOW_MS;
+    for (int i = 0; i < CHECKPOINTS; i++) {
+        const struct image *m = &c->images[i];
+        if (m->there && m->phase == PROTECT_VALID && !m->deleting && (p->from < 0 || m->offset > c->images[p->from].offset)) p->from = i;
+    }
+    p->begins = p->from >= 0 && lately < PROTECT_UNUSABLE_MAX;
+    p->stuck = p->begins && chance(c, c->stuck_percent);
+    if (p->stuck) p->running = false;
+}
+
 static void start_pod(struct cluster *c, struct pod *p)
 {
     bool missed = c->template_ours && c->service_switched && chance(c, c->missed_percent); /* no operator answered the API server */
@@ -393,6 +428,7 @@ static void start_pod(struct cluster *c, struct pod *p)
     if (p->shared && has_standbys(c) && chance(c, 80)) p->role = PROTECT_SERVING; /* the webhook's word; its caches may be old */
     p->version = c->version;
     if (p->injected) open_stream(c, p);
+    if (c->by_kubelet && p->injected && !p->shared) choose_beginning(c, p);
 }
 
 /* Replicas execute everything; of others the one that owns the stream. */
@@ -424,7 +460,7 @@ static void controllers(struct cluster *c)
     }
     for (int i = 0; i < PODS; i++) {
         struct pod *p = &c->pods[i];
-        if (!p->there || p->lost || p->terminating || p->backing_off || p->diverged != 0) continue;
+        if (!p->there || p->lost || p->terminating || p->backing_off || p->diverged != 0 || p->stuck) continue;
         p->ready = p->active = p->running = true;
         execute(c, p);
     }
@@ -444,7 +480,7 @@ static void disturb(struct cluster *c)
     switch (roll(c) % 17) {
     case 0: c->annotated = !c->annotated; break;
     case 1: c->valid = chance(c, 80); break;
-    case 2: if (p->there) p->backing_off = !p->backing_off, p->running = !p->backing_off, p->active = p->running; break;
+    case 2: if (p->there && !p->stuck) p->backing_off = !p->backing_off, p->running = !p->backing_off, p->active = p->running; break;
     case 3: if (p->there) p->lost = true, p->ready = p->active = p->agent = false; break;
     case 4: if (p->there) p->agent = !p->agent; break;
     case 5: if (p->there) p->terminating = true; break;
@@ -478,6 +514,7 @@ static void disturb(struct cluster *c)
 static void settle(struct cluster *c)
 {
     c->missed_percent = 0;
+    c->stuck_percent = c->stuck_percent > 0 && chance(c, 50) ? 100 : 0; /* also where no restore works at all */
     for (int i = 0; i < PODS; i++) {
         c->pods[i].backing_off = false;
         if (c->pods[i].there && !c->pods[i].lost) c->pods[i].agent = true;
@@ -548,6 +585,7 @@ static void check_rest(struct cluster *c, uint64_t seed)
         if (on && c->valid && c->pods[i].there && is_fenced(c, &c->pods[i])) fail_msg("seed %llu: a pod that stays is fenced", (unsigned long long)seed); /* P7 */
         assert_false(c->pods[i].there && c->pods[i].injected && c->pods[i].lost && on);
         assert_false(is_live(&c->pods[i]) && c->pods[i].diverged != 0 && on); /* rebuilt */
+        assert_false(is_live(&c->pods[i]) && c->pods[i].stuck && on); /* P11 */
         injected = injected || (c->pods[i].there && c->pods[i].injected && !c->pods[i].lost);
     }
     if (on && c->valid && !injected) fail_msg("seed %llu: no pod has an interceptor", (unsigned long long)seed);
@@ -555,7 +593,7 @@ static void check_rest(struct cluster *c, uint64_t seed)
 
 static void test_random_clusters(void **state)
 {
-    uint64_t first = 1, rests[2] = {0, 0};
+    uint64_t first = 1, rests[2] = {0, 0}, refused = 0;
     (void)state;
     if (getenv("CRSC_SEED") != NULL) first = strtoull(getenv("CRSC_SEED"), NULL, 10);
     for (uint64_t seed = first; seed < first + SEEDS; seed++) {
@@ -565,6 +603,8 @@ static void test_random_clusters(void **state)
             c.replicas = 1 + (uint32_t)(roll(&c) % 4);
             c.standby = (uint32_t)(roll(&c) % 3);
         }
+        c.by_kubelet = seed % 3 == 0;
+        c.stuck_percent = c.by_kubelet ? 30 : 0;
         for (int i = 0; i < STEPS; i++) {
             c.now += roll(&c) % 2000;
             controllers(&c);
@@ -574,9 +614,11 @@ static void test_random_clusters(void **state)
         }
         settle(&c);
         check_rest(&c, seed);
+        refused += c.refused;
         rests[c.exists && c.annotated && c.valid]++;
     }
     assert_true(rests[0] > SEEDS / 10 && rests[1] > SEEDS / 10); /* both ends were seen */
+    if (refused < SEEDS / 20) fail_msg("only %llu were refused", (unsigned long long)refused);
 }
 
 /* ---- single decisions ----------------------------------------------------------------------------------------- */

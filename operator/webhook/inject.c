@@ -138,6 +138,8 @@ struct facts {
     size_t index; /* of the container */
     uint32_t port;
     struct policy policy;
+    bool begins; /* with ... */
+    struct inject_checkpoint checkpoint;
 };
 
 static bool redirects(const struct facts *f)
@@ -157,11 +159,12 @@ static void annotate(struct patch *p, yyjson_val *pod, const struct facts *f, co
     snprintf(text, sizeof text, "127.0.0.1:%d", INJECT_ADMIN_PORT);
     op_entry(p, "/metadata/annotations", "crsc.io/admin", text);
     op_entry(p, "/metadata/annotations", "crsc.io/template-hash", f->hash);
-    op_entry(p, "/metadata/annotations", "crsc.io/backend", INJECT_BACKEND);
+    op_entry(p, "/metadata/annotations", "crsc.io/backend", f->policy.backend);
     if (redirects(f)) {
         snprintf(text, sizeof text, "%u=%d,%d=%u", f->port, INJECT_DATA_PORT, INJECT_DIRECT_PORT, f->port);
         op_entry(p, "/metadata/annotations", "crsc.io/redirect", text);
     }
+    if (f->begins) op_entry(p, "/metadata/annotations", INJECT_CHECKPOINT, f->checkpoint.name);
     if (s->restore != NULL) op_entry(p, "/metadata/annotations", "crsc.io/restore", s->restore);
     if (strcmp(f->policy.registry, "-") == 0) op_entry(p, "/metadata/annotations", "crsc.io/image-registry", "");
     op_entry(p, "/metadata/annotations", "crsc.io/injected", CRSC_VERSION);
@@ -392,6 +395,14 @@ static void ask_all_directly(struct patch *p, const struct facts *f, yyjson_val 
     }
 }
 
+/* The container runtime restores what that image is a checkpoint of; there is no program in it that could run otherwise. */
+static void set_image(struct patch *p, const struct facts *f)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/spec/containers/%zu/image", f->index);
+    op(p, "add", path, yyjson_mut_strcpy(p->doc, f->checkpoint.image));
+}
+
 static void pin(struct patch *p, yyjson_val *spec, const char *node)
 {
     if (!yyjson_is_obj(yyjson_obj_get(spec, "nodeSelector"))) op(p, "add", "/spec/nodeSelector", yyjson_mut_obj(p->doc));
@@ -425,7 +436,8 @@ static char *write_patch(yyjson_val *pod, const struct facts *f, const struct in
     annotate(&p, pod, f, s);
     add_sidecar(&p, spec, f, s);
     add_volumes(&p, spec, &f->policy, s->log_secret);
-    op(&p, "add", "/spec/runtimeClassName", yyjson_mut_strcpy(p.doc, s->runtime_class));
+    if (!policy_by_kubelet(&f->policy)) op(&p, "add", "/spec/runtimeClassName", yyjson_mut_strcpy(p.doc, s->runtime_class));
+    if (f->begins) set_image(&p, f);
     relax_probe(&p, f, "livenessProbe", true);
     relax_probe(&p, f, "readinessProbe", false);
     relax_probe(&p, f, "startupProbe", false);
@@ -453,7 +465,7 @@ static bool has_sidecar(yyjson_val *spec)
     return false;
 }
 
-static int check_pod(yyjson_val *spec, const char *space, const struct inject_settings *s, struct error *reason)
+static int check_pod(yyjson_val *spec, const char *space, const struct policy *policy, const struct inject_settings *s, struct error *reason)
 {
     const char *class = text_of(spec, "runtimeClassName");
     static const char *const shared[] = {"hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace"};
@@ -462,6 +474,8 @@ static int check_pod(yyjson_val *spec, const char *space, const struct inject_se
     for (size_t i = 0; i < sizeof shared / sizeof *shared; i++)
         if (yyjson_is_true(yyjson_obj_get(spec, shared[i])))
             return error_set(reason, ERROR_INVALID, "a pod with %s cannot be checkpointed and restored by itself", shared[i]);
+    if (class[0] != '\0' && policy_by_kubelet(policy))
+        return error_set(reason, ERROR_INVALID, "the pod asks for runtimeClassName \"%.60s\": crsc.io/backend: kubelet is for the nodes' own handler", class);
     if (class[0] != '\0' && strcmp(class, s->runtime_class) != 0)
         return error_set(reason, ERROR_INVALID, "the pod asks for runtimeClassName \"%.60s\": only %s restores checkpoints", class, s->runtime_class);
     return 0;
@@ -524,7 +538,7 @@ static int check(yyjson_val *pod, const char *space, const struct inject_setting
 {
     yyjson_val *spec = yyjson_obj_get(pod, "spec");
     int rv = inject_policy(yyjson_obj_get(yyjson_obj_get(pod, "metadata"), "annotations"), &f->policy, reason);
-    if (rv == 0) rv = check_pod(spec, space, s, reason);
+    if (rv == 0) rv = check_pod(spec, space, &f->policy, s, reason);
     if (rv == 0) rv = make_stream(pod, space, s->cluster, f->stream, reason);
     if (rv != 0) return rv;
     if ((f->container = inject_container(spec, &f->policy, &f->port, reason)) == NULL) return -ERROR_INVALID;
@@ -533,12 +547,21 @@ static int check(yyjson_val *pod, const char *space, const struct inject_setting
     if ((rv = policy_check_replicas(&f->policy, strncmp(workload, "deployment/", 11) == 0, 1, reason)) != 0) return rv;
     if (redirects(f) && !owned)
         return error_set(reason, ERROR_INVALID, "crsc.io/traffic: redirect could not be undone in a pod that belongs to nobody: use service or none, or a Deployment");
+    if (policy_by_kubelet(&f->policy) && !owned)
+        return error_set(reason, ERROR_INVALID, "crsc.io/backend: kubelet restores pods that are made anew, and one that belongs to nobody is not: use runtime, or a Deployment");
     if ((rv = check_names(spec, reason)) != 0 || (rv = check_ports(spec, f, "containers", reason)) != 0 || (rv = check_ports(spec, f, "initContainers", reason)) != 0)
         return rv;
     if (is_ours(f, f->port))
         return error_set(reason, ERROR_INVALID, "the app listens on port %u, which the interceptor needs", f->port);
     f->index = index_of(spec, f->container);
     return 0;
+}
+
+static void choose_checkpoint(yyjson_val *annotations, const char *space, struct facts *f, const struct inject_settings *s)
+{
+    const char *wanted = s->restore != NULL ? s->restore : text_of(annotations, "crsc.io/restore");
+    if (!policy_by_kubelet(&f->policy) || s->newest == NULL) return;
+    f->begins = s->newest(s->newest_user, space, f->stream, f->hash, wanted[0] != '\0' ? wanted : "auto", &f->checkpoint);
 }
 
 enum inject_outcome inject_pod(yyjson_val *pod, const char *space, const struct inject_settings *s, char **ret_patch, struct error *reason)
@@ -550,7 +573,9 @@ enum inject_outcome inject_pod(yyjson_val *pod, const char *space, const struct 
         *ret_patch = write_refusal(spec, space, reason);
         return INJECT_REFUSED;
     }
-    char *patch = inject_template_hash(spec, f.hash) == 0 ? write_patch(pod, &f, s) : NULL;
+    int rv = inject_template_hash(spec, f.policy.backend, f.hash);
+    if (rv == 0) choose_checkpoint(annotations, space, &f, s);
+    char *patch = rv == 0 ? write_patch(pod, &f, s) : NULL;
     if (patch == NULL) {
         error_set(reason, ERROR_NOMEM, "no memory");
         return INJECT_REFUSED;

@@ -4,6 +4,7 @@
  * and the annotations of docs/AGENT.md, and the probes of the protected container are made to outlast a checkpoint. With `crsc.io/traffic: redirect` the
  * app's port leads to the interceptor within the pod (common/redirect.h), and what the kubelet asks the app, by a probe of any container or native sidecar, goes to a port that leads past it: a probe that waited
  * for a replay would have the app killed. Our scheduling gate is taken off in any case. Nothing else of the pod changes, and a pod that cannot be protected is left as it is, with the reason.
+ * With `crsc.io/backend: kubelet` there is no RuntimeClass; the container's image becomes that of the newest checkpoint, where there is one that fits.
  * Pure: no I/O. Thread: any. */
 #ifndef CRSC_OPERATOR_WEBHOOK_INJECT_H
 #define CRSC_OPERATOR_WEBHOOK_INJECT_H
@@ -25,12 +26,22 @@ enum { INJECT_DATA_PORT = 15020, INJECT_ADMIN_PORT = 15021, INJECT_PROBE_PORT = 
 #define INJECT_DATA_VOLUME "crsc-data-tls"
 #define INJECT_DATA_PATH "/etc/crsc/data-tls" /* tls.crt, tls.key, client-ca.crt */
 #define INJECT_LABEL "crsc.io/protected"        /* on our templates and pods: the operator follows those */
-#define INJECT_BACKEND "runtime"                 /* how its checkpoints are taken and restored: by runc and crsc-runtime; there is no other yet */
+#define INJECT_CHECKPOINT "crsc.io/checkpoint"    /* annotation of a pod whose container's image is that of a checkpoint (backend: kubelet) */
 #define INJECT_GATE "crsc.io/injection"          /* scheduling gate of templates whose pods redirect: a pod that nobody asked us about is not started */
 #define INJECT_ROLE "crsc.io/role"               /* label of replicas, where there are standbys: who takes clients */
 #define INJECT_SERVING "serving"
 #define INJECT_STANDBY "standby"
 #define INJECT_REFUSAL "crsc.io/refused"        /* annotation of a pod that cannot be protected: why */
+
+enum { INJECT_CHECKPOINT_MAX = 65, INJECT_IMAGE_MAX = 900 };
+
+/* What a pod with backend: kubelet begins with. */
+struct inject_checkpoint {
+    char name[INJECT_CHECKPOINT_MAX], image[INJECT_IMAGE_MAX]; /* image: repository@digest */
+};
+
+/* The newest one for pods of that stream and template hash; `wanted`: "auto", "fresh" (none), or a name: that one or none. False: none. */
+typedef bool inject_newest_cb(void *user, const char *space, const char *stream, const char *hash, const char *wanted, struct inject_checkpoint *ret_checkpoint);
 
 struct inject_settings {
     const char *image;         /* of the interceptor */
@@ -42,6 +53,8 @@ struct inject_settings {
     const char *restore;       /* for crsc.io/restore: NULL: auto */
     const char *role;          /* a replica's, as it begins: NULL: none */
     const char *node;          /* where the pod has to run (a migration): NULL: anywhere */
+    inject_newest_cb *newest;  /* NULL: there are none */
+    void *newest_user;
 };
 
 enum inject_outcome {
@@ -55,8 +68,8 @@ enum inject_outcome inject_pod(yyjson_val *pod, const char *space, const struct 
 
 /* The policy in an object's annotations, checked (policy_check()). 0 or -ERROR_INVALID. */
 int inject_policy(yyjson_val *annotations, struct policy *ret_policy, struct error *e);
-/* What a checkpoint depends on in a pod's spec, as "sha256:..."; our own additions do not count. */
-int inject_template_hash(yyjson_val *spec, char ret_hash[INJECT_HASH_MAX]);
+/* What a checkpoint depends on in a pod's spec, and how it is restored, as "sha256:..."; our own additions do not count. */
+int inject_template_hash(yyjson_val *spec, const char *backend, char ret_hash[INJECT_HASH_MAX]);
 /* The protected container of a pod's spec and the port it serves on. NULL with the reason. */
 yyjson_val *inject_container(yyjson_val *spec, const struct policy *p, uint32_t *ret_port, struct error *reason);
 

@@ -58,14 +58,19 @@ static bool add_containers(EVP_MD_CTX *md, const char *kind, yyjson_val *list)
     return true;
 }
 
-int inject_template_hash(yyjson_val *spec, char ret_hash[INJECT_HASH_MAX])
+int inject_template_hash(yyjson_val *spec, const char *backend, char ret_hash[INJECT_HASH_MAX])
 {
     unsigned char sum[EVP_MAX_MD_SIZE];
     unsigned int n = 0;
     EVP_MD_CTX *md = EVP_MD_CTX_new();
     bool ok = md != NULL && EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1 && add_containers(md, "init", yyjson_obj_get(spec, "initContainers")) &&
               add_containers(md, "container", yyjson_obj_get(spec, "containers")) && add_named(md, "volume", yyjson_obj_get(spec, "volumes")) &&
-              add_value(md, "securityContext", yyjson_obj_get(spec, "securityContext")) && EVP_DigestFinal_ex(md, sum, &n) == 1;
+              add_value(md, "securityContext", yyjson_obj_get(spec, "securityContext"));
+    if (ok && strcmp(backend, "runtime") != 0) { /* the default adds nothing: hashes of before it was there stay */
+        add_text(md, "backend");
+        add_text(md, backend);
+    }
+    ok = ok && EVP_DigestFinal_ex(md, sum, &n) == 1;
     EVP_MD_CTX_free(md);
     if (!ok) return -ERROR_NOMEM;
     int at = snprintf(ret_hash, INJECT_HASH_MAX, "sha256:");

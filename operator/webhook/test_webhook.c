@@ -12,7 +12,7 @@
 #include "operator/webhook/review.h"
 
 static const char *golden;
-static const struct inject_settings settings = {.image = "registry/crsc-interceptor:1", .pull_policy = "IfNotPresent", .servers = "log-0:7400,log-1:7400",
+static const struct inject_settings defaults = {.image = "registry/crsc-interceptor:1", .pull_policy = "IfNotPresent", .servers = "log-0:7400,log-1:7400",
                                                 .log_secret = "crsc-log", .cluster = "prod", .runtime_class = "crsc"};
 
 static yyjson_doc *parse(const char *text)
@@ -56,9 +56,68 @@ static void compare(const char *name, const char *patch)
     yyjson_doc_free(got);
 }
 
+#define POD(annotations, spec) "{\"metadata\":{\"name\":\"p\",\"annotations\":{" annotations "}},\"spec\":{" spec "}}"
+#define ON "\"crsc.io/checkpoint-restore\":\"true\""
+#define APP "\"containers\":[{\"name\":\"app\",\"image\":\"a\",\"ports\":[{\"containerPort\":80}]}]"
+
+static struct {
+    unsigned n;
+    char stream[INJECT_STREAM_MAX + 1], hash[INJECT_HASH_MAX], wanted[INJECT_CHECKPOINT_MAX];
+} asked;
+
+static bool newest(void *user, const char *space, const char *stream, const char *hash, const char *wanted, struct inject_checkpoint *ret_checkpoint)
+{
+    assert_ptr_equal(user, &asked);
+    assert_string_equal(space, "shop");
+    asked.n++;
+    snprintf(asked.stream, sizeof asked.stream, "%s", stream);
+    snprintf(asked.hash, sizeof asked.hash, "%s", hash);
+    snprintf(asked.wanted, sizeof asked.wanted, "%s", wanted);
+    *ret_checkpoint = (struct inject_checkpoint){.name = "counter-17", .image = "reg:5000/checkpoints/prod/shop/deployment/counter@sha256:11"};
+    return true;
+}
+
+/* backend: kubelet: whom of whose checkpoints is asked for, and that a pod without one keeps its image. */
+static void test_checkpoint(void **state)
+{
+    static const char *const pods[] = {POD(ON ",\"crsc.io/workload\":\"deployment/counter\",\"crsc.io/backend\":\"kubelet\"", APP),
+                                       POD(ON ",\"crsc.io/workload\":\"deployment/counter\",\"crsc.io/backend\":\"kubelet\",\"crsc.io/restore\":\"fresh\"", APP),
+                                       POD(ON ",\"crsc.io/workload\":\"deployment/counter\",\"crsc.io/backend\":\"kubelet\"", APP), POD(ON, APP)};
+    static const char *const wanted[] = {"auto", "fresh", "c-9", NULL};
+    struct inject_settings s = defaults;
+    (void)state;
+    s.newest_user = &asked;
+    for (size_t i = 0; i < sizeof pods / sizeof *pods; i++) {
+        for (int with = 0; with < 2; with++) {
+            struct error e = {0};
+            char *patch = NULL;
+            yyjson_doc *pod = parse(pods[i]);
+            asked.n = 0;
+            s.newest = with ? newest : NULL;
+            s.restore = i == 2 ? "c-9" : NULL;
+            assert_int_equal(inject_pod(yyjson_doc_get_root(pod), "shop", &s, &patch, &e), INJECT_PATCHED);
+            bool begins = with && wanted[i] != NULL;
+            assert_int_equal(asked.n, begins);
+            assert_int_equal(strstr(patch, "/spec/containers/0/image") != NULL, begins);
+            assert_int_equal(strstr(patch, "crsc.io~1checkpoint") != NULL, begins);
+            assert_int_equal(strstr(patch, "/spec/runtimeClassName") != NULL, wanted[i] == NULL);
+            if (begins) {
+                assert_string_equal(asked.wanted, wanted[i]);
+                assert_string_equal(asked.stream, "prod/shop/deployment/counter");
+                assert_non_null(strstr(patch, asked.hash)); /* the one that is written on the pod */
+            }
+            free(patch);
+            yyjson_doc_free(pod);
+        }
+    }
+}
+
 static void test_golden(void **state)
 {
-    static const char *const names[] = {"deployment", "statefulset", "full", "redirect", "tls", "replicas"};
+    static const char *const names[] = {"deployment", "statefulset", "full", "redirect", "tls", "replicas", "kubelet"};
+    struct inject_settings settings = defaults;
+    settings.newest = newest;
+    settings.newest_user = &asked;
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         struct error e = {0};
@@ -72,10 +131,6 @@ static void test_golden(void **state)
         free(text);
     }
 }
-
-#define POD(annotations, spec) "{\"metadata\":{\"name\":\"p\",\"annotations\":{" annotations "}},\"spec\":{" spec "}}"
-#define ON "\"crsc.io/checkpoint-restore\":\"true\""
-#define APP "\"containers\":[{\"name\":\"app\",\"image\":\"a\",\"ports\":[{\"containerPort\":80}]}]"
 
 static void test_left_alone(void **state)
 {
@@ -97,14 +152,17 @@ static void test_left_alone(void **state)
         {POD(ON ",\"crsc.io/container\":\"app\"", "\"containers\":[{\"name\":\"crsc-interceptor\"},{\"name\":\"app\",\"ports\":[{\"containerPort\":80}]}]"), "x", "crsc-interceptor"},
         {POD(ON, "\"containers\":[{\"name\":\"app\",\"ports\":[{\"containerPort\":80}]},{\"name\":\"mesh\",\"ports\":[{\"containerPort\":15020}]}]"), "x", "listens on port 15020"},
         {POD(ON, APP ",\"initContainers\":[{\"name\":\"mesh\",\"restartPolicy\":\"Always\",\"ports\":[{\"containerPort\":15021}]}]"), "x", "listens on port 15021"},
-        {POD(ON ",\"crsc.io/traffic\":\"redirect\"", APP), "x", "belongs to nobody"},
+        {POD(ON ",\"crsc.io/traffic\":\"redirect\"", APP), "x", "belongs to nobody"}, {POD(ON ",\"crsc.io/backend\":\"kubelet\"", APP), "x", "belongs to nobody"},
+        {POD(ON ",\"crsc.io/backend\":\"podman\"", APP), "x", "runtime|kubelet"}, {POD(ON ",\"crsc.io/backend\":\"kubelet\",\"crsc.io/traffic\":\"redirect\",\"crsc.io/workload\":\"deployment/d\"", APP), "x", "crsc-runtime"},
+        {POD(ON ",\"crsc.io/backend\":\"kubelet\",\"crsc.io/workload\":\"deployment/d\"", APP ",\"runtimeClassName\":\"crsc\""), "x", "own handler"},
+        {POD(ON ",\"crsc.io/backend\":\"kubelet\",\"crsc.io/image-registry\":\"-\",\"crsc.io/workload\":\"deployment/d\"", APP), "x", "registry"},
         {POD(ON ",\"crsc.io/traffic\":\"redirect\",\"crsc.io/workload\":\"deployment/d\",\"crsc.io/port\":\"15023\"", APP), "x", "15023"}, {"{\"metadata\":{\"annotations\":{" ON "}},\"spec\":{" APP "}}", "x", "name"}};
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct error e = {0};
         char *patch = NULL;
         yyjson_doc *pod = parse(cases[i].pod);
-        enum inject_outcome outcome = inject_pod(yyjson_doc_get_root(pod), cases[i].space, &settings, &patch, &e);
+        enum inject_outcome outcome = inject_pod(yyjson_doc_get_root(pod), cases[i].space, &defaults, &patch, &e);
         bool noted = cases[i].words != NULL && strcmp(cases[i].space, "kube-system") != 0; /* the pod says why, and nothing else of it changes */
         if (noted != (patch != NULL)) fail_msg("%s: patch %s", cases[i].pod, patch != NULL ? patch : "none");
         if (noted) {
@@ -121,11 +179,16 @@ static void test_left_alone(void **state)
     }
 }
 
-static void hash_of(const char *spec, char hash[INJECT_HASH_MAX])
+static void hash_with(const char *spec, const char *backend, char hash[INJECT_HASH_MAX])
 {
     yyjson_doc *doc = parse(spec);
-    assert_int_equal(inject_template_hash(yyjson_doc_get_root(doc), hash), 0);
+    assert_int_equal(inject_template_hash(yyjson_doc_get_root(doc), backend, hash), 0);
     yyjson_doc_free(doc);
+}
+
+static void hash_of(const char *spec, char hash[INJECT_HASH_MAX])
+{
+    hash_with(spec, "runtime", hash);
 }
 
 /* What is made up anew for each pod, and what we add, changes nothing; what the app would see does. */
@@ -141,7 +204,7 @@ static void test_gate(void **state)
         char *patch = NULL;
         snprintf(text, sizeof text, "{\"metadata\":{\"name\":\"p\",\"annotations\":{%s}},\"spec\":{%s}}", annotations[i], gates);
         yyjson_doc *pod = parse(text);
-        inject_pod(yyjson_doc_get_root(pod), "x", &settings, &patch, &e);
+        inject_pod(yyjson_doc_get_root(pod), "x", &defaults, &patch, &e);
         assert_non_null(patch);
         assert_non_null(strstr(patch, "{\"op\":\"remove\",\"path\":\"/spec/schedulingGates/1\"}"));
         free(patch);
@@ -161,6 +224,10 @@ static void test_hash(void **state)
     assert_string_not_equal(a, b);
     hash_of("{\"containers\":[{\"name\":\"app\",\"image\":\"a\"}],\"securityContext\":{\"runAsUser\":0}}", b);
     assert_string_not_equal(a, b);
+    hash_of("{\"containers\":[{\"name\":\"app\",\"image\":\"b\"}]}", a);
+    assert_string_equal(a, "sha256:f9bb84d44611872c0bc12ac3d2d884495757c42e0285d142026b2c108eaaaa18"); /* of checkpoints that are there already */
+    hash_with("{\"containers\":[{\"name\":\"app\",\"image\":\"b\"}]}", "kubelet", b); /* neither can restore the other's */
+    assert_string_not_equal(a, b);
 }
 
 static void test_review(void **state)
@@ -170,9 +237,9 @@ static void test_review(void **state)
     enum inject_outcome outcome;
     (void)state;
     for (size_t i = 0; i < sizeof garbage / sizeof *garbage; i++)
-        assert_null(review_answer(garbage[i], strlen(garbage[i]), &settings, NULL, NULL, &outcome, &e));
+        assert_null(review_answer(garbage[i], strlen(garbage[i]), &defaults, NULL, NULL, &outcome, &e));
     const char *text = "{\"request\":{\"uid\":\"u\",\"namespace\":\"x\",\"object\":" POD(ON, APP ",\"hostPID\":true") "}}";
-    char *answer = review_answer(text, strlen(text), &settings, NULL, NULL, &outcome, &e);
+    char *answer = review_answer(text, strlen(text), &defaults, NULL, NULL, &outcome, &e);
     assert_int_equal(outcome, INJECT_REFUSED);
     assert_non_null(strstr(answer, "\"allowed\":true"));
     assert_non_null(strstr(answer, "hostPID"));
@@ -206,7 +273,7 @@ static void test_certificates(void **state)
 
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden), cmocka_unit_test(test_left_alone), cmocka_unit_test(test_gate), cmocka_unit_test(test_hash),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden), cmocka_unit_test(test_checkpoint), cmocka_unit_test(test_left_alone), cmocka_unit_test(test_gate), cmocka_unit_test(test_hash),
                                        cmocka_unit_test(test_review), cmocka_unit_test(test_certificates)};
     golden = argc > 1 ? argv[1] : "operator/webhook/golden";
     return cmocka_run_group_tests(tests, NULL, NULL);

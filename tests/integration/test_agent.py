@@ -336,7 +336,9 @@ class Node:
         """A pod's container runs that crsc-runtime did not start: runc's state says so, and the container's own words how it began."""
         self.pods[pod] = Interceptor()
         self.pods[pod].offset = offset
-        process = self.world.bench.spawn(f"{self.name}-{pod}", ["python3", "-c", "import signal, sys\nsignal.signal(15, lambda *a: sys.exit(0))\nsignal.pause()"])
+        ready = os.path.join(self.here, "ready-" + pod)
+        process = self.world.bench.spawn(f"{self.name}-{pod}", ["python3", "-c", "import signal, sys\nsignal.signal(15, lambda *a: sys.exit(0))\nopen(sys.argv[1], 'w')\nsignal.pause()", ready])
+        wait_until("it can be stopped", lambda: os.path.exists(ready))
         bundle, state = os.path.join(self.here, "bundle-" + pod), os.path.join(self.here, "runc", "c" + pod)
         config = self.config(stream, pod)
         config["annotations"] |= {"crsc.io/backend": "kubelet", **words}

@@ -383,6 +383,100 @@ def test_interceptor_options(bench, rng):
         undone(w, (DEPLOYMENT, SERVICE))
 
 
+def waits(w, pod, reason, message, **more):
+    """The kubelet's word for a container that does not come to run."""
+    status = {"name": "app", "restartCount": 0, "state": {"waiting": {"reason": reason, "message": message}}, **more}
+    w.kube.change("pods", pod["metadata"]["name"], {"status": {"conditions": [{"type": "Ready", "status": "False"}], "containerStatuses": [status]}})
+
+
+def test_kubelet(bench, rng):
+    """crsc.io/backend: kubelet. Pods have no RuntimeClass and begin with the newest checkpoint's image; one that cannot is replaced, and that checkpoint has failed before: the next
+    one begins with the one before, and after two in vain with the app's own image. No crash loop, and the reasons are told. Undone."""
+    with World(bench) as w:
+        w.begin()
+        pod = w.protect(backend="kubelet")
+        check(w.template()["crsc.io/backend"] == "kubelet" and w.kube.get("protectedworkloads", "counter")["spec"]["backend"] == "kubelet", "%s", w.template())
+        check("runtimeClassName" not in pod["spec"] and pod["metadata"]["annotations"]["crsc.io/backend"] == "kubelet", "%s", pod)
+        check(pod["spec"]["containers"][0]["image"] == "app:1" and "crsc.io/checkpoint" not in pod["metadata"]["annotations"], "%s", pod)
+        before = w.template()
+        for wrong in ({"traffic": "redirect"}, {"replication": "log"}, {"image_registry": "-"}, {"backend": "podman"}):
+            w.annotate(**wrong)
+            w.wait_phase("Invalid")
+            check("backend" in condition(w, "PolicyValid")["message"] and w.template() == before, "%s: %s %s", wrong, condition(w, "PolicyValid"), w.template())
+            w.annotate(**{k: None for k in wrong} | {"backend": "kubelet"})
+            w.wait_phase("Protected")
+        w.agent.run(pod, 8)
+        wait_until("a second checkpoint", lambda: len(w.valid()) == 2)
+        w.agent.run(pod, 9)
+        newest = [c["metadata"]["name"] for c in sorted(wait_until("a third one", lambda: (lambda v: v if len(v) == 3 else None)(w.valid())), key=lambda c: -c["status"]["offset"])]
+        w.annotate(checkpoint_interval="3600s")
+        wait_until("no more by themselves", lambda: w.kube.get("protectedworkloads", "counter")["spec"]["checkpointInterval"] == "3600s")
+
+        # a pod that is made now begins with the newest, and with that of a Restore; another template with none
+        w.kube.delete("pods", "counter-1")
+        w.agent.gone(pod)
+        pod = w.admit("counter-2")
+        check(pod["spec"]["containers"][0]["image"] == "reg/x@sha256:" + "0" * 64 and pod["metadata"]["annotations"]["crsc.io/checkpoint"] == newest[0], "%s", pod)
+        check(w.valid()[0]["status"]["templateHash"] == pod["metadata"]["annotations"]["crsc.io/template-hash"], "the hash is of the app's image")
+        other = copy.deepcopy(pod)
+        other["spec"] = copy.deepcopy(w.kube.get("deployments", "counter")["spec"]["template"]["spec"])
+        other["spec"]["containers"][0]["image"] = "app:2"
+        other["metadata"]["annotations"] = {k: v for k, v in w.template().items()}
+        check(w.review(other)[0]["spec"]["containers"][0]["image"] == "app:2", "a rollout begins with nothing old")
+        other["metadata"]["annotations"]["crsc.io/restore"] = "fresh"
+        other["spec"]["containers"][0]["image"] = "app:1"
+        check(w.review(other)[0]["spec"]["containers"][0]["image"] == "app:1", "fresh is fresh")
+        w.agent.run(pod, 9, began="restored", snapshot=newest[0])
+        w.wait_phase("Protected")
+
+        # restores that nodes refuse: the next older one, then none
+        w.agent.gone(pod)
+        for i, (reason, words) in enumerate((("CreateContainerError", "checkpoint restore via CreateContainer is disabled by configuration"), ("StartError", "criu failed"))):
+            if reason == "StartError":
+                waits(w, pod, "CrashLoopBackOff", "back-off 10s", lastState={"terminated": {"reason": reason, "message": words, "exitCode": 128}})
+            else:
+                waits(w, pod, reason, words)
+            wait_until("the pod is replaced", lambda: w.kube.get("pods", pod["metadata"]["name"]) is None, 30)
+            status = w.kube.get("checkpoints", newest[i])["status"]
+            check(status["phase"] == "Failed" and status["unusableAt"] and words in status["message"] and pod["metadata"]["name"] in status["message"], "%s", status)
+            check(words in wait_until("the condition", lambda: (lambda c: c["message"] if c["status"] == "False" and newest[i] in c["message"] else None)(condition(w, "CheckpointsUsable"))), "why")
+            pod = w.admit(f"counter-{i + 3}")
+            begins = pod["metadata"]["annotations"].get("crsc.io/checkpoint")
+            check(begins == (newest[1] if i == 0 else None) and (pod["spec"]["containers"][0]["image"] == "app:1") == (i == 1), "%s", pod)
+        check(w.valid() and condition(w, "CrashLoop")["status"] == "False", "there is one still, and no loop: %s", w.status())
+        w.agent.run(pod, 9, replayed=9)
+        w.wait_phase("Protected")
+        told = {"CheckpointUnusable", "PodReplaced"}
+        wait_until("events tell of it", lambda: told <= {e["reason"] for e in w.kube.all("events")})
+
+        # an image that does not come: a registry is away at times
+        young, old = (copy.deepcopy(pod) for _ in range(2))
+        for p, name, age in ((young, "counter-young", 0), (old, "counter-old", 60)):
+            p["metadata"].update(name=name, uid=name, creationTimestamp=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - age)))
+            p["metadata"]["annotations"]["crsc.io/checkpoint"] = newest[2]
+            p["status"]["containerStatuses"] = [{"name": "app", "restartCount": 0, "state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}}]
+            w.kube.put("pods", p)
+        wait_until("the old one is replaced", lambda: w.kube.get("pods", "counter-old") is None, 30)
+        check(w.kube.get("pods", "counter-young") is not None, "the other one is waited for")
+        w.kube.delete("pods", "counter-young")
+
+        # what it began with is unknown to its agent: the same
+        pod["metadata"]["annotations"]["crsc.io/checkpoint"] = "gone"
+        w.kube.put("pods", {**pod, "metadata": {**pod["metadata"], "name": "counter-doubt", "uid": "doubt"}})
+        w.agent.run(w.kube.get("pods", "counter-doubt"), 0, began="unknown")
+        with w.agent.lock:
+            w.agent.containers["doubt"].update(attached=False, reason="the handler wants container_annotations")
+        wait_until("it is replaced", lambda: w.kube.get("pods", "counter-doubt") is None, 30)
+
+        # back to the default
+        w.annotate(backend=None)
+        wait_until("the template follows", lambda: "crsc.io/backend" not in w.template(), 60)
+        fresh = w.admit("counter-9")
+        check(fresh["spec"]["runtimeClassName"] == "crsc" and fresh["spec"]["containers"][0]["image"] == "app:1", "%s", fresh)
+        end(w)
+        undone(w, (DEPLOYMENT, SERVICE))
+
+
 class PodReplica(Replica):
     """A pod's interceptor, with the arguments that the webhook gave it but for its addresses, and its app. The shelf is what agents read of the log and the registry."""
 
@@ -931,5 +1025,5 @@ def test_two_operators(bench, rng):
 
 
 if __name__ == "__main__":
-    main([test_protects_and_undoes, test_redirect, test_interceptor_options, test_replicas, test_standby, test_restore_by_hand, test_migration, test_agent_forgets, test_wrong_annotation, test_webhook_leaves_alone, test_bad_network,
+    main([test_protects_and_undoes, test_redirect, test_interceptor_options, test_kubelet, test_replicas, test_standby, test_restore_by_hand, test_migration, test_agent_forgets, test_wrong_annotation, test_webhook_leaves_alone, test_bad_network,
           test_killed_anywhere, test_lost_node_and_crash_loop, test_fenced, test_missed, test_two_operators])

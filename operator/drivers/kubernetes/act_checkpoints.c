@@ -157,6 +157,52 @@ void act_distrust_checkpoint(struct act *a)
         act_fail(a, ERROR_UNAVAILABLE, "the log cannot be asked now");
 }
 
+/* ---- one that a pod could not begin with ------------------------------------------------------------------------ */
+
+static void refusal_text(const struct act *a, char *text, size_t cap)
+{
+    const struct view *v = a->view;
+    snprintf(text, cap, "a pod could not begin with it");
+    for (uint32_t i = 0; i < v->world.n_pods; i++)
+        if (v->world.pods[i].begins && v->world.pods[i].checkpoint == (int)a->action.which && v->pods[i].unable[0] != '\0')
+            snprintf(text, cap, "pod %.80s could not begin with it: %.220s", v->pods[i].name, v->pods[i].unable);
+}
+
+static void note_refused(struct act *a)
+{
+    char text[400];
+    struct body j = body_new();
+    yyjson_mut_val *status = body_map(&j, j.root, "status");
+    refusal_text(a, text, sizeof text);
+    body_text(&j, status, "phase", "Failed");
+    body_text(&j, status, "message", text);
+    body_time(&j, status, "unusableAt", a->view->world.now_ms);
+    act_event(a->parts, a->view, "Warning", "CheckpointUnusable", "checkpoint %s: %s", act_checkpoint(a)->name, text);
+    patch_checkpoint(a, &j);
+}
+
+static void on_refused(void *user, const struct error *e, const struct crsc_snapshot *s, size_t n)
+{
+    struct act *a = user;
+    (void)s;
+    (void)n;
+    if (e != NULL && e->code != ERROR_NOT_FOUND && e->code != ERROR_CONFLICT)
+        act_finish(a, -(int)e->code, e);
+    else
+        note_refused(a);
+}
+
+void act_refuse_checkpoint(struct act *a)
+{
+    const struct view_checkpoint *c = act_checkpoint(a);
+    char text[400];
+    refusal_text(a, text, sizeof text);
+    const struct crsc_snapshot s = {.stream = c->stream, .id = c->name, .state = CRSC_FAILED, .node = c->node, .offset = c->offset, .image = c->image,
+                                    .finished_us = loop_wall_us(), .reason = text};
+    if (*a->parts->log == NULL || crsc_record_snapshot(*a->parts->log, &s, on_refused, a) != 0)
+        act_fail(a, ERROR_UNAVAILABLE, "the log cannot be asked now");
+}
+
 static void take_off(struct act *a)
 {
     act_finalizer(a, a->parts->caches->checkpoints, "checkpoints", act_checkpoint(a)->name, false);

@@ -23,8 +23,15 @@ static void delete_pod(struct act *a, const char *options)
     act_call(a, "DELETE", NULL, body, "/api/v1/namespaces/%s/pods/%s", a->view->space, act_pod(a)->name);
 }
 
-static const char *why_replaced(const struct protect_pod *pod)
+static bool is_stuck(const struct act *a)
 {
+    return protect_is_stuck(&a->view->world, a->action.which);
+}
+
+static const char *why_replaced(const struct act *a)
+{
+    const struct protect_pod *pod = &a->view->world.pods[a->action.which];
+    if (is_stuck(a)) return "it could not begin with the checkpoint that its image is of";
     if (!pod->injected) return "it started without an interceptor, as no operator answered then";
     if (pod->diverged != 0) return "its app has diverged: its answers are not those of the majority of replicas";
     if (pod->fenced) return "another interceptor, which is gone, took its stream";
@@ -33,7 +40,7 @@ static const char *why_replaced(const struct protect_pod *pod)
 
 static void delete_replaced(struct act *a)
 {
-    act_event(a->parts, a->view, "Warning", "PodReplaced", "pod %s is replaced: %s", act_pod(a)->name, why_replaced(&a->view->world.pods[a->action.which]));
+    act_event(a->parts, a->view, "Warning", "PodReplaced", "pod %s is replaced: %s", act_pod(a)->name, why_replaced(a));
     delete_pod(a, ",\"gracePeriodSeconds\":1");
 }
 
@@ -41,7 +48,7 @@ static void delete_replaced(struct act *a)
 void act_replace_pod(struct act *a)
 {
     const struct view *v = a->view;
-    if (!v->world.pods[a->action.which].injected) { /* it did not die: that is no loop */
+    if (!v->world.pods[a->action.which].injected || is_stuck(a)) { /* it did not die: that is no loop */
         delete_replaced(a);
         return;
     }

@@ -102,6 +102,19 @@ static void put_acceptance(struct body *j, yyjson_mut_val *list, const struct ac
     if (refused && !before) act_event(parts, v, "Warning", "PodRefused", "%s", text);
 }
 
+/* backend: kubelet. Checkpoints that were valid and that no pod could begin with: what is asked of the nodes is missing, perhaps. */
+static void put_usability(struct body *j, yyjson_mut_val *list, const struct view *v, yyjson_val *record)
+{
+    const struct view_checkpoint *last = NULL;
+    char text[400] = "";
+    for (uint32_t i = 0; i < v->world.n_checkpoints; i++) {
+        const struct view_checkpoint *c = &v->checkpoints[i];
+        if (c->unusable_ms != 0 && c->unusable_ms + PROTECT_WINDOW_MS > v->world.now_ms && (last == NULL || c->unusable_ms > last->unusable_ms)) last = c;
+    }
+    if (last != NULL) snprintf(text, sizeof text, "checkpoint %.64s: %.250s", last->name, last->message);
+    put_condition(j, list, record, v->world.now_ms, "CheckpointsUsable", last == NULL, last == NULL ? "NoneRefused" : "Refused", text);
+}
+
 static void put_conditions(struct body *j, yyjson_mut_val *status, const struct act_parts *parts, const struct view *v, yyjson_val *record, enum protect_state state)
 {
     yyjson_mut_val *list = body_array(j, status, "conditions");
@@ -112,6 +125,7 @@ static void put_conditions(struct body *j, yyjson_mut_val *status, const struct 
                   v->world.policy_valid ? "" : v->invalid.text);
     put_condition(j, list, record, now, "CrashLoop", state == PROTECT_CRASH_LOOP, state == PROTECT_CRASH_LOOP ? "RepeatedDeaths" : "None", "");
     put_acceptance(j, list, parts, v, record);
+    if (policy_by_kubelet(&v->policy)) put_usability(j, list, v, record);
     if (v->world.shared) put_agreement(j, list, parts, v, record);
 }
 

@@ -12,6 +12,7 @@
 #include "client/crsc.h"
 #include "common/loop.h"
 #include "operator/drivers/kubernetes/controller.h"
+#include "operator/drivers/kubernetes/newest.h"
 #include "operator/drivers/kubernetes/pki.h"
 #include "operator/drivers/kubernetes/settings.h"
 #include "operator/drivers/kubernetes/wishes.h"
@@ -132,7 +133,7 @@ static void mutate(struct program *p, const struct http_message *m, struct buf *
 {
     const struct inject_settings s = {.log_secret = p->settings.log_tls ? p->settings.log_secret : "", .image = p->settings.interceptor_image, .pull_policy = p->settings.pull_policy,
                                       .servers = p->settings.interceptor_servers, .cluster = p->settings.cluster,
-                                      .runtime_class = p->settings.runtime_class};
+                                      .runtime_class = p->settings.runtime_class, .newest = newest_choose, .newest_user = &p->caches};
     enum inject_outcome outcome = INJECT_SKIPPED;
     struct error why = {0};
     char *answer = review_answer(m->body, m->body_len, &s, choose, &p->caches, &outcome, &why);

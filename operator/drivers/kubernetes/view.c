@@ -134,6 +134,29 @@ static void read_backoff(yyjson_val *status, uint64_t now_ms, struct protect_pod
     p->backoff_ms = ended + pause > now_ms ? ended + pause - now_ms : 0;
 }
 
+static bool is_listed(const char *const *list, const char *word)
+{
+    while (*list != NULL && strcmp(*list, word) != 0) list++;
+    return *list != NULL;
+}
+
+/* backend: kubelet. What the kubelet says of a container whose image is that of a checkpoint, and does not come to run. */
+static void read_beginning(yyjson_val *status, struct protect_pod *p, struct view_pod *names)
+{
+    static const char *const broken[] = {"CreateContainerError", "CreateContainerConfigError", "RunContainerError", "InvalidImageName", NULL},
+                      *const absent[] = {"ImagePullBackOff", "ErrImagePull", NULL};
+    const char *waits = object_text(status, "state.waiting.reason"), *says = object_text(status, "state.waiting.message");
+    const char *ended = object_get(status, "state.terminated") != NULL ? "state.terminated" : "lastState.terminated";
+    char reason[48], message[48];
+    COPY(reason, "%s.reason", ended);
+    COPY(message, "%s.message", ended);
+    bool in_vain = !p->running && strcmp(object_text(status, reason), "StartError") == 0; /* CRIU's, for example */
+    if (is_listed(broken, waits) || is_listed(absent, waits)) COPY(names->unable, "%s: %.200s", waits, says);
+    else if (in_vain) COPY(names->unable, "StartError: %.200s", object_text(status, message));
+    p->unable = is_listed(broken, waits) || in_vain;
+    p->unpulled = is_listed(absent, waits);
+}
+
 static void read_pod(struct view *v, const struct caches *c, yyjson_val *o, uint32_t stream)
 {
     struct protect_pod *p = &v->world.pods[v->world.n_pods];
@@ -160,11 +183,20 @@ static void read_pod(struct view *v, const struct caches *c, yyjson_val *o, uint
     p->terminating = object_deleting(o);
     p->node_lost = view_node_lost(c, names->node, v->world.now_ms);
     p->agent = names->node[0] != '\0' && agents_answers(c->agents, names->node);
-    read_backoff(object_named(object_get(o, "status.containerStatuses"), names->container), v->world.now_ms, p);
+    yyjson_val *status = object_named(object_get(o, "status.containerStatuses"), names->container);
+    read_backoff(status, v->world.now_ms, p);
+    COPY(names->begins, "%s", object_annotation(o, INJECT_CHECKPOINT));
+    p->begins = names->begins[0] != '\0';
+    p->checkpoint = -1;
+    if (p->begins) read_beginning(status, p, names);
     const struct agent_container *seen = agents_container(c->agents, names->uid);
     if (seen == NULL) return;
     names->seen = *seen;
     p->active = seen->active && seen->attached;
+    if (p->begins && strcmp(seen->began, "unknown") == 0) {
+        p->unable = true;
+        COPY(names->unable, "%s", seen->reason);
+    }
     p->fenced = seen->fenced;
     p->executed = seen->executed;
     p->heard = p->shared && seen->shared;
@@ -315,18 +347,21 @@ static bool each_checkpoint(void *user, yyjson_val *o)
                                    .manual = strcmp(object_label(o, VIEW_SCHEDULED), "true") != 0,
                                    .created_ms = object_time_ms(object_text(o, "metadata.creationTimestamp")),
                                    .deleting_ms = object_time_ms(object_text(o, "metadata.deletionTimestamp"))};
-    struct view_checkpoint names = {.offset = c.offset, .finished_ms = object_time_ms(object_text(o, "status.finishedAt"))};
+    struct view_checkpoint names = {.offset = c.offset, .finished_ms = object_time_ms(object_text(o, "status.finishedAt")),
+                                    .unusable_ms = object_time_ms(object_text(o, "status.unusableAt"))};
     const char *stream = object_text(o, "status.stream");
     if (stream[0] == '\0') stream = c.pod >= 0 ? v->pods[c.pod].stream : "";
     COPY(names.name, "%s", object_name(o));
     COPY(names.stream, "%s", stream);
     COPY(names.image, "%s", object_text(o, "status.image"));
+    COPY(names.message, "%.250s", object_text(o, "status.message"));
     const char *node = object_text(o, "status.node");
     COPY(names.node, "%s", node[0] != '\0' ? node : c.pod >= 0 ? v->pods[c.pod].node : "");
     if (!stream_index(v, stream, &c.stream)) return true;
     for (uint32_t i = 0; i < v->world.n_pods; i++) {
         if (!v->world.pods[i].injected || v->world.pods[i].stream != c.stream) continue;
-        c.in_use = c.in_use || strcmp(v->pods[i].seen.snapshot, names.name) == 0;
+        c.in_use = c.in_use || strcmp(v->pods[i].seen.snapshot, names.name) == 0 || strcmp(v->pods[i].begins, names.name) == 0; /* its next start, too */
+        if (strcmp(v->pods[i].begins, names.name) == 0) v->world.pods[i].checkpoint = (int)v->world.n_checkpoints;
         c.fits = c.fits || strcmp(v->pods[i].hash, object_text(o, "status.templateHash")) == 0;
     }
     const struct agent_checkpoint *seen = agents_checkpoint(w->caches->agents, names.node, names.stream, names.name);

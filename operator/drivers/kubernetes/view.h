@@ -7,6 +7,7 @@
 #include "operator/kube/watch.h"
 #include "operator/policy/policy.h"
 #include "operator/reconcile/protect.h"
+#include "operator/webhook/inject.h"
 
 enum { VIEW_NAME_MAX = 254, VIEW_STREAM_MAX = 256, VIEW_KEY_MAX = 600, VIEW_IMAGE_MAX = 768 };
 
@@ -23,6 +24,8 @@ struct caches {
 
 struct view_pod {
     char name[VIEW_NAME_MAX], uid[64], node[VIEW_NAME_MAX], container[64], hash[130], stream[VIEW_STREAM_MAX];
+    char begins[INJECT_CHECKPOINT_MAX]; /* its image is that of this checkpoint; "": of the app */
+    char unable[256];  /* why it cannot begin with that */
     char refusal[256]; /* why the webhook gave it no interceptor; "": it did, or was not asked */
     struct agent_container seen; /* what its agent says; seen.pod_uid "" for nothing */
 };
@@ -30,6 +33,8 @@ struct view_pod {
 struct view_checkpoint {
     char name[VIEW_NAME_MAX], node[VIEW_NAME_MAX], stream[VIEW_STREAM_MAX], image[VIEW_IMAGE_MAX];
     uint64_t offset, finished_ms;
+    uint64_t unusable_ms; /* when a pod could not begin with it; 0: none tried in vain */
+    char message[256];
 };
 
 struct view {
