@@ -243,6 +243,8 @@ sandbox = "{REGISTRY}/pause:1"
 [plugins.'io.containerd.cri.v1.images'.registry]
 config_path = "{self.at('certs.d')}"
 [{runtime}]
+# the first node restores pods from images of checkpoints, the other one does not, as is the default (crsc.io/backend: kubelet)
+enable_experimental_restore_via_create = {"true" if self.i == 1 else "false"}
 # a machine whose root may not lower oom_score_adj fails every sandbox without this
 restrict_oom_score_adj = true
 netns_mounts_under_state_dir = true
@@ -251,6 +253,8 @@ bin_dirs = ["/usr/lib/cni"]
 conf_dir = "{self.at('cni')}"
 [{runtime}.containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
+pod_annotations = ["crsc.io/*"]
+container_annotations = ["checkpointImage"]
 [{runtime}.containerd.runtimes.runc.options]
 BinaryName = "{BIN}/runc"
 [{runtime}.containerd.runtimes.crsc]

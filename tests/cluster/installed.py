@@ -106,6 +106,22 @@ class Installed(Cluster):
                 volume["hostPath"]["path"] = RUNTIME
         return o
 
+    def install_kubelet(self):
+        """What the chart has with agent.kubelet.enabled: agents that may ask their kubelet for checkpoints."""
+        chart = os.path.join(ROOT, "deploy", "helm", "crsc")
+        text = sh(f"{BIN}/helm", "template", "crsc", chart, "--namespace", SPACE, "--kube-version", "1.31.0", "--set", "agent.kubelet.enabled=true", "--set",
+                  f"agent.kubelet.ca={self.pki.at('ca.crt')}", "--show-only", "templates/agent.yaml")
+        objects = json.loads(self.kubectl("apply", "--dry-run=client", "-o", "json", "-f", "-", text=text))["items"]
+        base, self.base = self.base, objects
+        self.install()
+        self.base = base
+        self.wait_ready()
+
+    def uninstall_kubelet(self):
+        self.kubectl("delete", "clusterrole,clusterrolebinding", "crsc-agent")
+        self.install()
+        self.wait_ready()
+
     def make_way(self):
         """10.96.0.1:443, where pods find the API server: what kube-proxy would do."""
         self.cp("ip", "addr", "add", "10.96.0.1/32", "dev", "lo")

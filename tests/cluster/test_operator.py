@@ -16,6 +16,7 @@ import test_cluster
 from cluster import BIN, OUT, REGISTRY, ROOT, check, sh, wait_until
 from installed import SPACE, Installed
 from operator_apps import test_crash_loop, test_pushgateway, test_redirect, test_refused, test_replicas, test_tls
+from operator_kubelet import test_kubelet_backend
 from operator_standby import test_standby
 from operator_world import STREAM, World, only_pod
 from test_cluster import now
@@ -324,7 +325,7 @@ def test_helm(w):
 
 # a node's loss comes late: it does not come back
 TESTS = [test_annotate, test_kill_app, test_delete_pod, test_damaged_newest, test_no_operator, test_by_hand, test_killed_in_checkpoints, test_killed_in_recoveries, test_rollout,
-         test_upgrade, test_pushgateway, test_redirect, test_refused, test_tls, test_replicas, test_standby, test_crash_loop, test_cut_node, test_lost_node, test_end, test_uninstall, test_helm]
+         test_upgrade, test_pushgateway, test_redirect, test_refused, test_tls, test_replicas, test_standby, test_kubelet_backend, test_crash_loop, test_cut_node, test_lost_node, test_end, test_uninstall, test_helm]
 
 
 def with_needed(wanted):
