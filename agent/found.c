@@ -72,9 +72,11 @@ bool found_ask(struct agent *a, struct container *c)
         poll(NULL, 0, ASK_MS);
     }
     const char *at = strchr(c->pod.checkpoint_image, '@');
+    pthread_mutex_lock(&a->lock); /* it is shown already */
     if (rc == -ERROR_NOT_FOUND) doubt(c, "the log knows nothing of the checkpoint that it was restored from");
     else if (at == NULL || strcmp(at + 1, there.digest) != 0) doubt(c, "it was restored from another image than the log says that checkpoint is");
     else c->offset = there.offset;
+    pthread_mutex_unlock(&a->lock);
     return true;
 }
 

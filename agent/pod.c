@@ -124,6 +124,11 @@ static int read_protection(yyjson_val *a, struct pod *p, struct error *e)
     if (rc == 0) rc = copy(p->restore, sizeof p->restore, "crsc.io/restore", restore != NULL ? restore : "auto", e);
     if (rc == 0) rc = copy(p->registry, sizeof p->registry, "crsc.io/image-registry", registry, e);
     if (rc == 0) rc = read_backend(a, p, e);
+    /* containerd 2.2.9 calls every container that it restores "containerd"; in such a pod only the protected one's image is a checkpoint's */
+    if (rc == 0 && p->by_kubelet && *p->container != '\0' && *p->checkpoint != '\0' && *p->checkpoint_image != '\0' && container != NULL) {
+        rc = copy(p->container, sizeof p->container, "crsc.io/container", container, e);
+        p->is_protected = true;
+    }
     if (rc != 0 || !p->is_protected) return rc;
     if (redirect != NULL && redirect_parse(redirect, &p->redirect, e) != 0) return -ERROR_INVALID;
     if (*p->upstream == '\0' || *p->admin == '\0')

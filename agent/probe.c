@@ -85,6 +85,15 @@ void probe_look(struct agent *a)
     else log_error("no checkpoints can be taken or restored here: pods start fresh, and everything is replayed", "reason=%s", found.why);
 }
 
+static const char *best(struct agent *a)
+{
+    if (found.works) return "runtime";
+    pthread_mutex_lock(&a->lock);
+    bool asked = *a->kubelet_why == '\0';
+    pthread_mutex_unlock(&a->lock);
+    return asked ? "kubelet" : "none";
+}
+
 static void add_kubelet(struct agent *a, yyjson_mut_doc *doc, yyjson_mut_val *one)
 {
     pthread_mutex_lock(&a->lock);
@@ -105,7 +114,7 @@ int probe_write(struct agent *a, struct buf *out)
     yyjson_mut_doc_set_root(doc, root);
     yyjson_mut_obj_add_strcpy(doc, root, "node", a->settings.node);
     yyjson_mut_obj_add_str(doc, root, "version", CRSC_VERSION);
-    yyjson_mut_obj_add_str(doc, root, "backend", found.works ? "runtime" : *a->kubelet_why == '\0' ? "kubelet" : "none"); /* without the lock: a word for people */
+    yyjson_mut_obj_add_str(doc, root, "backend", best(a));
     backends = yyjson_mut_obj_add_obj(doc, root, "backends");
     one = yyjson_mut_obj_add_obj(doc, backends, "runtime");
     yyjson_mut_obj_add_bool(doc, one, "ok", found.works);

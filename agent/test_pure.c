@@ -204,6 +204,12 @@ static void test_backend(void **state)
     assert_int_equal(read_pod(CONFIG(CRI "," WORDS ",\"crsc.io/backend\":\"kubelet\",\"crsc.io/checkpoint\":\"c-1\",\"checkpointImage\":\"r/x@sha256:0\"", "", "")), 0);
     assert_int_equal(found_how(&pod, reason), FOUND_RESTORED);
     assert_string_equal(pod.checkpoint_image, "r/x@sha256:0");
+#define OTHER "\"io.kubernetes.cri.container-type\":\"container\",\"io.kubernetes.cri.container-name\":\"containerd\"," WORDS ",\"crsc.io/backend\":\"kubelet\",\"crsc.io/checkpoint\":\"c-1\""
+    assert_int_equal(read_pod(CONFIG(OTHER ",\"checkpointImage\":\"r/x@sha256:0\"", "", "")), 0); /* containerd's own name for what it restores */
+    assert_true(pod.is_protected);
+    assert_string_equal(pod.container, "app");
+    assert_int_equal(read_pod(CONFIG(OTHER, "", "")), 0);
+    assert_false(pod.is_protected);
     assert_int_equal(read_pod(CONFIG(CRI "," WORDS ",\"crsc.io/backend\":\"kubelet\",\"crsc.io/checkpoint\":\"../x\"", "", "")), -ERROR_INVALID);
 }
 

@@ -549,6 +549,8 @@ static int check(yyjson_val *pod, const char *space, const struct inject_setting
         return error_set(reason, ERROR_INVALID, "crsc.io/traffic: redirect could not be undone in a pod that belongs to nobody: use service or none, or a Deployment");
     if (policy_by_kubelet(&f->policy) && !owned)
         return error_set(reason, ERROR_INVALID, "crsc.io/backend: kubelet restores pods that are made anew, and one that belongs to nobody is not: use runtime, or a Deployment");
+    if (policy_by_kubelet(&f->policy) && text_of(yyjson_obj_get(yyjson_obj_get(pod, "metadata"), "annotations"), INJECT_CHECKPOINT)[0] != '\0')
+        return error_set(reason, ERROR_INVALID, INJECT_CHECKPOINT " is written by the webhook, and the pod's template has one");
     if ((rv = check_names(spec, reason)) != 0 || (rv = check_ports(spec, f, "containers", reason)) != 0 || (rv = check_ports(spec, f, "initContainers", reason)) != 0)
         return rv;
     if (is_ours(f, f->port))

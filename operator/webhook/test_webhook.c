@@ -153,7 +153,8 @@ static void test_left_alone(void **state)
         {POD(ON, "\"containers\":[{\"name\":\"app\",\"ports\":[{\"containerPort\":80}]},{\"name\":\"mesh\",\"ports\":[{\"containerPort\":15020}]}]"), "x", "listens on port 15020"},
         {POD(ON, APP ",\"initContainers\":[{\"name\":\"mesh\",\"restartPolicy\":\"Always\",\"ports\":[{\"containerPort\":15021}]}]"), "x", "listens on port 15021"},
         {POD(ON ",\"crsc.io/traffic\":\"redirect\"", APP), "x", "belongs to nobody"}, {POD(ON ",\"crsc.io/backend\":\"kubelet\"", APP), "x", "belongs to nobody"},
-        {POD(ON ",\"crsc.io/backend\":\"podman\"", APP), "x", "runtime|kubelet"}, {POD(ON ",\"crsc.io/backend\":\"kubelet\",\"crsc.io/traffic\":\"redirect\",\"crsc.io/workload\":\"deployment/d\"", APP), "x", "crsc-runtime"},
+        {POD(ON ",\"crsc.io/backend\":\"podman\"", APP), "x", "runtime|kubelet"},
+        {POD(ON ",\"crsc.io/backend\":\"kubelet\",\"crsc.io/workload\":\"deployment/d\",\"crsc.io/checkpoint\":\"c-1\"", APP), "x", "written by the webhook"}, {POD(ON ",\"crsc.io/backend\":\"kubelet\",\"crsc.io/traffic\":\"redirect\",\"crsc.io/workload\":\"deployment/d\"", APP), "x", "crsc-runtime"},
         {POD(ON ",\"crsc.io/backend\":\"kubelet\",\"crsc.io/workload\":\"deployment/d\"", APP ",\"runtimeClassName\":\"crsc\""), "x", "own handler"},
         {POD(ON ",\"crsc.io/backend\":\"kubelet\",\"crsc.io/image-registry\":\"-\",\"crsc.io/workload\":\"deployment/d\"", APP), "x", "registry"},
         {POD(ON ",\"crsc.io/traffic\":\"redirect\",\"crsc.io/workload\":\"deployment/d\",\"crsc.io/port\":\"15023\"", APP), "x", "15023"}, {"{\"metadata\":{\"annotations\":{" ON "}},\"spec\":{" APP "}}", "x", "name"}};

@@ -669,11 +669,12 @@ def test_kubelet(bench, rng):
         f.write("second\n")
     image = state["image"].rpartition(":")[0] + "@" + state["digest"]
     kubelet.begun = None
-    node.find_pod(stream, "b", 7, **{"crsc.io/checkpoint": "c-1", "checkpointImage": image})
+    node.find_pod(stream, "b", 7, **{"crsc.io/checkpoint": "c-1", "checkpointImage": image, "io.kubernetes.cri.container-name": "containerd"})  # containerd's name for what it restores
     b = node.container("b")
     check((b["began"], b["snapshot"], b["offset"]) == ("restored", "c-1", 5), "%s", b)
     node.take(stream, "b", "c-2")
     check(kubelet.tokens[1] == "Bearer second", "a renewed token is read")
+    check(kubelet.calls[1] == "/checkpoint/default/b/app?timeout=30", "%s", kubelet.calls)
     node.process.kill()
     node.start()
     for pod in ("a", "b"):
