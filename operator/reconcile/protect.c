@@ -376,6 +376,18 @@ bool protect_is_stuck(const struct protect_world *w, uint32_t pod)
     return o->begins && !o->terminating && !o->active && (o->unable || (o->unpulled && w->now_ms >= o->created_ms + PROTECT_PULL_MS));
 }
 
+bool protect_is_behind(const struct protect_world *w, uint32_t pod)
+{
+    const struct protect_pod *o = &w->pods[pod];
+    uint64_t newest = 0;
+    if (!o->rewinds || o->active || o->terminating || !o->agent || o->executed == 0) return false;
+    for (uint32_t i = 0; i < w->n_checkpoints; i++) {
+        const struct protect_checkpoint *c = &w->checkpoints[i];
+        if (c->stream == o->stream && c->phase == PROTECT_VALID && !c->deleting && c->fits && !is_no_way_back(w, c) && c->offset > newest) newest = c->offset;
+    }
+    return newest > o->executed && (newest - o->executed) * PROTECT_REPLAY_US / 1000 > PROTECT_REPLACE_COST_MS;
+}
+
 /* P11. */
 static void give_up_checkpoint(const struct protect_world *w, uint32_t pod, struct protect_plan *p)
 {
@@ -399,7 +411,7 @@ static void plan_recovery(const struct protect_world *w, struct protect_plan *p)
             add(p, PROTECT_REMOVE_POD, i);
         } else if (protect_is_stuck(w, i)) {
             give_up_checkpoint(w, i, p);
-        } else if (pod->diverged != 0 ? must_be_rebuilt(w, i, p) : is_spent(w, i)) {
+        } else if (pod->diverged != 0 ? must_be_rebuilt(w, i, p) : is_spent(w, i) || protect_is_behind(w, i)) {
             if (budget == 0) continue;
             budget--;
             add(p, PROTECT_REPLACE_POD, i);

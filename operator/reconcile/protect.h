@@ -69,6 +69,7 @@ struct protect_pod {
     int checkpoint;       /* ... its index; -1: that is gone */
     bool unable;          /* ... and it cannot begin with it: the kubelet or its agent says so */
     bool unpulled;        /* ... and that does not come: registries are away at times, too */
+    bool rewinds;         /* its container was started again, from its pod's image (backend: kubelet): with what that began with, not with what was taken since */
     bool running;         /* its protected container runs */
     bool backing_off;     /* the kubelet waits before it starts that container again */
     uint64_t backoff_ms;  /* for about how long still */
@@ -185,8 +186,9 @@ const char *protect_state_name(enum protect_state state); /* as in status.phase 
 /* Of how many replicas, those of the template of pod `pod`, more than half decide whether its app is wrong; 0: nobody does, as it is alone. */
 uint32_t protect_replicas(const struct protect_world *w, uint32_t pod);
 
-/* Whether a pod is to be replaced because it cannot begin with its checkpoint. */
+/* Whether a pod is to be replaced because it cannot begin with its checkpoint; because what it replays takes longer than a new pod with the newest one. */
 bool protect_is_stuck(const struct protect_world *w, uint32_t pod);
+bool protect_is_behind(const struct protect_world *w, uint32_t pod);
 
 /* Whether that Service, switched, is to lead only to pods with the role serving. */
 bool protect_chooses(const struct protect_world *w, uint32_t service);

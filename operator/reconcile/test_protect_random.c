@@ -641,6 +641,42 @@ static bool plans(const struct protect_world *w, enum protect_do what)
     return false;
 }
 
+/* backend: kubelet. */
+static void test_kubelet(void **state)
+{
+    struct protect_world w = calm();
+    struct protect_plan p;
+    (void)state;
+    w.n_checkpoints = 2;
+    w.checkpoints[0] = (struct protect_checkpoint){.phase = PROTECT_VALID, .finalizer = true, .offset = 10, .created_ms = 990000, .fits = true, .in_use = true};
+    w.checkpoints[1] = (struct protect_checkpoint){.phase = PROTECT_VALID, .finalizer = true, .offset = 100000, .created_ms = 995000, .fits = true};
+    /* it cannot begin with its checkpoint: that fails, then it is replaced, at once and however many were lately */
+    w.pods[0] = (struct protect_pod){.injected = true, .agent = true, .begins = true, .unable = true, .checkpoint = 1, .created_ms = 999000};
+    for (int i = 0; i < PROTECT_REPLACEMENTS; i++) w.replaced_ms[i] = 999000;
+    protect_plan(&w, &p);
+    assert_true(p.n >= 2 && p.actions[0].what == PROTECT_REFUSE_CHECKPOINT && p.actions[0].which == 1 && p.actions[1].what == PROTECT_REPLACE_POD);
+    w.pods[0].unable = false;
+    w.pods[0].unpulled = true;
+    assert_false(plans(&w, PROTECT_REPLACE_POD)); /* the registry may come back */
+    w.pods[0].created_ms = 1000000 - PROTECT_PULL_MS;
+    assert_true(plans(&w, PROTECT_REPLACE_POD));
+    w.pods[0].active = true; /* of the container before: it runs */
+    assert_false(plans(&w, PROTECT_REPLACE_POD));
+    memset(w.replaced_ms, 0, sizeof w.replaced_ms);
+    /* it began again where its pod did: far behind, a new pod is quicker */
+    w.pods[0] = (struct protect_pod){.injected = true, .agent = true, .running = true, .begins = true, .checkpoint = 0, .rewinds = true, .executed = 20};
+    assert_true(plans(&w, PROTECT_REPLACE_POD));
+    assert_false(plans(&w, PROTECT_REFUSE_CHECKPOINT));
+    w.pods[0].executed = 70000;
+    assert_false(plans(&w, PROTECT_REPLACE_POD)); /* soon there by itself */
+    w.pods[0].executed = 20;
+    w.pods[0].active = true;
+    assert_false(plans(&w, PROTECT_REPLACE_POD));
+    w.pods[0].active = false;
+    for (int i = 0; i < PROTECT_REPLACEMENTS; i++) w.replaced_ms[i] = 999000;
+    assert_false(plans(&w, PROTECT_REPLACE_POD)); /* that is a death like any other */
+}
+
 static void test_schedule(void **state)
 {
     struct protect_world w = calm();
@@ -962,7 +998,7 @@ static void test_standbys(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_schedule), cmocka_unit_test(test_forgotten), cmocka_unit_test(test_backoff),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_kubelet), cmocka_unit_test(test_schedule), cmocka_unit_test(test_forgotten), cmocka_unit_test(test_backoff),
                                        cmocka_unit_test(test_fenced), cmocka_unit_test(test_missed), cmocka_unit_test(test_wrong_policy_keeps), cmocka_unit_test(test_redirects),
                                        cmocka_unit_test(test_replicas), cmocka_unit_test(test_standbys),
                                        cmocka_unit_test(test_random_clusters)};

@@ -188,6 +188,7 @@ static void read_pod(struct view *v, const struct caches *c, yyjson_val *o, uint
     COPY(names->begins, "%s", object_annotation(o, INJECT_CHECKPOINT));
     p->begins = names->begins[0] != '\0';
     p->checkpoint = -1;
+    p->rewinds = strcmp(object_annotation(o, POLICY_PREFIX "backend"), "kubelet") == 0 && object_number(status, "restartCount") > 0;
     if (p->begins) read_beginning(status, p, names);
     const struct agent_container *seen = agents_container(c->agents, names->uid);
     if (seen == NULL) return;
