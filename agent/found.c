@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <yyjson.h>
 
@@ -82,10 +83,13 @@ bool found_ask(struct agent *a, struct container *c)
 
 /* ---- looking ------------------------------------------------------------------------------------------------------ */
 
-/* What was looked at, so that it is not read again and again. */
+/* What was looked at, so that it is not read again and again. runc writes a container's state more than once, each time as a new file: while a container is being made, the
+ * process in it is one that ends, and not yet the container's. */
 struct seen {
     struct seen *next;
     char id[AGENT_CONTAINER_MAX];
+    ino_t file;
+    struct timespec written;
     bool there;
 };
 
@@ -149,8 +153,14 @@ static bool look_at(struct agent *a, const char *id)
     if (config == NULL) return false;
     struct container *c = read_container(id, &s, config, len);
     free(config);
-    if (c != NULL) keeper_take(a, c);
-    return true;
+    return c == NULL || keeper_take(a, c);
+}
+
+static bool state_of(const struct agent *a, const char *id, struct stat *ret_stat)
+{
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%.3000s/%.200s/state.json", a->settings.runc_root, id);
+    return stat(path, ret_stat) == 0;
 }
 
 static struct seen *find(struct seen *all, const char *id)
@@ -166,13 +176,20 @@ static void look_over(struct agent *a, struct seen **all)
     for (struct seen *s = *all; s != NULL; s = s->next) s->there = false;
     while (dir != NULL && (entry = readdir(dir)) != NULL) {
         struct seen *s = find(*all, entry->d_name);
-        if (entry->d_name[0] == '.' || strlen(entry->d_name) >= AGENT_CONTAINER_MAX) continue;
-        if (s == NULL && look_at(a, entry->d_name) && (s = calloc(1, sizeof *s)) != NULL) {
+        struct stat st;
+        if (entry->d_name[0] == '.' || strlen(entry->d_name) >= AGENT_CONTAINER_MAX || !state_of(a, entry->d_name, &st)) continue;
+        bool news = s == NULL || s->file != st.st_ino || s->written.tv_sec != st.st_mtim.tv_sec || s->written.tv_nsec != st.st_mtim.tv_nsec;
+        bool good = !news || look_at(a, entry->d_name);
+        if (s == NULL && (s = calloc(1, sizeof *s)) != NULL) {
             strcpy(s->id, entry->d_name);
             s->next = *all;
             *all = s;
         }
-        if (s != NULL) s->there = true;
+        if (s == NULL) continue;
+        s->there = true;
+        if (!good) continue; /* and not noted: again at the next look */
+        s->file = st.st_ino;
+        s->written = st.st_mtim;
     }
     if (dir != NULL) closedir(dir);
     for (struct seen **p = all; *p != NULL;) {

@@ -341,13 +341,16 @@ static void begin(struct agent *a, const char *id)
     else free(c); /* asked about while we were away; or unreadable: next time, perhaps */
 }
 
-void keeper_take(struct agent *a, struct container *c)
+bool keeper_take(struct agent *a, struct container *c)
 {
     struct error e = {0};
-    struct watched *w = is_known(a, c->id) ? NULL : malloc(sizeof *w);
+    struct container *known = agent_find_id(a, c->id);
+    struct watched *w = known == NULL ? malloc(sizeof *w) : NULL;
+    bool same = known != NULL && known->process.pid == c->process.pid && known->process.start_time == c->process.start_time;
+    if (known != NULL) agent_let_go(a, known);
     if (w == NULL) {
         free(c);
-        return;
+        return same;
     }
     *w = (struct watched){a, c};
     c->refs = 1;
@@ -355,12 +358,13 @@ void keeper_take(struct agent *a, struct container *c)
     c->next = a->containers;
     a->containers = c;
     pthread_mutex_unlock(&a->lock);
-    if (agent_thread(stay_with, w, &e) == 0) return;
+    if (agent_thread(stay_with, w, &e) == 0) return true;
     pthread_mutex_lock(&a->lock);
     a->containers = c->next;
     pthread_mutex_unlock(&a->lock);
     free(w);
     free(c);
+    return false;
 }
 
 static void *look_around(void *user)

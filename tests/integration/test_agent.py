@@ -348,8 +348,12 @@ class Node:
             json.dump(config, f)
         with open(f"/proc/{process.pid}/stat") as f:
             start_time = int(f.read().rsplit(")", 1)[1].split()[19])
-        with open(os.path.join(state, "state.json"), "w") as f:
-            json.dump({"id": "c" + pod, "init_process_pid": process.pid, "init_process_start": start_time, "config": {"labels": ["bundle=" + bundle]}}, f)
+        for words in ({"init_process_pid": 1, "init_process_start": 1}, {"init_process_pid": process.pid, "init_process_start": start_time}):  # first one that is gone: runc's own, at times
+            with open(os.path.join(state, "new"), "w") as f:
+                json.dump({"id": "c" + pod, **words, "config": {"labels": ["bundle=" + bundle]}}, f)
+            os.rename(f.name, os.path.join(state, "state.json"))
+            if len(self.pods) % 2:
+                time.sleep(0.5)  # long enough to be looked at, or too short
         if attached:
             self.wait_attached(pod)
         return process
