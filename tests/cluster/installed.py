@@ -113,13 +113,21 @@ class Installed(Cluster):
                   f"agent.kubelet.ca={self.pki.at('ca.crt')}", "--show-only", "templates/agent.yaml")
         objects = json.loads(self.kubectl("apply", "--dry-run=client", "-o", "json", "-f", "-", text=text))["items"]
         base, self.base = self.base, objects
-        self.install()
-        self.base = base
-        self.wait_ready()
+        try:
+            self.install()
+        finally:
+            self.base = base
+        self.wait_agents()
 
     def uninstall_kubelet(self):
         self.kubectl("delete", "clusterrole,clusterrolebinding", "crsc-agent")
         self.install()
+        self.wait_agents()
+
+    def wait_agents(self):
+        """Those of the present DaemonSets."""
+        for node in self.nodes:
+            self.kubectl("rollout", "status", f"daemonset/crsc-agent-{node.name}", "-n", SPACE, "--timeout=120s")
         self.wait_ready()
 
     def make_way(self):

@@ -61,6 +61,7 @@ def test_kubelet_backend(w):
     then the whole log is replayed. Each time the list is what clients were told."""
     w.cluster.install_kubelet()
     w.create_counter(NAME, nodeSelector={"kubernetes.io/hostname": "n1"})
+    w.kubectl(f"patch deployment {NAME} --type=merge -p " + '{"spec":{"strategy":{"type":"Recreate","rollingUpdate":null}}}')  # to another node: one pod at a time
     w.kubectl(f"annotate deployment/{NAME} crsc.io/checkpoint-restore=true crsc.io/checkpoint-interval=2s crsc.io/backend=kubelet")
     w.wait_phase("Protected", NAME)
     kept = Workload(w.cluster, NAME)
