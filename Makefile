@@ -40,6 +40,7 @@ cluster-test: build
 	@scripts/install-deps cluster
 	@tests/cluster/build
 	@tests/cluster/test_cluster.py --build $(BUILD) $(TESTS)
+	@tests/cluster/test_kubelet.py --build $(BUILD) $(TESTS)
 	@tests/cluster/test_operator.py --build $(BUILD) $(TESTS)
 
 images: build

@@ -45,11 +45,11 @@ def sh(*argv, check_status=True, text=None, **more):
     return done.stdout
 
 
-def why_not():
+def why_not(programs=("kube-apiserver", "kubelet", "containerd", "runc", "etcd")):
     """None, or why no cluster can be brought up here."""
     if os.geteuid() != 0:
         return "a cluster needs root"
-    for name in ("kube-apiserver", "kubelet", "containerd", "runc", "etcd"):
+    for name in programs:
         if not os.path.exists(os.path.join(BIN, name)):
             return f"{name} is not built: tests/cluster/build"
     for program, package in (("docker-registry", "docker-registry"), ("/usr/lib/cni/bridge", "containernetworking-plugins"), ("openssl", "openssl"),
@@ -269,7 +269,8 @@ BinaryName = "{program}"
         self.start("containerd", [f"{BIN}/containerd", "-c", config], {"CRSC_RUNTIME_CONFIG": runtime_conf})
         wait_until("containerd", lambda: os.path.exists(self.at("containerd.sock")), 20)
 
-    def start_kubelet(self):
+    def start_kubelet(self, alone=None):
+        """`alone`: without an API server, for the pods in that folder; whoever reaches it may ask it."""
         pki = self.cluster.pki
         config = {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
                   "authentication": {"anonymous": {"enabled": False}, "webhook": {"enabled": True}, "x509": {"clientCAFile": pki.at("ca.crt")}},
@@ -281,8 +282,11 @@ BinaryName = "{program}"
                   "evictionHard": {"nodefs.available": "1%", "imagefs.available": "1%", "memory.available": "100Mi"}}
         if self.cluster.installed:  # agents and operators that a test has killed five times in a row come back within seconds, not within minutes
             config |= {"featureGates": {"KubeletCrashLoopBackOffMax": True}, "crashLoopBackOff": {"maxContainerRestartPeriod": "10s"}}
+        if alone:
+            config |= {"authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}}, "authorization": {"mode": "AlwaysAllow"}, "staticPodPath": alone,
+                       "fileCheckFrequency": "1s"}
         path = self.write("kubelet.json", json.dumps(config))
-        self.start("kubelet", [f"{BIN}/kubelet", f"--kubeconfig={pki.at(self.name + '.kubeconfig')}", f"--config={path}",
+        self.start("kubelet", [f"{BIN}/kubelet", *([] if alone else [f"--kubeconfig={pki.at(self.name + '.kubeconfig')}"]), f"--config={path}",
                                f"--hostname-override={self.name}", f"--node-ip={self.address}", f"--root-dir={self.at('kubelet')}"])
 
     def start_agent(self):
@@ -294,7 +298,8 @@ BinaryName = "{program}"
                                     REGISTRY, "--log-tls-ca", pki.at("ca.crt"), "--log-tls-cert", pki.at(f"agent-{self.name}.crt"),
                                     "--log-tls-key", pki.at(f"agent-{self.name}.key"), "--restore-cost", "0s", *c.agent_flags])
 
-    def up(self):
+    def make(self):
+        """Its certificates, network, view of the files and cgroup."""
         os.makedirs(self.directory)
         pki = self.cluster.pki
         pki.certificate(self.name, f"/O=system:nodes/CN=system:node:{self.name}", f"DNS:{self.name},IP:{self.address}")
@@ -303,6 +308,9 @@ BinaryName = "{program}"
         self.make_network()
         self.make_view()
         make_cgroup(self.cgroup)
+
+    def up(self):
+        self.make()
         self.start_containerd()
         if not self.cluster.installed:
             self.start_agent()
@@ -354,6 +362,8 @@ BinaryName = "{program}"
 
 
 class Cluster:
+    why_not = staticmethod(why_not)
+
     def __init__(self, build, n=2, agent_flags=(), installed=False, say=lambda text: None):
         """`installed`: operator, agents and log come later, as on anybody's cluster (installed.py)."""
         self.build, self.n, self.agent_flags, self.installed, self.say = Build(build), n, agent_flags, installed, say
@@ -424,14 +434,17 @@ class Cluster:
                                         "--data-dir", self.at(f"logd-{i}"), "--segment-size", "16MiB", "--tls-ca", self.pki.at("ca.crt"), "--tls-cert",
                                         self.pki.at(f"logd-{i}.crt"), "--tls-key", self.pki.at(f"logd-{i}.key")])
 
-    def start_control_plane(self):
-        pki = self.pki
-        for i in () if self.installed else (1, 2, 3):
-            self.start_logd(i)
+    def start_registry(self):
         with open(self.at("registry.yml"), "w") as f:
             f.write(f"version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {self.at('registry')}}}, delete: {{enabled: true}}}}\n"
                     f"http: {{addr: '{REGISTRY}'}}\n")
         self.start("registry", ["docker-registry", "serve", self.at("registry.yml")])
+
+    def start_control_plane(self):
+        pki = self.pki
+        for i in () if self.installed else (1, 2, 3):
+            self.start_logd(i)
+        self.start_registry()
         self.start("etcd", [f"{BIN}/etcd", "--data-dir", self.at("etcd"), "--listen-client-urls", "http://127.0.0.1:2379", "--advertise-client-urls",
                             "http://127.0.0.1:2379", "--listen-peer-urls", "http://127.0.0.1:2380", "--initial-advertise-peer-urls",
                             "http://127.0.0.1:2380", "--initial-cluster", "default=http://127.0.0.1:2380", "--log-level", "error", "--unsafe-no-fsync"])
@@ -529,7 +542,7 @@ class Cluster:
             fcntl.flock(self.turn, fcntl.LOCK_EX)
 
     def __enter__(self):
-        why = why_not()
+        why = self.why_not()
         if why:
             raise Skip(why)
         self.wait_for_turn()
