@@ -38,12 +38,34 @@ def test_same_objects(bench, rng):
     check(done.returncode == 0, "%s", done.stdout)
 
 
-def test_lint(bench, rng):
+def find_helm():
     here = os.path.join(ROOT, "build", "cluster", "bin", "helm")
     helm = os.environ.get("HELM") or (here if os.path.exists(here) else shutil.which("helm"))
     if not helm:
         raise Skip("there is no helm: tests/cluster/build helm")
-    bench.run(helm, "lint", "--strict", os.path.join(ROOT, "deploy", "helm", "crsc"))
+    return helm
+
+
+def test_lint(bench, rng):
+    bench.run(find_helm(), "lint", "--strict", os.path.join(ROOT, "deploy", "helm", "crsc"))
+
+
+def test_agent_kubelet(bench, rng):
+    """The agent may ask its kubelet only where that is wanted, and nothing else of Kubernetes then; it takes the flags."""
+    chart, one = os.path.join(ROOT, "deploy", "helm", "crsc"), ("--show-only", "templates/agent.yaml", "--namespace", "crsc-system")
+    without, _ = bench.run(find_helm(), "template", "crsc", chart, *one)
+    check("rbac" not in without and "kubelet" not in without and "automountServiceAccountToken: true" not in without, "%s", without)
+    for ca in ("", "/etc/kubernetes/pki/ca.crt"):
+        text, _ = bench.run(find_helm(), "template", "crsc", chart, *one, "--set", f"agent.kubelet.enabled=true,agent.kubelet.ca={ca}")
+        rules = text[text.index("kind: ClusterRole\n"):text.index("kind: ClusterRoleBinding\n")]
+        check(re.findall(r"resources: \[(.*?)\].*\n    verbs: \[(.*?)\]", rules) == [("nodes/checkpoint", "create")], "%s", rules)
+        pod = text[text.index("kind: DaemonSet\n"):]
+        check("automountServiceAccountToken: true" in pod and ("/kubelet-ca.crt" in pod) == bool(ca) == (f"hostPath: {{path: {ca}, type: File}}" in pod), "%s", pod)
+        given = [a.replace("$(NODE)", "node-1").replace("$(ADDRESS)", "127.0.0.1") for a in args_of(pod)]
+        out, _ = bench.run("crsc-agent", *given, "--dump-config")
+        check(re.search(r"^kubelet: .*https://127.0.0.1:10250", out, re.M) and re.search(r"^kubelet-token: .*/serviceaccount/token", out, re.M), "%s", out)
+    with open(os.path.join(ROOT, "docs", "KUBERNETES.md")) as f:
+        check("nodes/checkpoint" in f.read(), "docs/KUBERNETES.md does not explain it")
 
 
 def test_kustomize(bench, rng):
@@ -110,4 +132,4 @@ def test_fields_are_explained(bench, rng):
 
 
 if __name__ == "__main__":
-    main([test_same_objects, test_lint, test_kustomize, test_objects, test_flags, test_rights_are_explained, test_fields_are_explained])
+    main([test_same_objects, test_lint, test_agent_kubelet, test_kustomize, test_objects, test_flags, test_rights_are_explained, test_fields_are_explained])
