@@ -11,11 +11,11 @@ import ssl
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from fake_kube import Refused, Server, json_patch
+from fake_kube import QuietServer, Refused, Server, json_patch
 from harness import Cluster, Failure, Http, check, free_ports, main, wait_until
 from test_replicas import Replica
 
@@ -57,8 +57,7 @@ class Agent:
 
             do_GET = do_PUT = do_DELETE = do_POST = answer
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.http.daemon_threads = True
+        self.http = QuietServer(("127.0.0.1", port), Handler)
         self.http.socket = context.wrap_socket(self.http.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
@@ -844,6 +843,30 @@ def test_killed_anywhere(bench, rng):
         undone(w, (DEPLOYMENT, SERVICE))
 
 
+def test_stopped(bench, rng):
+    """SIGTERM while agents answer, the log is asked and writes are on their way: each time it ends well, and the next one goes on."""
+    with World(bench) as w:
+        w.begin()
+        pod, ended = w.protect(), threading.Event()
+        bench.at_end.append(ended.set)
+
+        def news():
+            n = 100
+            while not ended.wait(0.003):
+                n += 1
+                w.agent.run(pod, n)
+        thread = threading.Thread(target=news, daemon=True)
+        thread.start()
+        for _ in range(int(os.environ.get("CRSC_ROUNDS", "6"))):
+            time.sleep(rng.uniform(0, 0.6))
+            check(w.operator.stop() == 0, "it did not stop well:\n%s", w.operator.tail(60))
+            w.operator = w.start()
+        ended.set()
+        thread.join()
+        w.agent.run(pod, 9000)
+        wait_until("a checkpoint of it", lambda: any(c["status"]["offset"] == 9000 for c in w.valid()), 60)
+
+
 def test_lost_node_and_crash_loop(bench, rng):
     with World(bench) as w:
         w.begin()
@@ -932,4 +955,4 @@ def test_two_operators(bench, rng):
 
 if __name__ == "__main__":
     main([test_protects_and_undoes, test_redirect, test_interceptor_options, test_replicas, test_standby, test_restore_by_hand, test_migration, test_agent_forgets, test_wrong_annotation, test_webhook_leaves_alone, test_bad_network,
-          test_killed_anywhere, test_lost_node_and_crash_loop, test_fenced, test_missed, test_two_operators])
+          test_killed_anywhere, test_stopped, test_lost_node_and_crash_loop, test_fenced, test_missed, test_two_operators])
