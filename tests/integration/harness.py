@@ -395,7 +395,8 @@ class Cluster:
         return wait_until("a leader", look, timeout, pause=0.02)
 
     def logctl(self, *argv, status=0):
-        out, _ = self.bench.run("crsc-logctl", "--servers", self.servers, "--output", "json", *argv, status=status)
+        patience = () if "--timeout" in argv else ("--timeout", "60s")
+        out, _ = self.bench.run("crsc-logctl", "--servers", self.servers, "--output", "json", *patience, *argv, status=status)
         return out
 
     def streams(self):
@@ -426,7 +427,7 @@ class Http:
         self.connection.close()
 
 
-def exchange(port, data, timeout=5.0, shut=False, limit=1 << 20):
+def exchange(port, data, timeout=30.0, shut=False, limit=1 << 20):
     """Sends bytes over a new connection and gives what came back until it was closed, or nothing more came in time:
     (bytes, closed)."""
     got = b""
