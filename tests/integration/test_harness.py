@@ -4,7 +4,6 @@ report. Without this a test that always passes would look like one that works.""
 import importlib.machinery
 import importlib.util
 import os
-import time
 
 from harness import ROOT, Bench, Failure, Http, check, free_ports, main, wait_until
 from stack import App
@@ -91,15 +90,14 @@ def test_demo_compare(bench, rng):
 
 def test_bench_notices(bench, rng):
     """A daemon that dies by itself, one that ends badly when asked, a sanitizer's report, an assertion."""
-    for argv, words in ((["sh", "-c", "exit 3"], "died by itself with 3"), (["sh", "-c", "kill -ABRT $$"], "died by itself with -6"),
+    for k, (argv, words) in enumerate(((["sh", "-c", "exit 3"], "died by itself with 3"), (["sh", "-c", "kill -ABRT $$"], "died by itself with -6"),
                         (["sh", "-c", "trap 'exit 1' TERM; while :; do sleep 0.05; done"], "ended with 1"),
                         (["sh", "-c", "trap 'exit 0' TERM; echo '==1==ERROR: AddressSanitizer: x' >&2; while :; do sleep 0.05; done"], "AddressSanitizer"),
-                        (["sh", "-c", "trap 'exit 0' TERM; echo 'a.c:1:2: runtime error: x' >&2; while :; do sleep 0.05; done"], "runtime error")):
-        def whole(argv=argv):
+                        (["sh", "-c", "trap 'exit 0' TERM; echo 'a.c:1:2: runtime error: x' >&2; while :; do sleep 0.05; done"], "runtime error"))):
+        def whole(argv=argv, k=k):
             with Bench(bench.build, "inner", bench.path("inner")) as inner:
-                process = inner.spawn("it", argv)
-                time.sleep(0.3)
-                del process
+                process = inner.spawn(f"it-{k}", [*argv[:2], argv[2].replace("while", "echo ready; while", 1)])
+                wait_until("it has ended, or has come to where it stays", lambda: not process.alive() or "ready" in process.tail())
         check(words in fails(whole), "%s", argv)
 
 
