@@ -39,8 +39,9 @@ def left_behind(directory):
 
 def demo(bench, *argv, interrupt_after=None):
     directory = bench.path("demo")
-    process = subprocess.Popen([sys.executable, DEMO, "--build", bench.build.directory, "--dir", directory, *argv],
-                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # what a shell starts with "&" ignores Ctrl-C, and so would the demo
+    process = subprocess.Popen([sys.executable, DEMO, "--build", bench.build.directory, "--dir", directory, *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     try:
         first = process.stdout.readline() if interrupt_after is not None else ""  # it runs
         if interrupt_after is not None:
