@@ -5,7 +5,7 @@ import importlib.machinery
 import importlib.util
 import os
 
-from harness import ROOT, Bench, Failure, Http, check, free_ports, main, wait_until
+from harness import LOGS_SHOWN, ROOT, Bench, Failure, Http, check, free_ports, main, wait_until
 from stack import App
 from test_interceptor import compare
 
@@ -101,5 +101,19 @@ def test_bench_notices(bench, rng):
         check(words in fails(whole), "%s", argv)
 
 
+def test_logs(bench, rng):
+    """What a failure shows: the newest lines of all logs, in the order of their times, each below the one it belongs to, within the bound."""
+    def says(name, script):
+        process = bench.spawn(name, ["sh", "-c", script])
+        process.wait()
+    says("a", """echo '{"ts":"2026-01-01T00:00:01Z","msg":"one"}'; echo tail of one; echo '{"ts":"2026-01-01T00:00:03Z","msg":"three"}'""")
+    says("b", """echo '{"ts":"2026-01-01T00:00:02Z","msg":"two"}'""")
+    lines = [line[:2] + (line.split('"')[-2] if '"' in line else line[3:]) for line in bench.logs().splitlines()]
+    check(lines == ["a:one", "a:tail of one", "b:two", "a:three"], "%s", lines)
+    says("c", "i=0; while [ $i -lt 20000 ]; do i=$((i + 1)); echo line $i; done; printf '%05000d\\n' 7")
+    text = bench.logs()
+    check(len(text) < LOGS_SHOWN * 1.1 and "line 20000\n" in text and "0000..." in text and "line 1\n" not in text and "three" in text, "%d characters: %s", len(text), text[:300])
+
+
 if __name__ == "__main__":
-    main([test_compare, test_demo_compare, test_bench_notices])
+    main([test_compare, test_demo_compare, test_bench_notices, test_logs])
