@@ -51,7 +51,7 @@ def test_kill_app(w):
     c = w.restored(clients, moment, old, "app killed", same_pod=True)
     check(c["snapshot"] == state["id"] and c["pod_uid"] == pod["metadata"]["uid"], "%s", c)
     told = clients.audit()
-    check(not clients.errors, "clients saw errors: %s", clients.errors[:5])
+    check(not clients.refusals(), "clients saw errors: %s", clients.refusals()[:5])
     wait_until("it is noted", lambda: any(r.get("status", {}).get("checkpoint") == state["id"] for r in w.cluster.api.list("restores")), 30, pause=0.2)
     return f"{told} writes, checkpoint paused {state['pause_ms']} ms"
 
