@@ -80,8 +80,8 @@ static const char *why_not(void)
 static int dial(void)
 {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    struct timeval patience = {.tv_sec = 10};
-    for (int tries = 0; tries < 1000; tries++) {
+    struct timeval patience = {.tv_sec = 60};
+    for (int tries = 0; tries < 6000; tries++) {
         int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
         setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
         if (connect(fd, (struct sockaddr *)&to, sizeof to) == 0) return fd;

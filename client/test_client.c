@@ -13,7 +13,7 @@
 #include "client/crsc.h"
 #include "client/fake_cluster.h"
 
-enum { EVENTS_MAX = 400, HANG_MS = 60000 };
+enum { EVENTS_MAX = 400, HANG_MS = 100000 };
 
 struct world;
 
@@ -114,9 +114,11 @@ static void world_free(struct world *w)
     close_client(w);
     while (!w->closed) uv_run(&w->loop, UV_RUN_ONCE);
     if (w->cluster != NULL) fake_cluster_stop(w->cluster);
-    uv_close((uv_handle_t *)&w->hang, NULL);
     uv_close((uv_handle_t *)&w->pulse, NULL);
     uv_close((uv_handle_t *)&w->steps, NULL);
+    uv_unref((uv_handle_t *)&w->hang); /* it watches over the end as well */
+    uv_run(&w->loop, UV_RUN_DEFAULT);
+    uv_close((uv_handle_t *)&w->hang, NULL);
     uv_run(&w->loop, UV_RUN_DEFAULT);
     assert_int_equal(uv_loop_close(&w->loop), 0); /* nothing of the client's is left in it */
     free(w);
@@ -463,7 +465,7 @@ static void a_fenced_producer_is_broken(void **state)
 static void an_append_without_answer_breaks_the_producer(void **state)
 {
     (void)state;
-    struct world *w = world_new(1, 1, NULL, 300);
+    struct world *w = world_new(1, 1, NULL, 3000); /* for the first appends, too, which are to be answered in time */
     add_writer(w, EVENTS_MAX);
     RUN_UNTIL(w, w->writers[0].done > 5);
     fake_cluster_mute(w->cluster, true);
@@ -484,7 +486,7 @@ static void on_status(void *user, const struct error *e, const struct crsc_statu
 static void without_a_leader_calls_time_out_and_say_why(void **state)
 {
     (void)state;
-    struct world *w = world_new(3, 1, NULL, 300);
+    struct world *w = world_new(3, 1, NULL, 3000);
     fake_cluster_lead(w->cluster, -1);
     assert_int_equal(crsc_list_streams(w->client, "", on_streams, w), 0);
     RUN_UNTIL(w, w->calls_ended == 1);

@@ -72,7 +72,7 @@ static int set_up(void **state)
     if (uv_listen((uv_stream_t *)&listener, 8, on_connection) != 0) return 1;
     uv_tcp_getsockname(&listener, (struct sockaddr *)&bound, &len);
     snprintf(address, sizeof address, "127.0.0.1:%u", ntohs(bound.sin_port));
-    return conn_connect(&loop, address, 2000, &handlers, &client, &client.conn, NULL);
+    return conn_connect(&loop, address, 60000, &handlers, &client, &client.conn, NULL);
 }
 
 static int tear_down(void **state)
@@ -135,7 +135,7 @@ static void closing_with_linger_sends_what_is_queued(void **state)
 {
     (void)state;
     for (uint64_t i = 1; i <= 100; i++) send_frame(&client, i, 10000);
-    conn_close(client.conn, 5000, NULL);
+    conn_close(client.conn, 60000, NULL);
     send_frame(&client, 101, 1); /* swallowed */
     until(&server.frames, 100);
     while (server.closes == 0 || client.closes == 0) uv_run(&loop, UV_RUN_ONCE);
@@ -180,11 +180,11 @@ static void refused_and_unknown_addresses_say_so(void **state)
 {
     (void)state;
     struct end other = {0};
-    assert_int_equal(conn_connect(&loop, "127.0.0.1:1", 2000, &handlers, &other, &other.conn, NULL), 0);
+    assert_int_equal(conn_connect(&loop, "127.0.0.1:1", 60000, &handlers, &other, &other.conn, NULL), 0);
     while (other.closes == 0) uv_run(&loop, UV_RUN_ONCE);
     assert_int_equal(other.why.code, ERROR_UNAVAILABLE);
     assert_non_null(strstr(other.why.text, "127.0.0.1:1"));
-    assert_int_equal(conn_connect(&loop, "nonsense", 2000, &handlers, &other, &other.conn, NULL), -ERROR_INVALID);
+    assert_int_equal(conn_connect(&loop, "nonsense", 60000, &handlers, &other, &other.conn, NULL), -ERROR_INVALID);
 }
 
 int main(void)

@@ -247,7 +247,7 @@ static struct outcome call(struct http_client *c, const char *host, const char *
     struct error e;
     char url[200];
     snprintf(url, sizeof url, "https://%s:%s%s", host, strrchr(http_listener_address(listener), ':') + 1, path);
-    struct http_call_options options = {.method = "GET", .url = url, .timeout_ms = 20000};
+    struct http_call_options options = {.method = "GET", .url = url, .timeout_ms = 60000};
     assert_int_equal(http_client_call(c, &options, on_reply, &o, &call, &e), 0);
     while (!o.done) uv_run(&loop, UV_RUN_ONCE);
     return o;

@@ -460,7 +460,7 @@ static int tear_down(void **state)
 
 static void dial(struct tls_context *tls)
 {
-    assert_int_equal(conn_connect(&loop, address, 20000, &handlers, &client, &client.conn, NULL), 0);
+    assert_int_equal(conn_connect(&loop, address, 60000, &handlers, &client, &client.conn, NULL), 0);
     if (tls != NULL) assert_int_equal(conn_secure(client.conn, tls, "127.0.0.1", NULL), 0);
 }
 
@@ -486,7 +486,7 @@ static void frames_pass_through_tls(void **state)
     assert_string_equal(server.name, "/CN=client");
     assert_string_equal(client.name, "/CN=server");
     send_frame(&client, 2001, 100000);
-    conn_close(client.conn, 5000, NULL); /* and what is queued still arrives */
+    conn_close(client.conn, 60000, NULL); /* and what is queued still arrives */
     while (server.closes == 0) uv_run(&loop, UV_RUN_ONCE);
     assert_int_equal(server.frames, 2001);
     assert_int_equal(server.why.code, ERROR_NONE);

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -15,7 +16,7 @@
 #include "interceptor/proxy/server.h"
 #include "operator/interceptor_client.h"
 
-enum { HANG_MS = 30000 };
+enum { HANG_MS = 100000 };
 
 struct fixture {
     uv_loop_t loop;
@@ -104,15 +105,18 @@ static void on_change(void *user)
     f->changes++;
 }
 
-/* A port that nobody listens on: bound and let go again. */
+/* A port that nobody listens on: bound and let go again. Below those that the kernel gives to connections: it is found as it was left. */
 static void find_port(struct fixture *f)
 {
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
-    socklen_t len = sizeof at;
-    int s = socket(AF_INET, SOCK_STREAM, 0);
-    assert_int_equal(bind(s, (struct sockaddr *)&at, sizeof at), 0);
-    assert_int_equal(getsockname(s, (struct sockaddr *)&at, &len), 0);
-    close(s);
+    for (bool found = false; !found;) {
+        uint16_t random;
+        int s = socket(AF_INET, SOCK_STREAM, 0);
+        assert_int_equal(getrandom(&random, sizeof random, 0), sizeof random);
+        at.sin_port = htons((uint16_t)(10000 + random % 20000));
+        found = bind(s, (struct sockaddr *)&at, sizeof at) == 0;
+        close(s);
+    }
     snprintf(f->address, sizeof f->address, "127.0.0.1:%u", (unsigned)ntohs(at.sin_port));
 }
 

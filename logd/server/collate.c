@@ -61,20 +61,6 @@ static void go_to(struct collate *c, uint64_t segment)
     if (c->fd >= 0) d->direct(d, c->fd); /* not to be had: as everybody reads it */
 }
 
-/* Pages from `from` on, `len` bytes at most; fewer at the file's end. */
-static size_t read_pages(const struct collate *c, uint64_t from, size_t len)
-{
-    size_t have = 0;
-    while (have < len) {
-        ssize_t n = disk_system()->pread(disk_system(), c->fd, c->window + have, len - have, from + have);
-        if (n == -EINTR) continue;
-        if (n <= 0) break;
-        have += (size_t)n;
-        if (have % PAGE != 0) break;
-    }
-    return have;
-}
-
 /* The `len` bytes at `at`, and what follows up to `until` with them. NULL: they are not there. */
 static const uint8_t *look(struct collate *c, uint64_t at, size_t len, uint64_t until)
 {
@@ -84,7 +70,8 @@ static const uint8_t *look(struct collate *c, uint64_t at, size_t len, uint64_t 
         to = (to + PAGE - 1) / PAGE * PAGE;
         size_t wanted = to - from < WINDOW ? (size_t)(to - from) : WINDOW;
         c->at = from;
-        c->len = read_pages(c, from, wanted);
+        ssize_t n = disk_read_pages(disk_system(), c->fd, c->window, wanted, from);
+        c->len = n > 0 ? (size_t)n : 0;
         c->cost += wanted > COLLATE_LEAST ? wanted : COLLATE_LEAST;
     }
     return at + len <= c->at + c->len ? c->window + (at - c->at) : NULL;

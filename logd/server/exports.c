@@ -63,7 +63,8 @@ struct piece {
     struct state_piece what;
     int failed; /* errno, 0 when all was read */
     uv_work_t work;
-    uint8_t bytes[];
+    uint8_t *pages; /* owned: whole ones */
+    const uint8_t *bytes;
 };
 
 /* ---- the copy ------------------------------------------------------------------------------------------------- */
@@ -233,24 +234,38 @@ void exports_state(struct exports *x, struct session *s, const struct frame *f)
 
 /* ---- pieces --------------------------------------------------------------------------------------------------- */
 
+static size_t pages_of(size_t bytes)
+{
+    return (bytes + DISK_PAGE - 1) / DISK_PAGE * DISK_PAGE;
+}
+
+static struct piece *piece_new(const struct state_piece *what)
+{
+    struct piece *p = malloc(sizeof *p);
+    if (p == NULL || (p->pages = aligned_alloc(DISK_PAGE, pages_of(what->offset % DISK_PAGE + what->length))) != NULL) return p;
+    free(p);
+    return NULL;
+}
+
+/* Past the page cache, where that can be had: what is read once for another server would drive out what clients read again. */
 static void read_piece(uv_work_t *work)
 {
     struct piece *p = work->data;
-    int fd = open(p->path, O_RDONLY | O_CLOEXEC);
-    size_t have = 0;
-    ssize_t n = fd < 0 ? -1 : 1;
-    while (n > 0 && have < p->what.length) {
-        n = pread(fd, p->bytes + have, p->what.length - have, (off_t)(p->what.offset + have));
-        if (n > 0) have += (size_t)n;
-    }
-    p->failed = n < 0 ? errno : have < p->what.length ? ENODATA : 0;
-    if (fd >= 0) close(fd);
+    const struct disk *d = disk_system();
+    size_t before = p->what.offset % DISK_PAGE, wanted = before + p->what.length;
+    int fd = d->open(d, p->path, O_RDONLY);
+    if (fd >= 0) d->direct(d, fd);
+    ssize_t n = fd < 0 ? fd : disk_read_pages(d, fd, p->pages, pages_of(wanted), p->what.offset - before);
+    p->bytes = p->pages + before;
+    p->failed = n < 0 ? (int)-n : (size_t)n < wanted ? ENODATA : 0;
+    if (fd >= 0) d->close(d, fd);
 }
 
 static void forget(struct piece *p)
 {
     session_paid(p->session, p->what.length);
     session_unref(p->session);
+    free(p->pages);
     free(p);
 }
 
@@ -317,12 +332,12 @@ void exports_bytes(struct exports *x, struct session *s, const struct frame *f)
     struct piece *p = NULL;
     int rv = state_decode_piece(f, &what, &e);
     if (rv == 0) rv = x->closing ? error_set(&e, ERROR_CANCELED, "this server stops") : check_piece(x, &what, &e);
-    if (rv == 0 && (p = malloc(sizeof *p + what.length)) == NULL) rv = error_set(&e, ERROR_NOMEM, "no memory for a piece");
+    if (rv == 0 && (p = piece_new(&what)) == NULL) rv = error_set(&e, ERROR_NOMEM, "no memory for a piece");
     if (rv != 0) {
         session_fail(s, f->id, &e);
         return;
     }
-    *p = (struct piece){.x = x, .session = session_ref(s), .id = f->id, .what = what, .due_us = pace_take(&x->pace, loop_monotonic_us(), what.length)};
+    *p = (struct piece){.pages = p->pages, .x = x, .session = session_ref(s), .id = f->id, .what = what, .due_us = pace_take(&x->pace, loop_monotonic_us(), what.length)};
     const char *name = x->manifest.files[what.file].name;
     if (strncmp(name, "index/", 6) == 0) snprintf(p->path, sizeof p->path, "%.*s", PATH_MAX - 1, x->data);
     else snprintf(p->path, sizeof p->path, "%.4000s/%s", x->node->settings->data_dir, name);

@@ -45,10 +45,12 @@ static int finish_file(struct restoring *r, const struct state_manifest *m, stru
     const struct state_file *f = &m->files[r->file++];
     int fd = r->fd;
     r->fd = -1;
-    if (ftruncate(fd, (off_t)f->size) == 0) return staging_close_file(&r->staging, f->name, fd, e);
-    int rv = error_errno(e, errno == ENOSPC ? ERROR_NOSPACE : ERROR_IO, errno, "%s cannot be made", f->name);
-    close(fd);
-    return rv;
+    return staging_close_file(&r->staging, f->name, f->size, fd, e);
+}
+
+static int open_file(struct restoring *r, const struct state_file *f, struct error *e)
+{
+    return staging_open_file(&r->staging, f->name, f->size, false, &r->fd, e);
 }
 
 /* Every file up to `file`, which is left open; n_files: all. */
@@ -56,10 +58,10 @@ static int go_to(struct restoring *r, const struct state_manifest *m, size_t fil
 {
     int rv = 0;
     while (rv == 0 && r->file < file) {
-        if (r->fd < 0) rv = staging_open_file(&r->staging, m->files[r->file].name, false, &r->fd, e);
+        if (r->fd < 0) rv = open_file(r, &m->files[r->file], e);
         if (rv == 0) rv = finish_file(r, m, e);
     }
-    if (rv == 0 && file < m->n_files && r->fd < 0) rv = staging_open_file(&r->staging, m->files[file].name, false, &r->fd, e);
+    if (rv == 0 && file < m->n_files && r->fd < 0) rv = open_file(r, &m->files[file], e);
     return rv;
 }
 

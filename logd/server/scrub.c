@@ -197,8 +197,8 @@ static void blame_index(struct scrub *s, uint64_t segment);
 static void looked(struct scrub *s)
 {
     struct wal_segment now;
-    s->bytes += s->sift.file.loaded;
-    if (s->plan.passing) s->pass_bytes += s->sift.file.loaded;
+    s->bytes += s->sift.check.file.loaded;
+    if (s->plan.passing) s->pass_bytes += s->sift.check.file.loaded;
     if (!s->sift.segment.sealed) {
         struct error e;
         error_set(&e, ERROR_CORRUPT, "the record at %" PRIu64 " of the newest segment", s->sift.ranges[0].from);
@@ -431,8 +431,8 @@ static void on_step(uv_work_t *work, int status)
         return;
     }
     if (s->rv == 1 && s->phase != INDEX) {
-        uint64_t paid = s->phase == LOOKS ? s->sift.file.loaded - s->paid : s->phase == WRITES ? 2 * PATCH_STEP : 0;
-        if (s->phase == LOOKS) s->paid = s->sift.file.loaded;
+        uint64_t paid = s->phase == LOOKS ? s->sift.check.file.loaded - s->paid : s->phase == WRITES ? 2 * PATCH_STEP : 0;
+        if (s->phase == LOOKS) s->paid = s->sift.check.file.loaded;
         work_later(s, paid);
         return;
     }

@@ -5,9 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/frame.h"
 #include "logd/server/collate.h"
-#include "logd/streams/run_reader.h"
 #include "logd/wal/disk.h"
 #include "logd/wal/moved.h"
 #include "logd/wal/segment.h"
@@ -18,7 +16,7 @@ enum { LOOKS = 32, ROW_BYTES = 128 /* in the index, about */ };
 int sift_init(struct sift *s, struct index *index, const char *dir)
 {
     s->index = index;
-    s->file.fd = -1;
+    s->check.file.fd = -1;
     snprintf(s->dir, sizeof s->dir, "%s", dir);
     s->runs = calloc(SIFT_RUNS, sizeof *s->runs);
     s->strays = calloc(SIFT_STRAYS, sizeof *s->strays);
@@ -28,8 +26,7 @@ int sift_init(struct sift *s, struct index *index, const char *dir)
 
 void sift_fini(struct sift *s)
 {
-    raw_file_fini(&s->file);
-    buf_fini(&s->frame);
+    run_check_fini(&s->check);
     free(s->runs);
     free(s->strays);
     s->collate = collate_free(s->collate);
@@ -39,7 +36,7 @@ void sift_fini(struct sift *s)
 
 void sift_close(struct sift *s)
 {
-    raw_file_close(&s->file);
+    raw_file_close(&s->check.file);
 }
 
 /* ---- the file ------------------------------------------------------------------------------------------------- */
@@ -52,7 +49,7 @@ static const uint8_t *read_file(void *user, uint64_t at, size_t len)
 int sift_begin(struct sift *s, const struct wal_segment *segment, uint64_t until)
 {
     uint64_t bytes = until != 0 ? until : segment->bytes;
-    const struct sieve_options o = {.read = read_file, .user = &s->file, .id = segment->id, .bytes = bytes, .frames = moved_is(segment->id), .open = until != 0,
+    const struct sieve_options o = {.read = read_file, .user = &s->check.file, .id = segment->id, .bytes = bytes, .frames = moved_is(segment->id), .open = until != 0,
                                     .first_seq = segment->first_seq, .last_seq = segment->last_seq, .salt = segment->salt};
     char path[4096 + 64];
     s->segment = *segment;
@@ -60,7 +57,7 @@ int sift_begin(struct sift *s, const struct wal_segment *segment, uint64_t until
     s->more = false;
     if (writer_segment_path(path, sizeof path, s->dir, segment->id) != 0) return -ERROR_INVALID;
     sieve_begin(&s->sieve, &o);
-    return raw_file_open(&s->file, disk_system(), path, bytes);
+    return raw_file_open(&s->check.file, disk_system(), path, bytes);
 }
 
 /* Of the last records the segment behind says what their checksum was. */
@@ -83,10 +80,10 @@ static void ask_next_segment(const struct sift *s, struct sieve_range *last)
 
 int sift_step(struct sift *s)
 {
-    uint64_t begun = s->file.loaded;
+    uint64_t begun = s->check.file.loaded;
     struct sieve_range bad;
     enum sieve_answer answer = SIEVE_GOOD;
-    while (answer != SIEVE_END && s->file.loaded - begun < SIFT_STEP) {
+    while (answer != SIEVE_END && s->check.file.loaded - begun < SIFT_STEP) {
         answer = sieve_step(&s->sieve, &bad);
         if (answer != SIEVE_BAD) continue;
         if (s->n_ranges < SIFT_RANGES) s->ranges[s->n_ranges++] = bad;
@@ -117,23 +114,6 @@ static int on_run(void *user, uint64_t stream, const struct streams_run *run, st
     return 0;
 }
 
-static bool is_whole(struct sift *s, const struct streams_run *run)
-{
-    struct run_reader reader;
-    uint64_t at = run->where.position;
-    if (run->frame_len > FRAME_HEADER + FRAME_HEAD_MAX + FRAME_BODY_MAX || buf_reserve(&s->frame, run->frame_len + 1) != 0) return false;
-    for (uint32_t done = 0; done < run->frame_len;) {
-        uint32_t part = run->frame_len - done < SIEVE_PIECE ? run->frame_len - done : SIEVE_PIECE;
-        const uint8_t *bytes = raw_file_read(&s->file, at + done, part);
-        if (bytes == NULL) return false;
-        memcpy(s->frame.data + done, bytes, part);
-        done += part;
-    }
-    if (run_open(&reader, run, s->frame.data, run->frame_len, run->first_offset, NULL) != 0) return false;
-    run_close(&reader);
-    return true;
-}
-
 void sift_list(struct sift *s)
 {
     s->stream = s->offset = 0;
@@ -142,12 +122,11 @@ void sift_list(struct sift *s)
 int sift_list_step(struct sift *s, struct error *e)
 {
     bool end = false;
-    s->frame.len = 0;
     for (unsigned look = 0; look < LOOKS && !end; look++) {
         int rv = index_scan(s->index, &s->stream, &s->offset, SIFT_ROWS, on_run, s, &end, e);
         if (rv != 0) return rv;
         for (unsigned i = s->n_checked; i < s->n_runs;) {
-            if (is_whole(s, &s->runs[i].run)) s->runs[i] = s->runs[--s->n_runs];
+            if (run_check(&s->check, &s->runs[i].run) == 0) s->runs[i] = s->runs[--s->n_runs];
             else i++;
         }
         s->n_checked = s->n_runs;

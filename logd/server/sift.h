@@ -11,10 +11,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "common/buf.h"
 #include "common/error.h"
 #include "logd/index/index.h"
-#include "logd/wal/raw_file.h"
+#include "logd/server/run_check.h"
 #include "logd/wal/sieve.h"
 #include "logd/wal/wal.h"
 
@@ -42,7 +41,7 @@ struct sift {
     struct index *index; /* borrowed */
     char dir[4096];      /* of the log */
     struct wal_segment segment;
-    struct raw_file file;
+    struct run_check check; /* check.file: the segment */
     struct sieve sieve;
     struct sieve_range ranges[SIFT_RANGES];
     unsigned n_ranges;
@@ -50,7 +49,6 @@ struct sift {
     uint64_t stream, offset; /* the look at the index goes on there */
     struct sift_run *runs;   /* SIFT_RUNS */
     unsigned n_runs, n_checked; /* of which n_checked were looked at, and are damaged */
-    struct buf frame;
     /* the look at the index */
     const uint64_t *ids; /* of the segments, ascending, borrowed */
     const uint64_t *sizes;

@@ -233,12 +233,16 @@ uint64_t staging_has(const struct staging *s, uint64_t id, const char *name, uin
     return stat(path, &st) == 0 && (uint64_t)st.st_size >= bytes && bytes < size ? bytes : 0;
 }
 
-int staging_open_file(const struct staging *s, const char *name, bool keep, int *ret_fd, struct error *e)
+int staging_open_file(const struct staging *s, const char *name, uint64_t size, bool keep, int *ret_fd, struct error *e)
 {
+    const struct disk *d = disk_system();
     char part[PATH_MAX];
     part_path(s, name, part);
-    *ret_fd = open(part, O_RDWR | O_CREAT | (keep ? 0 : O_TRUNC) | O_CLOEXEC, 0600);
-    return *ret_fd >= 0 ? 0 : error_errno(e, errno == ENOSPC ? ERROR_NOSPACE : ERROR_IO, errno, "%s cannot be made", part);
+    int fd = d->open(d, part, O_RDWR | O_CREAT | (keep ? 0 : O_TRUNC));
+    int rv = fd < 0 ? fd : keep || size == 0 ? 0 : d->allocate(d, fd, size);
+    *ret_fd = rv == 0 ? fd : -1;
+    if (rv != 0 && fd >= 0) d->close(d, fd);
+    return rv == 0 ? 0 : error_errno(e, disk_error_code(rv), -rv, "%s cannot be made", part);
 }
 
 /* The note itself is not synced: an older one is as true. */
@@ -255,12 +259,12 @@ int staging_note(const struct staging *s, uint64_t id, const char *name, int fd,
     return ok ? 0 : error_errno(e, why == ENOSPC ? ERROR_NOSPACE : ERROR_IO, why, "%s cannot be written", path);
 }
 
-int staging_close_file(const struct staging *s, const char *name, int fd, struct error *e)
+int staging_close_file(const struct staging *s, const char *name, uint64_t size, int fd, struct error *e)
 {
     char path[PATH_MAX], part[PATH_MAX];
     staging_path(s, name, path);
     part_path(s, name, part);
-    int rv = fdatasync(fd) == 0 ? 0 : error_errno(e, ERROR_IO, errno, "%s cannot be synced", part);
+    int rv = ftruncate(fd, (off_t)size) == 0 && fdatasync(fd) == 0 ? 0 : error_errno(e, ERROR_IO, errno, "%s cannot be synced", part);
     close(fd);
     if (rv == 0 && rename(part, path) != 0) rv = error_errno(e, ERROR_IO, errno, "%s cannot be renamed", part);
     return rv;

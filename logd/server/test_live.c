@@ -17,6 +17,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -26,7 +27,7 @@
 #include "common/frame.h"
 #include "proto/rpc.pb-c.h"
 
-enum { ARGS_MAX = 24, WAIT_S = 20 };
+enum { ARGS_MAX = 24, WAIT_S = 120 };
 static const char *program;
 static char root_dir[64];
 static pid_t started[256]; /* 0 once it has ended: a failed test must not leave a server behind */
@@ -587,15 +588,19 @@ static void test_follow(void **state)
     assert_int_equal(stop(&s, SIGTERM), 0);
 }
 
+/* Below those that the kernel gives to connections: nobody has it when a server comes to it, or comes back. */
 static int free_port(void)
 {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof a;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof a), 0);
-    getsockname(fd, (struct sockaddr *)&a, &len);
-    close(fd);
-    return ntohs(a.sin_port);
+    for (;;) {
+        uint16_t random;
+        int fd = socket(AF_INET, SOCK_STREAM, 0);
+        assert_int_equal(getrandom(&random, sizeof random, 0), sizeof random);
+        a.sin_port = htons((uint16_t)(10000 + random % 20000));
+        int rv = bind(fd, (struct sockaddr *)&a, sizeof a);
+        close(fd);
+        if (rv == 0) return ntohs(a.sin_port);
+    }
 }
 
 static int leader_of(const int *ports, const struct server *s)
@@ -641,7 +646,7 @@ static void test_three(void **state)
     char args[3][512], leader_address[64], want[64];
     for (int i = 0; i < 3; i++) ports[i] = free_port();
     for (int i = 0; i < 3; i++) {
-        snprintf(args[i], sizeof args[i], "--id %d --listen 127.0.0.1:%d --data-dir %s/three%d --election-timeout 300ms "
+        snprintf(args[i], sizeof args[i], "--id %d --listen 127.0.0.1:%d --data-dir %s/three%d --election-timeout 2s "
                  "--segment-size 1MiB --initial-cluster 1=127.0.0.1:%d,2=127.0.0.1:%d,3=127.0.0.1:%d",
                  i + 1, ports[i], root_dir, i, ports[0], ports[1], ports[2]);
         spawn(&s[i], args[i]);

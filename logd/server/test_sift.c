@@ -1,4 +1,5 @@
-/* The look at the index: each row that is not what the disk has, that leads nowhere, or that is missing, is told, and no other. */
+/* The look at the index: each row that is not what the disk has, that leads nowhere, or that is missing, is told, and no other. And the look at a whole state
+ * (verification.h), which is made of the same. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,6 +14,7 @@
 
 #include "logd/index/index.h"
 #include "logd/server/sift.h"
+#include "logd/server/verification.h"
 #include "logd/streams/entry.h"
 #include "logd/streams/testing.h"
 #include "logd/wal/segment.h"
@@ -287,10 +289,109 @@ static void long_heads(void **state)
     assert_int_equal(look(f, BYTES, strays, 8), 0);
 }
 
+/* ---- a whole state -------------------------------------------------------------------------------------------- */
+
+struct told {
+    unsigned damages;
+    char texts[16][256];
+};
+
+static void on_damage(void *user, const struct error *e)
+{
+    struct told *t = user;
+    assert_in_range(t->damages, 0, 15);
+    snprintf(t->texts[t->damages++], sizeof t->texts[0], "%s", e->text);
+}
+
+/* Of a copy of the index, beside the same segments. */
+static int verify(struct fixture *f, size_t rows, bool all, struct told *t, struct verification *ret)
+{
+    struct error e = {0};
+    char state[128], wal[128], index[128];
+    *t = (struct told){0};
+    *ret = (struct verification){.rows = rows, .all = all, .on_damage = on_damage, .user = t};
+    path_of(f, "state", state);
+    path_of(f, "state/wal", wal);
+    path_of(f, "state/index", index);
+    assert_int_equal(mkdir(state, 0700), 0);
+    assert_int_equal(mkdir(index, 0700), 0);
+    assert_int_equal(symlink(f->dir, wal), 0);
+    if (index_copy(f->index, index, &e) != 0) fail_msg("%s", e.text);
+    int rv = verification_run(ret, state, &e);
+    if (rv != 0 && t->damages == 0) on_damage(t, &e);
+    unlink(wal);
+    for (unsigned i = 0; i < 2; i++) {
+        path_of(f, i == 0 ? "state/index/data.mdb" : "state/index/lock.mdb", wal);
+        unlink(wal);
+    }
+    rmdir(index);
+    rmdir(state);
+    return rv;
+}
+
+static bool says(const struct told *t, const struct append *a)
+{
+    char wanted[128];
+    snprintf(wanted, sizeof wanted, "segment %u, byte %llu: ", a->segment + 1, (unsigned long long)a->at);
+    for (unsigned i = 0; i < t->damages; i++)
+        if (strncmp(t->texts[i], wanted, strlen(wanted)) == 0) return true;
+    return false;
+}
+
+/* However few rows are kept at a time, each append is looked at once, and each that is damaged is told once. */
+static void verified(void **state)
+{
+    struct fixture *f = *state;
+    static const size_t rows[] = {0, 2, 3, 64, APPENDS / 2, APPENDS};
+    static struct told t;
+    struct verification v;
+    fill(f);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        assert_int_equal(verify(f, rows[i], true, &t, &v), 0);
+        assert_int_equal(v.runs, APPENDS);
+    }
+    struct append large = append(f, 1, 0, 1, &(struct testing_event){1, 900000, 0, 0}, false); /* more than half a window */
+    const struct append *bad[] = {&f->appends[0], &f->appends[700], &f->appends[701], &f->appends[APPENDS - 1], &large};
+    enum { BAD = sizeof bad / sizeof *bad };
+    static const uint8_t one = 0x5a;
+    for (size_t i = 0; i < BAD; i++) { /* a byte of the body, of the head, of the header in turn */
+        uint64_t at = bad[i]->at + (i % 3 == 0 ? bad[i]->len - 1 : i % 3 == 1 ? FRAME_HEADER + 2 : 4);
+        uint8_t was, is;
+        assert_int_equal(pread(f->fds[bad[i]->segment], &was, 1, (off_t)at), 1);
+        is = was ^ one;
+        assert_int_equal(pwrite(f->fds[bad[i]->segment], &is, 1, (off_t)at), 1);
+    }
+    settle(f);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        assert_int_equal(verify(f, rows[i], true, &t, &v), -ERROR_CORRUPT);
+        assert_int_equal(v.runs, APPENDS + 1);
+        assert_int_equal(t.damages, BAD);
+        for (size_t k = 0; k < BAD; k++) assert_true(says(&t, bad[k]));
+        assert_int_equal(verify(f, rows[i], false, &t, &v), -ERROR_CORRUPT);
+        assert_int_equal(v.damaged_segment, 1);
+        assert_true(says(&t, bad[0]));
+    }
+}
+
+static void without_a_segment(void **state)
+{
+    struct fixture *f = *state;
+    static struct told t;
+    struct verification v;
+    char path[128];
+    fill(f);
+    path_of(f, "00000000000000000002.seg", path);
+    unlink(path);
+    assert_int_equal(verify(f, 100, false, &t, &v), -ERROR_CORRUPT);
+    assert_int_equal(v.damaged_segment, 2);
+    assert_non_null(strstr(t.texts[0], "the index points to segment 2"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(whole, setup, teardown),      cmocka_unit_test_setup_teardown(exchanged, setup, teardown),
                                        cmocka_unit_test_setup_teardown(damaged, setup, teardown),    cmocka_unit_test_setup_teardown(missing, setup, teardown),
-                                       cmocka_unit_test_setup_teardown(nowhere, setup, teardown),    cmocka_unit_test_setup_teardown(long_heads, setup, teardown)};
+                                       cmocka_unit_test_setup_teardown(nowhere, setup, teardown),    cmocka_unit_test_setup_teardown(long_heads, setup, teardown),
+                                       cmocka_unit_test_setup_teardown(verified, setup, teardown),   cmocka_unit_test_setup_teardown(without_a_segment, setup, teardown)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

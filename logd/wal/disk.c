@@ -190,6 +190,19 @@ int disk_read_all(const struct disk *d, int fd, void *bytes, size_t len, uint64_
     return 0;
 }
 
+ssize_t disk_read_pages(const struct disk *d, int fd, void *bytes, size_t len, uint64_t at)
+{
+    size_t have = 0;
+    while (have < len && have % DISK_PAGE == 0) {
+        ssize_t n = d->pread(d, fd, (uint8_t *)bytes + have, len - have, at + have);
+        if (n == -EINTR) continue;
+        if (n < 0 && have == 0) return n;
+        if (n <= 0) break;
+        have += (size_t)n;
+    }
+    return (ssize_t)have;
+}
+
 int disk_writev_all(const struct disk *d, int fd, struct iovec *parts, int n, uint64_t at)
 {
     while (n > 0) {

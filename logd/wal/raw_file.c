@@ -35,18 +35,11 @@ void raw_file_fini(struct raw_file *f)
     f->window = NULL;
 }
 
-/* How much of [at, at + len) is there: whole pages are asked for, the last one of a file may be cut off. */
+/* Whole pages are asked for, the last one of a file may be cut off: `wanted` bytes must be there. */
 static bool read_pages(const struct raw_file *f, uint8_t *to, uint64_t at, size_t len, uint64_t wanted)
 {
-    size_t have = 0;
-    while (have < wanted) {
-        ssize_t n = f->disk->pread(f->disk, f->fd, to + have, len - have, at + have);
-        if (n == -EINTR) continue;
-        if (n <= 0) return false;
-        have += (size_t)n;
-        if (have < wanted && have % RAW_PAGE != 0) return false; /* shorter than it should be */
-    }
-    return true;
+    ssize_t n = disk_read_pages(f->disk, f->fd, to, len, at);
+    return n >= 0 && (uint64_t)n >= wanted;
 }
 
 static uint64_t part_of(const struct raw_file *f, uint64_t at, uint64_t len)

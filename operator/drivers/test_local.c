@@ -181,7 +181,7 @@ static int set_up(void **state)
     mkdir(at("bundle"), 0755);
     write_text(at("bundle/config.json"), "{\"the\":\"first\"}", 0644);
     called = changes = 0;
-    open_driver(10000);
+    open_driver(60000);
     return 0;
 }
 
@@ -221,13 +221,13 @@ static void the_next_driver_finds_it(void **state)
     memcpy(identity, instance()->identity, sizeof identity);
     done(driver->ops->mark(driver, 1, true, on_outcome, NULL, NULL), 0);
     close_driver(false);
-    open_driver(10000);
+    open_driver(60000);
     assert_int_equal(instance()->state, WORLD_APP_RUNNING);
     assert_string_equal(instance()->identity, identity);
     assert_true(instance()->attached && instance()->origin_known && instance()->fits);
     close_driver(false);
     write_text(at("state/app/instances/1.json"), "{\"generation\":1,", 0600);
-    open_driver(10000);
+    open_driver(60000);
     assert_int_equal(instance()->state, WORLD_APP_RUNNING);
     assert_false(instance()->origin_known);
     done(driver->ops->kill(driver, 1, on_outcome, NULL, NULL), 0);
@@ -337,7 +337,7 @@ static void a_replica_is_restored_from_anothers_image(void **state)
     snapshot("c1", 7);
     memcpy(digest, last.digest, sizeof digest);
     first = driver;
-    assert_int_equal(make_named("app2", "bundle2", &second, 10000, &e), 0);
+    assert_int_equal(make_named("app2", "bundle2", &second, 60000, &e), 0);
     driver = second;
     look();
     done(second->ops->restore(second, second, "c1", digest, 7, on_outcome, NULL, NULL), -ERROR_NOT_FOUND);
@@ -362,7 +362,7 @@ static void a_failed_dump_leaves_the_app(void **state)
     assert_int_equal(instance()->state, WORLD_APP_RUNNING);
     snapshot("c2", 1);
     close_driver(false);
-    open_driver(10000);
+    open_driver(60000);
     assert_int_equal(instance()->state, WORLD_APP_RUNNING);
     assert_true(driver->ops->has(driver, "c2"));
 }
@@ -372,13 +372,13 @@ static void a_dump_cut_short_condemns_the_app(void **state)
     (void)state;
     start();
     close_driver(false);
-    open_driver(500);
+    open_driver(3000); /* in which a look has to be done all the same */
     write_text(at("checkpoint-hangs"), "", 0644);
     done(driver->ops->dump(driver, 1, "c1", on_outcome, NULL, NULL), -ERROR_TIMEOUT);
     assert_true(last.lost);
     assert_false(driver->ops->has(driver, "c1"));
     close_driver(false);
-    open_driver(10000);
+    open_driver(60000);
     assert_int_equal(instance()->state, WORLD_APP_EXITED); /* the next driver knows, too */
     assert_true(there("root/app-1"));
     assert_int_equal(unlink(at("checkpoint-hangs")), 0);
@@ -396,7 +396,7 @@ static void a_container_of_somebody_elses_can_be_adopted(void **state)
     close_driver(false);
     assert_int_equal(rename(at("root/app-1"), at("root/app")), 0);
     unlink(at("state/app/instances/1.json"));
-    open_driver(10000);
+    open_driver(60000);
     assert_int_equal(instance()->state, WORLD_APP_RUNNING);
     assert_int_equal(instance()->generation, 0);
     assert_false(instance()->origin_known);
@@ -414,7 +414,7 @@ static void closing_stops_what_it_is_told_to(void **state)
     close_driver(true); /* after the call under way */
     assert_int_equal(last.status, 0);
     assert_false(there("root/app-1") || there("state/app/instances/1.json"));
-    open_driver(10000);
+    open_driver(60000);
     assert_int_equal(instance()->state, WORLD_APP_NONE);
 }
 

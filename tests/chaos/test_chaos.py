@@ -180,14 +180,14 @@ def run(bench, rng, hosts, seconds, linearizable):
     wait_until("writes go on after the last fault", lambda: writers.total() > before + 20 or writers.errors, 60)
     writers.stop()
     front.wait_active()
-    check(driver.wait(60) == 0 and loader.wait(150) == 0, "driver or loader broke:\n%s\n%s", driver.tail(), loader.tail())
+    check(driver.wait(120) == 0 and loader.wait(300) == 0, "driver or loader broke:\n%s\n%s", driver.tail(), loader.tail())
     told = compare(front, writers)
     found = verify(bench, cluster, "chaos")
     verdict = subprocess.run([linearizable, history, bench.path("history.html")], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     check(verdict.returncode == 0, "the history has no explanation: %s (picture: %s)", verdict.stdout, bench.path("history.html"))
     counted = {name: o["operations"] for name, o in json.loads(verdict.stdout).items()}
-    check(min(counted.values()) > seconds, "only %s operations: this shows nothing", counted)
-    check(lines(bench, "chaos") > 10 * seconds, "only %d appends were acknowledged", lines(bench, "chaos"))
+    check(min(counted.values()) > seconds / 3, "only %s operations: this shows nothing", counted)
+    check(lines(bench, "chaos") > 3 * seconds, "only %d appends were acknowledged", lines(bench, "chaos"))
     print(f"  {sum(chaos.done.values())} faults {chaos.done}; linearizable: {counted}; {lines(bench, 'chaos')} acknowledged appends, {found}; {told} writes through "
           f"the interceptor, no error; clocks wrong: {os.path.exists(FAKETIME) and not bench.build.sanitized}", flush=True)
 

@@ -73,7 +73,7 @@ class Replica:
             self.bench.build.path("crsc-interceptor"), "--listen", f"{self.host}:{PORT}", "--admin-listen", f"{self.host}:{ADMIN}", "--servers",
             self.cluster.servers, "--stream", STREAM, "--replication", "log", "--producer", self.name, *self.flags]))
 
-    def ask(self, port, method, path, body=None, timeout=30):
+    def ask(self, port, method, path, body=None, timeout=60):
         connection = Http(port, timeout=timeout, host=self.host)
         try:
             status, _, data = connection.request(method, path, json.dumps(body) if body is not None else None,
@@ -228,7 +228,7 @@ class Clients:
     def stop(self):
         self.ended.set()
         for thread in self.threads:
-            thread.join(30)
+            thread.join(90)
             check(not thread.is_alive(), "a client still waits for an answer")
 
 

@@ -24,7 +24,7 @@ import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "integration"))
-from harness import PLACES, Build, Failure, Skip, check, wait_until  # noqa: E402
+from harness import LOGS_SHOWN, PLACES, Build, Failure, Skip, check, newest, wait_until  # noqa: E402
 
 OUT = os.path.join(ROOT, "build", "cluster")
 BIN = os.path.join(OUT, "bin")
@@ -576,6 +576,14 @@ class Cluster:
                 if name.endswith(".log"):
                     shutil.copy(os.path.join(folder, name), os.path.join(to, f"{os.path.basename(folder)}-{name}"))
         print(f"its logs: {to}", file=sys.stderr)
+
+
+def show_logs(folder, of):
+    """The ends of those logs of a folder whose path says one of these words, within a bound: what can be known where the folder cannot be looked at."""
+    paths = sorted(os.path.join(here, name) for here, _, names in os.walk(folder) for name in names if name.endswith(".log"))
+    paths = [path for path in paths if any(word in path for word in of)]
+    for path in paths:
+        print(f"-- {os.path.relpath(path, folder)}\n" + "\n".join(newest(path, LOGS_SHOWN // len(paths))), flush=True)
 
 
 def main():

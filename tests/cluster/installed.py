@@ -12,7 +12,7 @@ import os
 import shutil
 import ssl
 
-from cluster import BIN, CP, LOGD, REGISTRY, ROOT, Cluster, Pki, cgroup_pids, check, sh, wait_until
+from cluster import BIN, CP, LOGD, REGISTRY, ROOT, Cluster, Pki, cgroup_pids, check, sh, show_logs, wait_until
 
 SPACE = "crsc-system"
 RUNTIME = "/var/lib/crsc-runtime"  # on each node: what the handler's BinaryName is in
@@ -236,3 +236,4 @@ class Installed(Cluster):
                 f.write(self.kubectl("get", *words.split(), "--request-timeout=10s", check_status=False))
         for node in self.nodes:  # as the kubelets have them: nobody need answer
             shutil.copytree(f"/proc/{node.parts['view'].pid}/root/var/log/pods", os.path.join(ROOT, "build", "cluster", "logs", node.name), dirs_exist_ok=True)
+        show_logs(os.path.join(ROOT, "build", "cluster", "logs"), ("operator", "agent", "interceptor", "logd-"))

@@ -105,7 +105,7 @@ def test_redirect(w):
     w.kill_app(pod)
     clients.wait(200)
     told = clients.audit()
-    check(not clients.errors, "clients saw errors: %s", clients.errors[:5])
+    check(not clients.refusals(), "clients saw errors: %s", clients.refusals()[:5])
     check(agent.container(pod["metadata"]["name"])["interceptor"]["offsets"]["executed"] >= told, "every one of them is in the log")
     connection = http.client.HTTPConnection(clients.address, 15023, timeout=10)
     connection.request("GET", "/count")
@@ -249,7 +249,7 @@ def test_tls(w):
     renewed = time.monotonic() - begun
     clients.wait(200)
     told = clients.audit()
-    check(not clients.errors, "clients saw errors: %s", clients.errors[:5])
+    check(not clients.refusals(), "clients saw errors: %s", clients.refusals()[:5])
 
     w.cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "trust"}, "data": {"bundle.crt": shop.pki.read("ca.crt")}})
     w.kubectl("annotate deployment/shop --overwrite crsc.io/tls-client-ca=configmap/trust/bundle.crt")

@@ -46,7 +46,10 @@ def taken_over(pair, clients, case, strike):
     clients.wait(50)
     acks = sorted(when for acked in clients.acked for _, _, when in acked if when > begun - 1)
     gap = max(b - a for a, b in zip(acks, acks[1:]))
-    events = [e for e in pair.cluster.api.get("/api/v1/namespaces/default/events")["items"] if e["reason"] == "StandbyPromoted"]
+
+    def promotions():  # the event follows the label
+        return [e for e in pair.cluster.api.get("/api/v1/namespaces/default/events")["items"] if e["reason"] == "StandbyPromoted"]
+    events = wait_until(f"{case}: an event tells of it", promotions, 60, pause=0.1)
     print(f"        {case}: another role after {role * 1000:.0f} ms, the Service after {service * 1000:.0f} ms, clients without an answer for {gap * 1000:.0f} ms; "
           f"{max(events, key=lambda e: e['metadata']['creationTimestamp'])['message']}", flush=True)
     wait_until(f"{case}: one serves, one stands by", lambda: [len(n) for n in pair.roles().values()] == [1, 1, 0], 60, pause=0.1)

@@ -48,7 +48,10 @@ class World(test_cluster.World):
         os.kill(old["pid"], signal.SIGKILL)
 
         def served():
-            found = agent.container(pod["metadata"]["name"])
+            try:
+                found = agent.container(pod["metadata"]["name"])
+            except OSError:  # it takes its time
+                return None
             return found if found and found["id"] != old["id"] and found["interceptor"]["state"] == "active" else None
         c = wait_until("another container is served", served, 90, pause=0.05)
         check(c["began"] == "restored", "%s", c)

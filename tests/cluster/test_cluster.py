@@ -134,7 +134,7 @@ def test_kill_app(w):
     check(c["began"] == "restored" and c["snapshot"] == state["id"] and c["offset"] == state["offset"], "%s", c)
     check(w.workload.wait_ready()["metadata"]["uid"] == pod["metadata"]["uid"], "it is the same pod")
     told = clients.audit()
-    check(not clients.errors, "clients saw errors: %s", clients.errors[:5])
+    check(not clients.refusals(), "clients saw errors: %s", clients.refusals()[:5])
     return f"{told} writes, checkpoint paused {state['pause_ms']:.0f} ms (dump {state['dump_ms']:.0f}), pushed in {state['push_ms']:.0f} ms"
 
 

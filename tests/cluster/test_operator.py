@@ -52,7 +52,7 @@ def test_kill_app(w):
     c = w.restored(clients, moment, old, "app killed", same_pod=True)
     check(c["snapshot"] == state["id"] and c["pod_uid"] == pod["metadata"]["uid"], "%s", c)
     told = clients.audit()
-    check(not clients.errors, "clients saw errors: %s", clients.errors[:5])
+    check(not clients.refusals(), "clients saw errors: %s", clients.refusals()[:5])
     wait_until("it is noted", lambda: any(r.get("status", {}).get("checkpoint") == state["id"] for r in w.cluster.api.list("restores")), 30, pause=0.2)
     return f"{told} writes, checkpoint paused {state['pause_ms']} ms"
 
@@ -300,7 +300,7 @@ def test_helm(w):
 
     def operators(n):
         w.kubectl(f"rollout status deployment/crsc-operator -n {SPACE} --timeout=120s")
-        return w.cluster.get("deployment", "crsc-operator", "-n", SPACE)["status"]["readyReplicas"] == n
+        wait_until(f"{n} operators are ready", lambda: w.cluster.get("deployment", "crsc-operator", "-n", SPACE)["status"].get("readyReplicas") == n, pause=0.2)
     sh(os.path.join(ROOT, "scripts", "render-kustomize"), "--check", env={**os.environ, "HELM": f"{BIN}/helm"})
     helm(f"lint --strict {chart}")
     w.kubectl(f"create namespace {SPACE}")
@@ -308,14 +308,14 @@ def test_helm(w):
     settings = f"{chart} --namespace {SPACE} --set images.registry={REGISTRY} --set agent.nodeSelector.agent=none"
     helm(f"install crsc {settings}")
     w.cluster.wait_secret("crsc-logd-tls")
-    check(operators(2), "two operators are ready")
+    operators(2)
     base = {(o["kind"], o["metadata"]["name"]) for o in w.cluster.base} - {("Namespace", SPACE)}
     there = set()
     for kind in {kind for kind, _ in base}:
         there |= {(kind, o["metadata"]["name"]) for o in w.cluster.get(kind, "-n", SPACE)["items"]}
     check(base <= there, "helm did not install %s", sorted(base - there))
     helm(f"upgrade crsc {settings} --set operator.replicas=1")
-    check(operators(1), "one is left")
+    operators(1)
     helm(f"uninstall crsc --namespace {SPACE} --wait")
     w.kubectl(f"delete -k {os.path.join(ROOT, 'deploy', 'crds')} --ignore-not-found")
     w.kubectl(f"delete namespace {SPACE}")

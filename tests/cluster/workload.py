@@ -189,6 +189,10 @@ class Clients:
             t.join(60)
             check(not t.is_alive(), "a client still waits for an answer")
 
+    def refusals(self):
+        """What clients were told instead of an answer. That one waited longer than he had patience is none: a busy machine may take its time."""
+        return [error for error in self.errors if "TimeoutError" not in error[1]]
+
     def audit(self):
         """The app's list against what clients were told. How many acknowledged writes it has."""
         self.stop()

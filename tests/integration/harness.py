@@ -28,7 +28,10 @@ SANITIZER = re.compile(r"ERROR: AddressSanitizer|runtime error:|LeakSanitizer|WA
 PLACES = {"crsc-logd": "logd", "crsc-logctl": "logctl", "crsc-appendload": "client", "crsc-interceptor": "interceptor",
           "crsc-operator": "operator", "crsc-agent": "agent", "crsc-runtime": "runtime", "counter": "tests/apps", "store": "tests/apps",
           "chaos-driver": "tests/chaos", "forgetfs": "tests/powerloss"}
+STAMP = re.compile(r'"ts":"([^"]+)"')
 SKIPPED = 77
+HANGS = 90.0  # seconds; what takes longer will never come, also with sanitizers on a slow machine on which other trees are built meanwhile
+LOGS_SHOWN, LOG_LINE = 14000, 400  # characters of the logs of a case that failed, and of a line of them
 
 
 class Failure(Exception):
@@ -44,8 +47,9 @@ def check(condition, text, *values):
         raise Failure(text % values if values else text)
 
 
-def wait_until(what, condition, timeout=20.0, pause=0.005):
-    """The condition's first true value. A bound on hanging, not a measurement."""
+def wait_until(what, condition, timeout=0.0, pause=0.005):
+    """The condition's first true value. A bound on hanging, not a measurement: `timeout` counts only where it is more than HANGS."""
+    timeout = max(timeout, HANGS)
     deadline = time.monotonic() + timeout
     while True:
         value = condition()
@@ -132,7 +136,7 @@ class Process:
                 return event
         return None
 
-    def wait_for(self, msg, timeout=20.0, start=0, **fields):
+    def wait_for(self, msg, timeout=0.0, start=0, **fields):
         def look():
             found = self.find(msg, start, **fields)
             if found is None and not self.alive():
@@ -157,19 +161,35 @@ class Process:
     def resume(self):
         os.kill(self.pid, signal.SIGCONT)
 
-    def stop(self, timeout=30.0):
+    def stop(self, timeout=HANGS):
         """SIGTERM; the exit status."""
         self.expected_dead = True
         if self.alive():
             self.popen.terminate()
         return self.wait(timeout)
 
-    def wait(self, timeout=30.0):
+    def wait(self, timeout=0.0):
         self.expected_dead = True
+        timeout = max(timeout, HANGS)
         try:
             return self.popen.wait(timeout)
         except subprocess.TimeoutExpired:
             raise Failure(f"{self.name} did not end within {timeout:g} s:\n{self.tail()}") from None
+
+
+def newest(path, size):
+    """The last lines of a log, of so many characters altogether."""
+    with open(path, "rb") as log:
+        log.seek(max(0, os.path.getsize(path) - 16 * size))
+        lines = log.read().decode(errors="replace").splitlines()
+    kept = []
+    for line in reversed(lines):
+        line = line if len(line) <= LOG_LINE else line[:LOG_LINE] + "..."
+        size -= len(line) + 1
+        if size < 0:
+            break
+        kept.insert(0, line)
+    return kept
 
 
 def containers(runc_root):
@@ -213,8 +233,9 @@ class Bench:
         self.processes.append(process)
         return process
 
-    def run(self, *argv, status=0, timeout=60, text=None):
+    def run(self, *argv, status=0, timeout=0.0, text=None):
         """Runs a program to its end: (stdout, stderr). `status` None: any but one by a signal."""
+        timeout = max(timeout, 2 * HANGS)
         argv = [self.build.path(argv[0]) if argv[0] in PLACES else argv[0], *argv[1:]]
         done = subprocess.run(argv, input=text, stdin=None if text is not None else subprocess.DEVNULL,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=timeout, errors="replace")
@@ -241,14 +262,14 @@ class Bench:
             if process.popen.poll() is None:
                 process.popen.terminate()
                 try:
-                    code = process.popen.wait(30)
+                    code = process.popen.wait(HANGS)
                     asked = process.argv[0].endswith("counter") and code == -signal.SIGTERM
                     if code != 0 and not asked:
                         wrong.append(f"{process.name} ended with {code} when it was asked to stop:\n{process.tail()}")
                 except subprocess.TimeoutExpired:
                     process.popen.kill()
                     process.popen.wait()
-                    wrong.append(f"{process.name} did not stop within 30 s of SIGTERM:\n{process.tail()}")
+                    wrong.append(f"{process.name} did not stop within {HANGS:g} s of SIGTERM:\n{process.tail()}")
         for root in self.runc_roots:
             delete_containers(root)
         for function in reversed(self.at_end):
@@ -261,7 +282,25 @@ class Bench:
                 wrong.append(f"{os.path.basename(log)}: {text[max(0, found.start() - 200):found.start() + 5000]}")
         return wrong
 
+    def logs(self):
+        """The newest lines of every log, in the order of their times, within a bound: what can be known where the directory cannot be looked at."""
+        lines, names = [], sorted({(p.name, p.log) for p in self.processes})
+        for name, path in names:
+            stamp = ""
+            for line in newest(path, LOGS_SHOWN // len(names)):
+                found = STAMP.search(line)  # a line without a time belongs to the one before it
+                stamp = found.group(1) if found else stamp
+                lines.append((stamp, f"{name}: {line}"))
+        lines.sort(key=lambda line: line[0])  # stable
+        return "\n".join(line for _, line in lines)
+
+    def show_logs(self):
+        print(f"the ends of the logs:\n{self.logs()}" if self.processes else "no process was started", flush=True)
+
     def __exit__(self, kind, error, trace):
+        failing = error is not None and not isinstance(error, Skip)
+        if failing:
+            self.show_logs()  # first: when a test takes too long, meson gives it half a second
         # a second Ctrl-C must not cut the cleaning short
         previous = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -269,6 +308,8 @@ class Bench:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+        if wrong and not failing:
+            self.show_logs()
         if wrong and (error is None or isinstance(error, Failure)):
             raise Failure("\n".join(([str(error)] if error else []) + wrong)) from error
         if self.ours and error is None:
@@ -354,7 +395,8 @@ class Cluster:
         return wait_until("a leader", look, timeout, pause=0.02)
 
     def logctl(self, *argv, status=0):
-        out, _ = self.bench.run("crsc-logctl", "--servers", self.servers, "--output", "json", *argv, status=status)
+        patience = () if "--timeout" in argv else ("--timeout", "60s")
+        out, _ = self.bench.run("crsc-logctl", "--servers", self.servers, "--output", "json", *patience, *argv, status=status)
         return out
 
     def streams(self):
@@ -385,7 +427,7 @@ class Http:
         self.connection.close()
 
 
-def exchange(port, data, timeout=5.0, shut=False, limit=1 << 20):
+def exchange(port, data, timeout=30.0, shut=False, limit=1 << 20):
     """Sends bytes over a new connection and gives what came back until it was closed, or nothing more came in time:
     (bytes, closed)."""
     got = b""
@@ -416,6 +458,7 @@ def main(tests):
     args = parser.parse_args()
 
     def stop(number, frame):
+        print(f"asked to stop (it took too long?), seed {args.seed}, in:\n{''.join(traceback.format_stack(frame)[-6:])}", flush=True)
         raise SystemExit(128 + number)
     signal.signal(signal.SIGTERM, stop)
     build = Build(args.build)

@@ -103,7 +103,7 @@ class Stack:
 
     def status(self):
         """The interceptor's own, or None when it does not answer."""
-        connection = Http(self.admin_port, timeout=5)
+        connection = Http(self.admin_port, timeout=60)
         try:
             return connection.json("GET", "/status")
         except (OSError, ValueError):

@@ -16,7 +16,8 @@ def connections(port):
     return sum(row[2].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
 
 
-def checkpoint(front, token, drain_ms=5000, lease_ms=5000):
+def checkpoint(front, token, drain_ms=60000, lease_ms=60000):
+    """The bounds are far beyond what a machine that does much else takes."""
     status, data = front.admin("POST", "/checkpoint", {"token": token, "lease_ms": lease_ms, "drain_ms": drain_ms})
     return status, json.loads(data)
 
@@ -34,7 +35,7 @@ def test_bounded(bench, rng):
 
     def ask():
         connection = Http(front.port)
-        answers.append(connection.request("POST", "/slow?ms=3000&id=slow")[:1] + (time.monotonic(),))
+        answers.append(connection.request("POST", "/slow?ms=8000&id=slow")[:1] + (time.monotonic(),))
         connection.close()
     thread = threading.Thread(target=ask)
     thread.start()
@@ -42,10 +43,11 @@ def test_bounded(bench, rng):
     status, said = checkpoint(front, "short", drain_ms=100)
     check(status == 504 and "in flight" in said["error"], "%d %s", status, said)
     check(not answers, "the request ended before the drain's bound: this shows nothing")
-    check(front.state() == "active" and not resume(front, "short")["unbroken"], "%s", front.status())
+    front.wait_active()
+    check(not resume(front, "short")["unbroken"], "%s", front.status())
     status, said = checkpoint(front, "long")
     check(status == 200 and said["offset"] == front.status()["offsets"]["executed"], "%d %s", status, said)
-    thread.join(30)
+    thread.join(60)
     check(answers and answers[0][0] == 200, "%s", answers)
     check(resume(front, "long")["unbroken"], "nothing reached the app meanwhile")
 

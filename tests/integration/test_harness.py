@@ -4,9 +4,8 @@ report. Without this a test that always passes would look like one that works.""
 import importlib.machinery
 import importlib.util
 import os
-import time
 
-from harness import ROOT, Bench, Failure, Http, check, free_ports, main, wait_until
+from harness import LOGS_SHOWN, ROOT, Bench, Failure, Http, check, free_ports, main, wait_until
 from stack import App
 from test_interceptor import compare
 
@@ -91,17 +90,30 @@ def test_demo_compare(bench, rng):
 
 def test_bench_notices(bench, rng):
     """A daemon that dies by itself, one that ends badly when asked, a sanitizer's report, an assertion."""
-    for argv, words in ((["sh", "-c", "exit 3"], "died by itself with 3"), (["sh", "-c", "kill -ABRT $$"], "died by itself with -6"),
+    for k, (argv, words) in enumerate(((["sh", "-c", "exit 3"], "died by itself with 3"), (["sh", "-c", "kill -ABRT $$"], "died by itself with -6"),
                         (["sh", "-c", "trap 'exit 1' TERM; while :; do sleep 0.05; done"], "ended with 1"),
                         (["sh", "-c", "trap 'exit 0' TERM; echo '==1==ERROR: AddressSanitizer: x' >&2; while :; do sleep 0.05; done"], "AddressSanitizer"),
-                        (["sh", "-c", "trap 'exit 0' TERM; echo 'a.c:1:2: runtime error: x' >&2; while :; do sleep 0.05; done"], "runtime error")):
-        def whole(argv=argv):
+                        (["sh", "-c", "trap 'exit 0' TERM; echo 'a.c:1:2: runtime error: x' >&2; while :; do sleep 0.05; done"], "runtime error"))):
+        def whole(argv=argv, k=k):
             with Bench(bench.build, "inner", bench.path("inner")) as inner:
-                process = inner.spawn("it", argv)
-                time.sleep(0.3)
-                del process
+                process = inner.spawn(f"it-{k}", [*argv[:2], argv[2].replace("while", "echo ready; while", 1)])
+                wait_until("it has ended, or has come to where it stays", lambda: not process.alive() or "ready" in process.tail())
         check(words in fails(whole), "%s", argv)
 
 
+def test_logs(bench, rng):
+    """What a failure shows: the newest lines of all logs, in the order of their times, each below the one it belongs to, within the bound."""
+    def says(name, script):
+        process = bench.spawn(name, ["sh", "-c", script])
+        process.wait()
+    says("a", """echo '{"ts":"2026-01-01T00:00:01Z","msg":"one"}'; echo tail of one; echo '{"ts":"2026-01-01T00:00:03Z","msg":"three"}'""")
+    says("b", """echo '{"ts":"2026-01-01T00:00:02Z","msg":"two"}'""")
+    lines = [line[:2] + (line.split('"')[-2] if '"' in line else line[3:]) for line in bench.logs().splitlines()]
+    check(lines == ["a:one", "a:tail of one", "b:two", "a:three"], "%s", lines)
+    says("c", "i=0; while [ $i -lt 20000 ]; do i=$((i + 1)); echo line $i; done; printf '%05000d\\n' 7")
+    text = bench.logs()
+    check(len(text) < LOGS_SHOWN * 1.1 and "line 20000\n" in text and "0000..." in text and "line 1\n" not in text and "three" in text, "%d characters: %s", len(text), text[:300])
+
+
 if __name__ == "__main__":
-    main([test_compare, test_demo_compare, test_bench_notices])
+    main([test_compare, test_demo_compare, test_bench_notices, test_logs])

@@ -198,12 +198,14 @@ def test_wrk(bench, rng):
     with open(script, "w", encoding="ascii") as f:
         f.write('n = 0\nrequest = function() n = n + 1 return wrk.format("POST", "/add?id=w" .. n) end\n')
     for argv in (["-s", script, f"http://127.0.0.1:{front.port}/"], [f"http://127.0.0.1:{front.port}/count"]):
-        out, _ = bench.run("wrk", "-t1", "-c40", "-d1s", *argv)
+        out, _ = bench.run("wrk", "-t1", "-c40", "-d1s", "--timeout", "60s", *argv)
         check("Non-2xx" not in out and "Socket errors" not in out, "%s", out)
     wait_until("nothing waits", lambda: front.status()["requests"]["held"] == 0)
-    logged = front.status()["requests"]["logged"]
-    count = int(front.direct("GET", "/count")[2].split(b":")[1].rstrip(b"}"))
-    check(count == logged > 50, "%d in the app, %d logged", count, logged)
+
+    def counted():
+        logged = front.status()["requests"]["logged"]
+        return logged == int(front.direct("GET", "/count")[2].split(b":")[1].rstrip(b"}")) and logged
+    check(wait_until("the app has what was logged, each once", counted, pause=0.1) > 50, "too little to show anything")
 
 
 def test_go(bench, rng):
@@ -232,7 +234,8 @@ def test_go(bench, rng):
     front = HttpFront(bench, cluster, Outside(port), ("--ordering", "concurrent"))
     out, _ = bench.run(bench.path("go", "both"), "ask", f"http://127.0.0.1:{front.port}", timeout=120)
     check(out == "ok\n", "%s", out)
-    time.sleep(0.1)  # the last answers' digests come into the log a little later than the answers
+    # the last answers' digests come into the log a little later than the answers
+    wait_until("the digests are in the log, and a mark", lambda: front.status()["offsets"]["last"] >= 2 * 420 + 1)
     first.kill()
     port = free_ports(1)[0]
     second = serve("go-2", port)
@@ -289,7 +292,7 @@ def test_nginx_behind(bench, rng):
         check(front.ask("POST", "/said", b"x")[::2] == (200, b"said\n"), "POST")
     check(front.ask("POST", "/moved", b"x")[0] == 301 and front.ask("GET", "/none")[0] == 404, "its own answers")
     check(front.ask("POST", "/small", b"x" * 1000)[0] == 413 and front.ask("POST", "/small", b"x" * 3_000_000)[0] == 413, "what it finds too large")
-    check(front.state() == "active", "%s", front.status())
+    front.wait_active()
     process.stop()
 
 

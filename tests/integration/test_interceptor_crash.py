@@ -10,8 +10,8 @@ import os
 import threading
 import time
 
-from harness import check, main, wait_until
-from test_interceptor import prepare
+from harness import Http, check, main, wait_until
+from test_interceptor import STREAM, prepare
 from test_replay import fill
 
 
@@ -93,8 +93,23 @@ def listing(front):
     return front.direct("GET", "/list")[2].decode().split()
 
 
-def audit(front, writers, exact):
-    """`exact`: positions count too; under `concurrent` a replay may give them otherwise where nobody could see it."""
+def at_rest(front, name):
+    """One more write, when nobody else writes, and its completion is in the log, as are those of all before it: they come behind the answers, with nobody waiting for
+    them. Until then nothing can be proven."""
+    connection = Http(front.port)
+    status, fields, _ = connection.request("POST", f"/add?id={name}")
+    connection.close()
+    check(status == 200, "POST /add: %d", status)
+    wait_until("the completions are in the log", lambda: front.status()["offsets"]["last"] > int(fields["crsc-offset"]))
+
+
+def marked(front):
+    """The newest mark in the log is of the app that lives."""
+    wait_until("the mark is in the log", lambda: f"counter-{front.started}-{front.app.pid}" in front.cluster.logctl("events", STREAM, "--from", "1"), pause=0.05)
+
+
+def audit(front, writers, exact, others=frozenset()):
+    """`exact`: positions count too; under `concurrent` a replay may give them otherwise where nobody could see it. `others`: sent, and not by the writers."""
     found = listing(front)
     place = {name: n for n, name in enumerate(found, 1)}
     check(len(place) == len(found), "doubled: %s", [n for n in place if found.count(n) > 1][:5] if len(found) < 20000 else "yes")
@@ -102,7 +117,7 @@ def audit(front, writers, exact):
         check(not w.errors, "%s", w.errors)
         wrong = [(name, n, place.get(name)) for name, n in w.told.items() if (place.get(name) != n if exact else name not in place)]
         check(not wrong, "answered with one position, in the list at another (None: lost): %s", wrong[:5])
-    sent = {name for w in writers for name in (*w.told, *w.open)}
+    sent = {name for w in writers for name in (*w.told, *w.open)} | others
     check(set(found) <= sent, "in the list and never sent: %s", sorted(set(found) - sent)[:5])
     front.app.kill()
     front.saved = (0, None)
@@ -122,40 +137,48 @@ def test_killed_at_random_concurrent(bench, rng):
 
 
 def kill_at_random(bench, rng, rounds, ordering):
-    _, front = prepare(bench, flags=("--ordering", ordering))
-    known, writers = {}, []
+    _, front = prepare(bench, flags=("--ordering", ordering, "--offset-header"))
+    known, done, writers = {}, {}, []
     for what, n, pause in (("busy", 4, 0), ("light", 2, 0.05), ("quiet", 0, 0)):
         mine = [Writer(front, f"{what}{k}", rng, pause) for k in range(n)]
         known[what] = 0
-        for _ in range(rounds if n else 3):
+        done[what] = 0
+        # a slow machine may have nothing on its way at each of a few moments
+        while done[what] < (rounds if n else 3) or (what == "busy" and known[what] == done[what] < 200):
             time.sleep(rng.uniform(0, 0.03))
             known[what] += restart(front, rng)
+            done[what] += 1
         for w in mine:
             w.ended = True
         for w in mine:
             w.join(90)
+            check(not w.is_alive(), "a client still waits for an answer")
         writers += mine
-    told = audit(front, writers, ordering == "serial")
-    print(f"  {2 * rounds + 3} kills, {told} writes; the app's state was proven: {known['busy']} of {rounds} busy, {known['light']} of {rounds} "
+        if what == "light":
+            at_rest(front, "last")
+    told = audit(front, writers, ordering == "serial", {"last"})
+    print(f"  {sum(done.values())} kills, {told} writes; the app's state was proven: {known['busy']} of {done['busy']} busy, {known['light']} of {done['light']} "
           f"with a pause between writes, {known['quiet']} of 3 quiet", flush=True)
     check(told > rounds, "only %d writes: this shows nothing", told)
     check(known["quiet"] == 3, "nothing was on its way, and the app was given up: %s", known)
-    check(known["light"] + known["busy"] < 2 * rounds, "it was always proven, also with a request on its way: %s", known)
+    check(known["light"] + known["busy"] < done["light"] + done["busy"], "it was always proven, also with a request on its way: %s", known)
 
 
 def test_stopped_under_load(bench, rng):
     """SIGTERM, with requests on their way: the app finishes the one that it has, and what is left is executed under the next interceptor."""
     _, front = prepare(bench, flags=("--stop-timeout", "0s"))
     writers, known, rounds = [Writer(front, f"stop{k}", rng, 0) for k in range(4)], 0, 4 if bench.build.sanitized else 12
-    for _ in range(rounds):
+    stops = 0
+    while stops < rounds or (known == 0 and stops < 100):
         time.sleep(rng.uniform(0, 0.05))
         known += restart(front, rng, "stop")
+        stops += 1
     for w in writers:
         w.ended = True
     for w in writers:
         w.join(90)
     told = audit(front, writers, True)
-    print(f"  {rounds} stops under load, {told} writes; the app's state was proven {known} times", flush=True)
+    print(f"  {stops} stops under load, {told} writes; the app's state was proven {known} times", flush=True)
     check(known > 0, "never proven")
 
 
@@ -164,7 +187,7 @@ def test_stopped_in_a_replay(bench, rng):
     earlier end was an orderly one."""
     _, front = prepare(bench, n=1, flags=("--stop-timeout", "0s"))
     n, went_on, killed = 300, 0, 0
-    fill(front, n, 5)
+    fill(front, n, 10)  # a replay takes 3 s at least: it is seen under way, also by a test that is kept waiting
     before, wanted = listing(front), rng.sample(range(5, n - 100, 5), 6)
     front.app.kill()
     front.start_app()
@@ -231,6 +254,7 @@ def test_optimistic_proves_nothing(bench, rng):
     check(not restart(front, rng, "stop") and listing(front) == ["a"], "%s", listing(front))
     front.flags = ()
     check(not restart(front, rng) and listing(front) == ["a"], "%s", listing(front))
+    marked(front)
     check(restart(front, rng), "pessimistic, and nothing on its way")
     front.flags = ("--logging", "optimistic")
     check(not restart(front, rng), "an optimistic interceptor proved the state of an app")

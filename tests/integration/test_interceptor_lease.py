@@ -132,7 +132,7 @@ def take_over(bench, cluster, first, wire, cut, reset=False):
     wire.open.set()
     wait_until("the first one knows", lambda: "newer epoch" in first.status()["reason"])
     for write in late:
-        write.join(30)
+        write.join(90)
     check(not [w for w in late if w.answered not in (503, "nothing")], "writes of one that was fenced were answered: %s", [w.answered for w in late])
     check(first.admin("GET", "/readyz")[0] == 503 and post(first.port, "/add?id=late") == 503, "the first one serves")
     check(len(second.direct("GET", "/list")[2].split()) == 205, "a write of the first one came in")
@@ -226,7 +226,12 @@ def test_release(bench, rng):
     first.app.kill()
     first.start_interceptor()
     first.start_app()
-    first.wait_active(30)
+
+    def serves():
+        status = first.status()
+        check("lease" not in status["reason"], "after a clean end it waits for a lease: %s", status)
+        return status["state"] == "active"
+    wait_until("active", serves)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ SAMPLE = re.compile(r'^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{(.*)\})? (\S+)$')
 LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\[\\"n])*)"(?:,|$)')
 
 
-def get(port, path, tls=None, timeout=30):
+def get(port, path, tls=None, timeout=60):
     c = http.client.HTTPSConnection("127.0.0.1", port, timeout=timeout, context=tls) if tls else \
         http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
@@ -85,7 +85,7 @@ class Watched(Cluster):
 
 def steady(bench):
     """All are connected to all, and a busy machine alone moves no leadership: (cluster, leader)."""
-    cluster = Watched(bench, flags=["--election-timeout", "2s"]).start()
+    cluster = Watched(bench, flags=["--election-timeout", "5s"]).start()
     for i in cluster.running:
         for p in cluster.running:
             wait_until(f"{i} is connected to {p}", lambda i=i, p=p: i == p or scrape(cluster.port(i)).get(("crsc_logd_peer_connected", (("peer", str(p)),))) == 1, 60)
@@ -182,7 +182,7 @@ def test_readers_that_stop(bench, rng):
     readers, events, size, bound = 6, 400, 64 << 10, 3 << 20
     cluster = Watched(bench, n=1).start()
     cluster.wait_leader()
-    bench.run("crsc-appendload", "--servers", cluster.servers, "--stream", "much", "--out", "/dev/null", "--size", str(size), "--count", str(events))
+    bench.run("crsc-appendload", "--servers", cluster.servers, "--stream", "much", "--out", "/dev/null", "--size", str(size), "--count", str(events), "--seconds", "120")
     with contextlib.ExitStack() as stack:
         for _ in range(readers):
             s = stack.enter_context(socket.socket())

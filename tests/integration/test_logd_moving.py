@@ -11,9 +11,9 @@ FLAGS = ["--segment-size", "256KiB", "--log-keep", "256KiB", "--log-keep-max", "
          "--background-rate", "0"]
 
 
-def load(bench, cluster, seconds):
-    out, _ = bench.run("crsc-appendload", "--servers", cluster.servers, "--stream", "m", "--producers", "12", "--out", bench.path("acked"), "--seconds", str(seconds),
-                       "--rate", "4000", "--size", "700", "--window", "16", "--timeout", "60", timeout=180)
+def load(bench, cluster, count):
+    out, _ = bench.run("crsc-appendload", "--servers", cluster.servers, "--stream", "m", "--producers", "12", "--out", bench.path("acked"), "--count", str(count),
+                       "--seconds", "170", "--rate", "4000", "--size", "700", "--window", "16", "--timeout", "60", timeout=180)
     check(json.loads(out.splitlines()[-1])["acked"] > 0, "%s", out)
 
 
@@ -49,7 +49,7 @@ def used(cluster, i):
 def test_sparse_segments_are_rewritten(bench, rng):
     cluster = Cluster(bench, flags=FLAGS).start()
     cluster.wait_leader()
-    load(bench, cluster, 3)
+    load(bench, cluster, 12000)
     before = max(used(cluster, i) for i in (1, 2, 3))
     make_sparse(cluster)
     live = next(s for s in cluster.streams() if s["name"] == "m-0")["bytes"]
@@ -71,7 +71,7 @@ def test_sparse_segments_are_rewritten(bench, rng):
 def test_killed_while_events_are_moved(bench, rng):
     cluster = Cluster(bench, n=1, flags=FLAGS).start()
     cluster.wait_leader()
-    load(bench, cluster, 4)
+    load(bench, cluster, 16000)
     make_sparse(cluster)
     for _ in range(8):
         time.sleep(rng.random() * (2.0 if bench.build.sanitized else 0.7))

@@ -136,7 +136,7 @@ def test_flipped_byte(bench, rng):
         check(cluster.stop(i) == 0, "logd %d did not stop cleanly", i)
     victim = rng.choice([1, 2, 3])
     lines = acknowledged(bench, "flip")
-    name, number = lines[rng.randrange(len(lines) // 4)][3].split("/")
+    name, number = lines[rng.randrange(len(lines) // 4 + 1)][3].split("/")
     places = list(segments_with(cluster.data(victim), f"{name} {number} ".encode()))
     check(places, "the acknowledged event %s/%s is nowhere on the disk of logd %d", name, number, victim)
     path, at = places[0]

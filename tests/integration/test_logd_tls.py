@@ -37,13 +37,13 @@ def identity(certs, name, ca="ca"):
         os.environ.update({k: v for k, v in before.items() if k in names})
 
 
-def logctl(bench, cluster, *argv, status=0, timeout="2s"):
+def logctl(bench, cluster, *argv, status=0, timeout="60s"):
     return bench.run("crsc-logctl", "--servers", cluster.servers, "--timeout", timeout, *argv, status=status)
 
 
 def load(bench, cluster, stream, tag, status=0, seconds=0.4, rate=1000):
     out, err = bench.run("crsc-appendload", "--servers", cluster.servers, "--stream", stream, "--out", bench.path(f"acked-{tag}"), "--seconds",
-                         str(seconds), "--rate", str(rate), "--timeout", "20", status=status, timeout=120)
+                         str(seconds), "--rate", str(rate), "--timeout", "60", status=status, timeout=120)
     return json.loads(out.splitlines()[-1])["acked"], err
 
 
@@ -61,7 +61,7 @@ def dial(port, certs, name, protocol=None, ca="ca", version=ssl.TLSVersion.TLSv1
         context.load_cert_chain(f"{certs}/{name}.pem", f"{certs}/{name}.key")
     if protocol:
         context.set_alpn_protocols([protocol])
-    return context.wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=10), server_hostname="127.0.0.1")
+    return context.wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=60), server_hostname="127.0.0.1")
 
 
 def refused(f):
@@ -171,14 +171,14 @@ def test_who_is_not_let_in(bench, rng):
         os.replace(f"{others}/{name}.pem", f"{certs}/strange-{name}.pem")
         os.replace(f"{others}/{name}.key", f"{certs}/strange-{name}.key")
         check(refused(lambda n=name: greets(port, certs, f"strange-{n}")), "a certificate of another CA")
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as s:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as s:
         s.sendall(hello())
         check(refused(lambda: receive(s)), "no TLS at all")
     for words in ("shows no certificate", "does not speak TLS 1.3", "certificate has expired", "is not accepted: unable to get local issuer",
                   "does not speak TLS"):
         wait_until(f"logd says \"{words}\"", lambda w=words: any(w in e.get("reason", "") for e in cluster.running[1].events()))
     # the tools say what is wrong, in a time that can be waited for
-    enough = "5s" if bench.build.sanitized else "2s"
+    enough = "10s" if bench.build.sanitized else "4s"  # for handshakes on a machine that does much else
     for name, ca, words in (("expired", "ca", "does not accept our certificate"), (None, None, "handshake|closed|does not answer"),
                             ("strange-admin", "ca", "does not accept our certificate")):
         with identity(certs, name, ca):
@@ -190,7 +190,7 @@ def test_who_is_not_let_in(bench, rng):
     with identity(certs, "admin"):
         os.environ["CRSC_TLS_NAME"] = "logd.example"
         try:
-            _, err = logctl(bench, cluster, "streams", status=3, timeout="1s")
+            _, err = logctl(bench, cluster, "streams", status=3, timeout=enough)
         finally:
             del os.environ["CRSC_TLS_NAME"]
         check("is not for \"logd.example\"" in err, "%s", err)
@@ -286,12 +286,12 @@ def test_plaintext_is_for_loopback(bench, rng):
 
 
 def test_limits_of_a_connection(bench, rng):
-    cluster = Cluster(bench, n=1, flags=["--client-idle", "1s", "--client-frame-max", "9MiB", "--client-requests", "16"]).start()
+    cluster = Cluster(bench, n=1, flags=["--client-idle", "3s", "--client-frame-max", "9MiB", "--client-requests", "16"]).start()
     cluster.wait_leader()
     port = cluster.ports[1]
 
     def connect(greet=True):
-        s = socket.create_connection(("127.0.0.1", port), timeout=20)
+        s = socket.create_connection(("127.0.0.1", port), timeout=60)
         if greet:
             s.sendall(hello())
             receive(s)
@@ -304,7 +304,7 @@ def test_limits_of_a_connection(bench, rng):
     with connect() as s:
         begun = time.monotonic()
         kind, _, head, _ = receive(s)
-        check(kind == ERROR | REPLY and b"client-idle" in head and time.monotonic() - begun >= 1, "silence: %s", head)
+        check(kind == ERROR | REPLY and b"client-idle" in head and time.monotonic() - begun >= 3, "silence: %s", head)
         check(receive(s) is None, "and it is closed")
     # more requests than may be open are all answered, in time
     with connect() as s:

@@ -67,7 +67,7 @@ def test_log_port(bench, rng):
     wait_until("acknowledged appends", lambda: os.path.exists(bench.path("acked")))
     for what, data, greet in log_garbage(rng):
         for i, port in cluster.ports.items():
-            got, closed = exchange(port, (wire.hello() if greet else b"") + data, timeout=2 if data else 0.2, shut=True, limit=1 << 16)
+            got, closed = exchange(port, (wire.hello() if greet else b"") + data, timeout=20 if data else 0.2, shut=True, limit=1 << 16)
             check(got == b"" or got.startswith(b"CRS1"), "%s: logd %d answered %s", what, i, got[:100])
             check(closed or not data or len(got) >= 1 << 16, "%s: logd %d neither refused it nor closed", what, i)
             check(cluster.running[i].alive(), "%s: logd %d ended:\n%s", what, i, cluster.running[i].tail())
@@ -101,7 +101,7 @@ def test_log_slow_and_many(bench, rng):
     cluster.wait_leader()
     held = []
     for _ in range(100):
-        s = socket.create_connection(("127.0.0.1", cluster.ports[1]), timeout=5)
+        s = socket.create_connection(("127.0.0.1", cluster.ports[1]), timeout=60)
         held.append(s)
     for s in held:
         s.close()
@@ -109,7 +109,7 @@ def test_log_slow_and_many(bench, rng):
     held = []
 
     def dial():  # until the places are free again
-        s = socket.create_connection(("127.0.0.1", cluster.ports[1]), timeout=5)
+        s = socket.create_connection(("127.0.0.1", cluster.ports[1]), timeout=60)
         s.sendall(wire.hello())
         if wire.receive(s) is None:
             s.close()
@@ -205,7 +205,7 @@ def test_data_port(bench, rng):
     cluster, front = prepare(bench, n=1)
     check(exchange(front.port, post(b"/add?id=first", [HOST, b"Connection: close"]))[0].startswith(b"HTTP/1.1 200"), "a good one")
     for what, data in REFUSED.items():
-        got, closed = exchange(front.port, data, timeout=10, shut=False)
+        got, closed = exchange(front.port, data, timeout=60, shut=False)
         found = statuses(got)
         check(closed, "%s: the connection stays open after %s", what, found)
         check(len(found) <= 1 and all(400 <= s < 600 for s in found), "%s: answered with %s", what, found or got[:200])
@@ -252,7 +252,7 @@ def test_admin_port(bench, rng):
     for method, path, body in http_cases:
         what = f"{method} {path} {str(body)[:60]}"
         try:
-            connection = http.client.HTTPConnection("127.0.0.1", front.admin_port, timeout=10)
+            connection = http.client.HTTPConnection("127.0.0.1", front.admin_port, timeout=60)
             connection.request(method, path, body.encode("latin-1") if body is not None else None)
             answer = connection.getresponse()
             data = answer.read()
@@ -263,7 +263,7 @@ def test_admin_port(bench, rng):
         finally:
             connection.close()
         check(front.process.alive(), "%s: the interceptor ended:\n%s", what, front.process.tail())
-        check(front.state() == "active", "%s: the state is %s now", what, front.state())
+        front.wait_active()
     for what, data in {**REFUSED, **CUT}.items():
         got, _ = exchange(front.admin_port, data.replace(b"/add?id=bad", b"/resume"), timeout=2, shut=True)
         check(not any(200 <= s < 300 for s in statuses(got)), "%s: answered with %s", what, statuses(got))
@@ -312,7 +312,7 @@ def test_configuration(bench, rng):
                                                    "upstream: 127.0.0.1:1\ninterceptor: 127.0.0.1:2\n")]}
     for program, base in daemons.items():
         for argv, words in [(needed.get(program, []) + argv, words) for argv, words in common] + own[program]:
-            _, err = bench.run(program, *base, *argv, status=2, timeout=30)
+            _, err = bench.run(program, *base, *argv, status=2)
             check(re.search(words, err), "%s %s: it does not name what is wrong (/%s/): %s", program, argv, words, err)
         out, _ = bench.run(program, "--help")
         check("--config" in out and "Exit status" in out, "%s --help teaches too little:\n%s", program, out)

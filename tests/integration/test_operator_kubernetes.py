@@ -11,11 +11,11 @@ import ssl
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from fake_kube import Refused, Server, json_patch
+from fake_kube import QuietServer, Refused, Server, json_patch
 from harness import Cluster, Failure, Http, check, free_ports, main, wait_until
 from test_replicas import Replica
 
@@ -57,8 +57,7 @@ class Agent:
 
             do_GET = do_PUT = do_DELETE = do_POST = answer
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.http.daemon_threads = True
+        self.http = QuietServer(("127.0.0.1", port), Handler)
         self.http.socket = context.wrap_socket(self.http.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
@@ -192,7 +191,7 @@ class World:
         """What the webhook says of a pod: (patched pod, warnings)."""
         bundle = wait_until("our CA in the webhook configuration", self.bundle)
         context = ssl.create_default_context(cadata=base64.b64decode(bundle).decode())
-        connection = http.client.HTTPSConnection("127.0.0.1", self.webhook_port, context=context, timeout=10)
+        connection = http.client.HTTPSConnection("127.0.0.1", self.webhook_port, context=context, timeout=60)
         body = json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u-1", "namespace": space, "object": pod}})
         connection.request("POST", "/mutate?timeout=5s", body, {"Content-Type": "application/json"})
         answer = json.loads(connection.getresponse().read())["response"]
@@ -204,6 +203,10 @@ class World:
 
     def admit(self, name, node_name="n1", workload="deployments/counter"):
         """What the Deployment's controller, the scheduler and a kubelet do: a pod of the template, admitted, running, ready."""
+        return self.kube.put("pods", self.admitted(name, node_name, workload))
+
+    def admitted(self, name, node_name="n1", workload="deployments/counter"):
+        """The same pod, which is not there yet."""
         plural, _, owner = workload.partition("/")
         template = self.kube.get(plural, owner)["spec"]["template"]
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, **copy.deepcopy(template["metadata"])}, "spec": copy.deepcopy(template["spec"])}
@@ -211,7 +214,7 @@ class World:
         pod["spec"]["nodeName"] = node_name
         pod["status"] = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}],
                          "containerStatuses": [{"name": "app", "restartCount": 0, "state": {"running": {}}}]}
-        return self.kube.put("pods", pod)
+        return pod
 
     def annotate(self, **annotations):
         patch = {"crsc.io/" + k.replace("_", "-"): v for k, v in annotations.items()}
@@ -516,6 +519,10 @@ def same_lists(replicas):
     wait_until("all apps have executed the same", lambda: len({tuple(r.list()) for r in replicas}) == 1, 30)
 
 
+def none_under_way(w):
+    wait_until("no checkpoint is under way", lambda: all(o.get("status", {}).get("phase") in ("Valid", "Failed") for o in w.kube.all("checkpoints")))
+
+
 def begin_three(w):
     """A Deployment of three replicas, and its Service."""
     deployment = copy.deepcopy(DEPLOYMENT)
@@ -560,11 +567,12 @@ def test_replicas(bench, rng):
             return {o["spec"]["pod"] for o in w.valid()} >= {"counter-a", "counter-b", "counter-c"}
         wait_until("each had its turn", takers, 60)
         same_lists((a, b, c))
-        check(condition(w, "ReplicasAgree")["status"] == "True", "%s", w.status())
+        wait_until("they agree", lambda: condition(w, "ReplicasAgree")["status"] == "True")
 
         # one that differs: what it took is no way back, its pod goes, and the next one is like the others
         w.annotate(checkpoint_interval="3600s")
         wait_until("no more by themselves", lambda: w.kube.get("protectedworkloads", "counter")["spec"]["checkpointInterval"] == "3600s")
+        none_under_way(w)
         check(c.direct("POST", "/add?id=rogue")[0] == 200, "the app by itself")
         w.kube.put("checkpoints", {"apiVersion": "crsc.io/v1alpha1", "kind": "Checkpoint", "metadata": {"name": "rogue"}, "spec": {"workload": "counter", "pod": "counter-c"}})
         wait_until("a checkpoint of it", lambda: (w.kube.get("checkpoints", "rogue") or {}).get("status", {}).get("phase") == "Valid", 30)
@@ -681,7 +689,7 @@ def test_standby(bench, rng):
             time.sleep(0.05)
             return len({o["metadata"]["name"] for o in w.valid()} - before) >= 2
         wait_until("checkpoints", taken, 60)
-        wait_until("none is under way", lambda: all(o.get("status", {}).get("phase") in ("Valid", "Failed") for o in w.kube.all("checkpoints")), 30)
+        none_under_way(w)
         of = {o["spec"]["pod"] for o in w.kube.all("checkpoints") if o["metadata"]["name"] not in before}
         check(of == now["standby"], "of %s, and the standby is %s", of, now["standby"])
         w.annotate(checkpoint_interval="3600s")
@@ -756,8 +764,7 @@ def test_restore_by_hand(bench, rng):
         check(second["metadata"]["annotations"]["crsc.io/restore"] == first, "%s", second["metadata"])
         status = wished(w, "restores", "back", "Done")["status"]
         check((status["checkpoint"], status["replayed"], status["began"]) == (first, 2, "restored"), "%s", status)
-        check("crsc.io/restore" not in w.admit("counter-y")["metadata"]["annotations"], "a wish that ended is nobody's")
-        w.kube.delete("pods", "counter-y")
+        wait_until("a wish that ended is nobody's", lambda: "crsc.io/restore" not in w.admitted("counter-y")["metadata"]["annotations"])
         wish(w, "restores", "nowhere", checkpoint="c-nowhere")
         status = wished(w, "restores", "nowhere", "Failed")["status"]
         check("no such checkpoint" in status["message"], "%s", status)
@@ -812,7 +819,7 @@ def test_wrong_annotation(bench, rng):
         check(not w.template(), "the template was changed for a policy that is not understood")
         w.annotate(checkpoint_interval="5s")
         wait_until("the template is annotated", lambda: w.template().get("crsc.io/workload"))
-        check(w.kube.get("protectedworkloads", "counter")["spec"]["checkpointInterval"] == "5s", "the spec is not the annotation's")
+        wait_until("the spec is the annotation's", lambda: w.kube.get("protectedworkloads", "counter")["spec"]["checkpointInterval"] == "5s")
 
 
 def test_webhook_leaves_alone(bench, rng):
@@ -840,7 +847,7 @@ def test_webhook_leaves_alone(bench, rng):
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         for body in (b"", b"{", b"[]", b"{\"request\":{}}", b"{\"request\":{\"uid\":7}}", b"\x00" * 100, b"[" * 100000):
-            connection = http.client.HTTPSConnection("127.0.0.1", w.webhook_port, context=context, timeout=10)
+            connection = http.client.HTTPSConnection("127.0.0.1", w.webhook_port, context=context, timeout=60)
             connection.request("POST", "/mutate", body)
             check(connection.getresponse().status == 400, "garbage was not refused: %r", body[:20])
             connection.close()
@@ -938,6 +945,30 @@ def test_killed_anywhere(bench, rng):
         undone(w, (DEPLOYMENT, SERVICE))
 
 
+def test_stopped(bench, rng):
+    """SIGTERM while agents answer, the log is asked and writes are on their way: each time it ends well, and the next one goes on."""
+    with World(bench) as w:
+        w.begin()
+        pod, ended = w.protect(), threading.Event()
+        bench.at_end.append(ended.set)
+
+        def news():
+            n = 100
+            while not ended.wait(0.003):
+                n += 1
+                w.agent.run(pod, n)
+        thread = threading.Thread(target=news, daemon=True)
+        thread.start()
+        for _ in range(int(os.environ.get("CRSC_ROUNDS", "6"))):
+            time.sleep(rng.uniform(0, 0.6))
+            check(w.operator.stop() == 0, "it did not stop well:\n%s", w.operator.tail(60))
+            w.operator = w.start()
+        ended.set()
+        thread.join()
+        w.agent.run(pod, 9000)
+        wait_until("a checkpoint of it", lambda: any(c["status"]["offset"] == 9000 for c in w.valid()), 60)
+
+
 def test_lost_node_and_crash_loop(bench, rng):
     with World(bench) as w:
         w.begin()
@@ -1026,4 +1057,4 @@ def test_two_operators(bench, rng):
 
 if __name__ == "__main__":
     main([test_protects_and_undoes, test_redirect, test_interceptor_options, test_kubelet, test_replicas, test_standby, test_restore_by_hand, test_migration, test_agent_forgets, test_wrong_annotation, test_webhook_leaves_alone, test_bad_network,
-          test_killed_anywhere, test_lost_node_and_crash_loop, test_fenced, test_missed, test_two_operators])
+          test_killed_anywhere, test_stopped, test_lost_node_and_crash_loop, test_fenced, test_missed, test_two_operators])

@@ -175,7 +175,11 @@ class Group:
 
     def wait_away(self, replica):
         """Nothing of it runs, and its interceptor refuses clients."""
-        wait_until(f"{replica.name} is a spare", lambda: replica.pid() is None and not replica.is_active() and replica.role() == "standby", 60, 0.05)
+        def away():
+            with contextlib.suppress(OSError):  # its interceptor may not listen yet
+                return replica.pid() is None and not replica.is_active() and replica.role() == "standby"
+            return False
+        wait_until(f"{replica.name} is a spare", away, 60, 0.05)
 
     def metrics(self):
         """{name and labels: value}"""
@@ -237,10 +241,11 @@ class Group:
 
     def check_checkpoints(self):
         """One at a time, and no more kept than `retain` and what each replica runs from."""
-        found = self.snapshots()
+        def few():  # the one that is too many goes when the newest one is there
+            found = self.snapshots()
+            return found if sum(s["state"] == "valid" for s in found) <= 3 + len(self.replicas) else None
+        found = wait_until("no more valid checkpoints are kept than are needed", few, pause=0.1)
         check(len({s["id"] for s in found}) == len(found), "twice: %s", found)
-        valid = [s for s in found if s["state"] == "valid"]
-        check(len(valid) <= 3 + len(self.replicas), "%d valid checkpoints are kept: %s", len(valid), valid)
         times = sorted((s["started_us"], s["finished_us"], s["id"]) for s in found if s["state"] != "taking" and s.get("finished_us"))
         check(len(times) > 1, "%s", found)
         for before, after in zip(times, times[1:]):
@@ -253,19 +258,20 @@ def test_rotation(bench, rng):
     group.start()
     group.wait_active()
     clients = group.clients(4, rng)
-    begun, foreign = time.monotonic(), 0
-    rounds = 3 if bench.build.sanitized else 8
-    for _ in range(rounds):
+    begun, foreign, rounds = time.monotonic(), 0, 0
+    while rounds < (3 if bench.build.sanitized else 8) or (foreign == 0 and rounds < 40):  # the dice may have each restored from its own, a few times
+        rounds += 1
         seen = len(group.operator.events())
         group.operator.wait_for("checkpoint valid", 60, seen)
         time.sleep(rng.uniform(0, 0.5))
         victim, seen = rng.choice(group.replicas), len(group.operator.events())
+        calm = all(r.is_active() for r in group.replicas if r is not victim)
         victim.kill_app()
         event = group.operator.wait_for("recovered", 60, seen, workload=victim.name)
         takers = {e["snapshot"]: e["workload"] for e in group.said("checkpoint valid")}
         check(event["offset"] > 0 and event["snapshot"] in takers, "not from a checkpoint: %s", event)
         foreign += takers[event["snapshot"]] != victim.name
-        check(event["outage_ms"] == 0, "the others went on all the time: %s", event)
+        check(event["outage_ms"] == 0 or not calm, "the others went on all the time: %s", event)
         if rng.random() < 0.5:
             continue  # the next one may be another's, still replaying
         group.wait_active()
@@ -369,12 +375,17 @@ def test_standby(bench, rng):
     audit(group.replicas, clients)
     group.check_checkpoints()
     group.check_restores(*group.said("recovered"))
-    metrics = group.metrics()
 
     def total(name):
         return sum(value for key, value in metrics.items() if key.startswith(name + "{"))
+    metrics = group.metrics()
     check(total("crsc_operator_promotions_total") >= len(took) and total("crsc_operator_recoveries_total") >= len(took), "%s", metrics)
-    check(total("crsc_operator_serving") == 1 and total("crsc_operator_standby") == 1, "%s", metrics)
+
+    def one_of_each():
+        nonlocal metrics
+        metrics = group.metrics()
+        return total("crsc_operator_serving") == 1 and total("crsc_operator_standby") == 1
+    wait_until("the metrics have one that serves and one standby", one_of_each, pause=0.1)
     check(0 < metrics[f'crsc_operator_availability{{stream="{STREAM}"}}'] <= 1, "%s", metrics)
     check(total("crsc_operator_checkpoints_total") >= len(took), "%s", metrics)
     print(f"  promoted within {took} ms; outages as the operator saw them {outages} ms; longest time without an answer {gaps} ms", flush=True)
@@ -512,8 +523,9 @@ def test_diverged(bench, rng):
     check(kill and "diverged" in kill["reason"], "%s", kill)
     takers = {e["snapshot"]: e["workload"] for e in group.said("checkpoint valid")}
     check(event["snapshot"] != spoilt["snapshot"] and (takers.get(event["snapshot"], "") != c.name or begun(event) < rogue), "restored from its own: %s", event)
-    record = next(s for s in group.snapshots() if s["id"] == spoilt["snapshot"])
+    record = next((s for s in group.snapshots() if s["id"] == spoilt["snapshot"]), {"state": "deleted"})
     check(record["state"] in ("failed", "deleted"), "%s", record)
+    wait_until("it serves", c.is_active, 60, 0.02)
     c.http().json("POST", "/add?id=third")
     wait_until("all are the same", lambda: a.list() == b.list() == c.list() == ["first", "second", "third"], 30)
     check(not c.status()["app"]["diverged"], "%s", c.status())

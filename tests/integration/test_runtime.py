@@ -90,7 +90,7 @@ class Node:
 
     def run(self, *words):
         return subprocess.run([self.program, "--root", self.at("root"), "--log", self.at("log"), "--log-format", "json", *words],
-                              env={**os.environ, "CRSC_RUNTIME_CONFIG": self.at("conf")}, timeout=60).returncode
+                              env={**os.environ, "CRSC_RUNTIME_CONFIG": self.at("conf")}, timeout=120).returncode
 
     def create(self, config, container="c1"):
         with open(self.at("bundle/config.json"), "w") as f:
@@ -178,7 +178,7 @@ def test_agent_misbehaves(bench, rng):
                          ([b"restore 99999999999999999999 c1 /x\n"], "not understood"), ([b"\0\n"], "not understood"),
                          ([b"x" * 5000 + b"\n"], "not understood"), ([b"restore 1 " + b"c" * 200 + b" /x\n"], "not understood"),
                          ([b"fresh no checkpoint\n"], "no checkpoint"), ([b"fresh a \"quoted\" \x01word\n"], "a  quoted   word"),
-                         ([b"wait 1\n", 1.0, b"wait 2\n", 1.0, b"wait 3\n", 1.5, b"fresh it took a while\n"], "took a while")):
+                         ([b"wait 1\n", *[0.5, b"wait more\n"] * 8, b"fresh it took a while\n"], "took a while")):
         agent = Agent(node.at("s"), lines)
         fresh(words)
         agent.close()

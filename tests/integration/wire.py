@@ -54,7 +54,7 @@ def hello(cluster="", version=1, node=0, instance=None):
     return frame(HELLO, 1, field(1, version) + field(2, cluster) + field(3, node) + field(4, "test") + known)
 
 
-def dial(port, greet=True, timeout=10):
+def dial(port, greet=True, timeout=60):
     s = socket.create_connection(("127.0.0.1", port), timeout=timeout)
     if greet:
         s.sendall(hello())

@@ -46,7 +46,7 @@ class Disk:
         subprocess.run(["umount", "-l", self.path], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
         self.process.expected_dead = True
         try:
-            self.process.popen.wait(10)
+            self.process.popen.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
         return False
@@ -133,7 +133,7 @@ def test_the_disk_forgets(bench, rng):
 
 def verify(bench, server, tag):
     out, _ = bench.run("crsc-appendload", "--verify", "--servers", server.servers, "--stream", f"{STREAM}-{tag}", "--out", bench.path(f"acked-{tag}"),
-                       "--producers", "2", "--timeout", "30", status=None, timeout=60)
+                       "--producers", "2", "--timeout", "120", status=None)
     found = json.loads(out.splitlines()[-1])
     check(found["violations"] == 0 and found["status"] == 0, "%s", out)
     return found["acked"]
@@ -158,9 +158,9 @@ def test_power_cuts(bench, rng):
             with open(bench.path(f"acked-{k}"), "wb"):
                 pass  # the power may go off before the loader has begun
             loader = bench.spawn("load", ["crsc-appendload", "--servers", server.servers, "--stream", f"{STREAM}-{k}", "--out", bench.path(f"acked-{k}"),
-                                          "--producers", "2", "--window", str(rng.choice([1, 8, 64])), "--seconds", "60", "--size",
-                                          str(rng.choice([10, 700, 5000])), "--timeout", "60"])
-            wait_until("the power is off", disk.is_off, 60, 0.002)
+                                          "--producers", "2", "--window", str(rng.choice([1, 8, 64])), "--seconds", "600", "--size",
+                                          str(rng.choice([10, 700, 5000])), "--timeout", "600"])
+            wait_until("the power is off", disk.is_off, 300, 0.002)
             time.sleep(rng.choice([0, 0.002]))  # what it does without a disk must not be an acknowledgement
             server.process.kill()
             loader.kill()

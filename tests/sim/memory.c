@@ -113,7 +113,7 @@ uint64_t memory_live(unsigned heap)
 
 /* Blocks of LARGE and more lie by themselves. Those that calloc() gives (tables of which a program uses a corner) consist of pages that the
  * kernel was given back, if somebody had them before: zero without anybody clearing them. */
-enum { CLASSES = 64, SMALL = 1024, POISON = 256, PAGE = 4096, LARGE = 256 << 10 };
+enum { CLASSES = 72 /* more than blocks of HEAP_BYTES / 8 need */, SMALL = 1024, POISON = 256, PAGE = 4096, LARGE = 256 << 10 };
 #define HEAP_BYTES (UINT64_C(512) << 20) /* of address space: valgrind has less of it to give than the kernel */
 
 struct block { /* before the bytes, 16 of it */

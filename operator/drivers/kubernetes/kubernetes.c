@@ -39,7 +39,7 @@ struct program {
     struct http_tls agent_tls; /* from files; `ca` NULL: from the pki */
     bool leads;
     uint64_t injected, refused, skipped;
-    unsigned left; /* watches to be closed */
+    unsigned left; /* of what is being closed */
 };
 
 static struct kube_watch **watch_of(struct caches *c, int i)
@@ -214,42 +214,27 @@ static void on_certificates(void *user, const char *bundle, const struct certs_p
 
 /* ---- the end: the lease, then who asks, then whom they ask ---------------------------------------------------- */
 
-static void on_agents_closed(void *user)
+static void on_part_closed(void *user)
 {
     struct program *p = user;
+    if (--p->left > 0) return;
     controller_close(p->controller, NULL, NULL);
     loop_signals_stop(&p->signals);
 }
 
-static void on_log_closed(void *user)
-{
-    struct program *p = user;
-    agents_close(p->agents, on_agents_closed, p);
-}
-
-static void on_client_closed(void *user)
-{
-    struct program *p = user;
-    if (p->log != NULL)
-        crsc_client_close(p->log, on_log_closed, p);
-    else
-        on_log_closed(p);
-}
-
-static void on_watch_closed(void *user)
-{
-    struct program *p = user;
-    if (--p->left == 0) kube_client_close(p->client, on_client_closed, p);
-}
-
+/* Whom we ask, all at once. Each ends its calls before it returns, with ERROR_CANCELED, upon which a job begins nothing more: so no answer comes
+ * back that would look at a cache, or ask somebody, that is gone. */
 static void on_released(void *user)
 {
     struct program *p = user;
     p->elector = NULL;
     pki_close(p->pki, NULL, NULL);
     if (p->server != NULL) tls_server_close(p->server, NULL, NULL);
-    p->left = WATCHES;
-    for (int i = 0; i < WATCHES; i++) kube_watch_close(*watch_of(&p->caches, i), on_watch_closed, p);
+    p->left = WATCHES + 2 + (p->log != NULL);
+    agents_close(p->agents, on_part_closed, p);
+    if (p->log != NULL) crsc_client_close(p->log, on_part_closed, p);
+    for (int i = 0; i < WATCHES; i++) kube_watch_close(*watch_of(&p->caches, i), on_part_closed, p);
+    kube_client_close(p->client, on_part_closed, p);
 }
 
 static void on_stop(void *user)
