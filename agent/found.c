@@ -1,10 +1,8 @@
 #include "agent/found.h"
 
 #include <dirent.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -207,10 +205,7 @@ static void *look_around(void *user)
 {
     struct agent *a = user;
     struct seen *all = NULL;
-    int fd = *a->settings.mount_namespace != '\0' ? open(a->settings.mount_namespace, O_RDONLY | O_CLOEXEC) : -1;
-    if (*a->settings.mount_namespace != '\0' && (fd < 0 || unshare(CLONE_FS) != 0 || setns(fd, CLONE_NEWNS) != 0))
-        log_error("the host's mount namespace cannot be entered: containers of crsc.io/backend: kubelet are not found", "path=%s", a->settings.mount_namespace);
-    if (fd >= 0) close(fd);
+    /* in our own mount namespace, where runc's state and the bundles are as on the host: the threads that stay with containers inherit it, and need our files */
     while (!a->stopping) {
         look_over(a, &all);
         poll(NULL, 0, LOOK_MS);
