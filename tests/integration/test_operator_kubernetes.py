@@ -868,7 +868,7 @@ def test_stopped(bench, rng):
         for _ in range(int(os.environ.get("CRSC_ROUNDS", "6"))):
             time.sleep(rng.uniform(0, 0.6))
             check(w.operator.stop() == 0, "it did not stop well:\n%s", w.operator.tail(60))
-            w.operator = w.start()
+            w.operator = w.start(elect=rng.random() < 0.5)  # with a lease to give back, or without
         ended.set()
         thread.join()
         w.agent.run(pod, 9000)
