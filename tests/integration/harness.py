@@ -329,8 +329,8 @@ class Cluster:
         self.addresses = {i: f"{host}:{port}" for i, port in self.ports.items()}
         self.servers = ",".join(self.addresses.values())
         self.members = ",".join(f"{i}={a}" for i, a in self.addresses.items())
-        # elections fast enough for tests, slow enough for a sanitized server on two cores
-        self.flags = ["--cluster", cluster, "--segment-size", "4MiB", "--election-timeout",
+        # elections fast enough for tests, slow enough for a sanitized server on two cores; a disk that others keep busy is no reason to move leadership
+        self.flags = ["--cluster", cluster, "--segment-size", "4MiB", "--slow-disk", "60s", "--election-timeout",
                       "1s" if bench.build.sanitized else "300ms", *flags]
         self.certs = certs
         self.running = {}
