@@ -350,8 +350,8 @@ def test_standby(bench, rng):
     took, outages, gaps = [], [], []
     for k in range(2 if bench.build.sanitized else 6):
         (active,), (standby,) = group.by_role()
-        event = group.next_checkpoint()
-        check(event["workload"] == standby.name, "the one that serves was dumped: %s", event)
+        event = group.next_checkpoint()  # one of another only where the standby could not be dumped
+        check(event["workload"] == standby.name or group.said("checkpoint failed"), "the one that serves was dumped: %s", event)
         time.sleep(rng.uniform(0, 0.4))
         probe = Probe(group.replicas)
         bench.at_end.append(probe.ended.set)
