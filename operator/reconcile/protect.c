@@ -242,6 +242,36 @@ static uint64_t last_turn(const struct protect_world *w, uint32_t pod)
     return last != 0 ? last : (pod + w->n_pods - before - 1) % w->n_pods;
 }
 
+/* When the newest checkpoint that ended so was begun of that pod, or (-1) of any standby; 0: none. */
+static uint64_t newest_of(const struct protect_world *w, int pod, enum protect_phase phase)
+{
+    uint64_t newest = 0;
+    for (uint32_t i = 0; i < w->n_checkpoints; i++) {
+        const struct protect_checkpoint *c = &w->checkpoints[i];
+        bool of = pod >= 0 ? c->pod == pod : c->pod >= 0 && w->pods[c->pod].role == PROTECT_STANDBY;
+        if (of && !c->deleting && c->phase == phase && c->created_ms > newest) newest = c->created_ms;
+    }
+    return newest;
+}
+
+/* Standbys of which none could be dumped three times are not tried for ever while those that serve never are: one that failed is passed over until
+ * one of these had its turn, and for as long as a standby that is gone would be waited for. Then it may have become well. */
+static bool is_passed_over(const struct protect_world *w, uint32_t pod)
+{
+    uint64_t failed_ms = newest_of(w, (int)pod, PROTECT_FAILED), valid_ms = newest_of(w, -1, PROTECT_VALID), served_ms = 0;
+    uint32_t failures = 0;
+    bool other = false;
+    for (uint32_t i = 0; i < w->n_checkpoints; i++) {
+        const struct protect_checkpoint *c = &w->checkpoints[i];
+        if (c->stream != w->pods[pod].stream || c->deleting) continue;
+        failures += c->phase == PROTECT_FAILED && c->created_ms >= valid_ms;
+        if (c->pod >= 0 && w->pods[c->pod].role == PROTECT_SERVING && c->created_ms > served_ms) served_ms = c->created_ms;
+    }
+    for (uint32_t i = 0; i < w->n_pods; i++) other = other || (w->pods[i].shared && w->pods[i].role == PROTECT_SERVING && can_be_taken(w, (int)i));
+    bool early = served_ms <= failed_ms || w->now_ms - failed_ms < GROUP_PATIENCE * w->interval_ms;
+    return other && failures >= PROTECT_FAILED_KEPT && failed_ms > valid_ms && early;
+}
+
 /* The replicas, as the core that decides among them sees them; *ret_pod: which pod each is. Those of a pod that owned the stream before are none. */
 static size_t see_replicas(const struct protect_world *w, const struct history *h, struct group_replica *all, uint32_t *ret_pod)
 {
@@ -250,6 +280,7 @@ static size_t see_replicas(const struct protect_world *w, const struct history *
         const struct protect_pod *p = &w->pods[i];
         if (!p->shared || p->terminating || p->node_lost) continue;
         bool up = can_be_taken(w, (int)i), standby = has_roles(w) && p->role == PROTECT_STANDBY;
+        if (standby && is_passed_over(w, i)) continue;
         ret_pod[n] = i;
         all[n++] = (struct group_replica){.known = p->heard, .shared = true, .reachable = p->heard, .standby = standby, .serving = up && !standby, .caught_up = up,
                                           .ready = is_due_for_one(w, i, h), .turn_us = last_turn(w, i) * 1000};

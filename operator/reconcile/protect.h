@@ -13,7 +13,8 @@
  *       epoch. A replica (`shared`) owns no stream: it is never fenced, as that would be the end of its healthy siblings.
  *   P5  at most PROTECT_REPLACEMENTS pods are replaced in PROTECT_WINDOW_MS because they die, are fenced or diverge; those that missed the webhook not before
  *       they are PROTECT_MISSED_MS old.
- *   P6  one checkpoint of a stream at a time, and of replicas only of one that is caught up and sound; they take turns (group.h decides whose it is).
+ *   P6  one checkpoint of a stream at a time, and of replicas only of one that is caught up and sound; they take turns (group.h decides whose it is). A
+ *       standby whose checkpoints always fail does not keep the others from theirs.
  *   P7  no workload is left with pods alone that answer nothing because a newer epoch, whose producer is gone, owns their stream.
  *   P8  a replica that has diverged is deleted only when what it took since its last agreement is no way back for anybody any more.
  *   P9  replicas of different templates do not judge each other: each is told how many there are of its own.
