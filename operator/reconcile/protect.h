@@ -21,9 +21,9 @@
  *   P10 with standbys: when one that serves is lost, one that can serve is promoted in the first plan of roles; a Service chooses by role only when one that
  *       can serve has the label, and no role is cleared while a Service chooses (roles.h). In a rollout the new pods that can serve do so, as far as they go.
  *
- * There are two plans, and both may be carried out at the same time, from worlds that are not equally old: promotions must not wait for an agent that hangs or
- * a checkpoint. What only one of them may do is in the other one's way in no order: roles are given in the plan of roles alone, and taken away
- * altogether in the other one, which leads the Services back first.
+ * There are two plans, and both may be carried out at the same time, from worlds that are not equally old: a promotion must not wait for an agent that
+ * hangs. They are in no order in each other's way: roles are given by the plan of roles alone, and taken away altogether by the other one, which leads
+ * the Services back first.
  * Thread: any. No pointer is kept. */
 #ifndef CRSC_OPERATOR_RECONCILE_PROTECT_H
 #define CRSC_OPERATOR_RECONCILE_PROTECT_H

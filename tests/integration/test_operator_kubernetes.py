@@ -31,6 +31,7 @@ class Agent:
         self.lock = threading.Lock()
         self.changed, self.version, self.said = threading.Condition(self.lock), int(time.time() * 1e6), None
         self.stuck, self.waiting = threading.Event(), 0
+        self.plain = False  # as agents were that had to be asked again and again
         names = [os.path.join(directory, n) for n in ("agent.ca", "agent.crt", "agent.key")]
         for name, text in zip(names, (ca, cert, key)):
             with open(name, "w") as f:
@@ -104,6 +105,8 @@ class Agent:
         with self.lock:
             while True:
                 found = self.list_containers()
+                if self.plain:
+                    return 200, {"containers": found}
                 matters = [(c["id"], c["attached"], c.get("silent"), *((c["interceptor"] or {}).get(k) for k in ("state", "fenced", "leaving")),
                             json.dumps((c["interceptor"] or {}).get("app"))) for c in found]
                 if matters != self.said:
@@ -499,6 +502,7 @@ def test_replicas(bench, rng):
     scale-down are their own affair, and no sibling is fenced."""
     with World(bench) as w:
         deployment = begin_three(w)
+        w.agent.plain = True
         w.annotate(checkpoint_restore="true", checkpoint_interval="1s")
         for annotations, word in (({}, "crsc.io/replication=log"), ({"replication": "log", "ordering": "concurrent"}, "ordering: serial"),
                                   ({"ordering": "serial", "upgrade": "pass"}, "upgrade: pass")):

@@ -1,9 +1,10 @@
-/* The agents of the nodes, as the operator sees them (docs/AGENT.md): their containers are followed, and called they are too. Each node has one, at
- * the node's address; its certificate must carry the node's name.
+/* The agents of the nodes, as the operator sees them (docs/AGENT.md): their containers are followed, their checkpoints asked for, and calls are made. Each
+ * node has one, at the node's address; its certificate must carry the node's name.
  *
  * Only nodes that are wanted (they have protected pods, or checkpoints under way) are asked. A question for containers waits at the agent until something
- * of them changes that matters, or for a poll's time; then the next one is asked. An agent that does not answer, or does not know how to wait, is asked
- * once in a poll's time, as all are for checkpoints. What an agent said last is kept while it answers, and forgotten when it did not for AGENTS_SILENCE_MS. Thread: the loop's. What it shows is borrowed until the loop goes on. */
+ * changes there that matters, or for a poll's time; then comes the next one. An agent that does not answer, or cannot wait, is asked once in a poll's
+ * time, as all are for checkpoints. What an agent said last is kept while it answers, and forgotten when it did not for AGENTS_SILENCE_MS.
+ * Thread: the loop's. What it shows is borrowed until the loop goes on. */
 #ifndef CRSC_OPERATOR_DRIVERS_KUBERNETES_AGENTS_H
 #define CRSC_OPERATOR_DRIVERS_KUBERNETES_AGENTS_H
 
