@@ -23,7 +23,7 @@ enum { CALM_MS = 60000, MUTANT_SEEDS = 300, ENOUGH_SEEDS = 20 /* everything that
 struct options {
     uint64_t seed, seeds, skip;
     unsigned calm_ms;
-    bool one, verbose, twice, mutants, minimise;
+    bool one, verbose, twice, mutants, minimise, founding;
     const char *mutant;
 };
 
@@ -81,7 +81,7 @@ static void minimise(struct run_options o)
     run_apart(&o);
     printf("with as few faults as it takes: %s\n", shared->failure);
     run_print_plan(&o);
-    printf("to see it: crsc-sim --seed %" PRIu64 " --skip %#" PRIx64 " --verbose\n", o.seed, o.skip);
+    printf("to see it: crsc-sim --seed %" PRIu64 "%s --calm-ms %u --skip %#" PRIx64 " --verbose\n", o.seed, o.founding ? " --founding" : "", o.calm_ms, o.skip);
 }
 
 static int report(const struct run_options *o, const char *failure, bool smaller)
@@ -149,7 +149,7 @@ static int run_many(const struct options *o)
     static struct run_result r;
     helper_begin();
     for (uint64_t seed = o->seed; seed < o->seed + o->seeds; seed++) {
-        struct run_options run_options = {.seed = seed, .skip = o->skip, .calm_ms = o->calm_ms, .verbose = o->verbose};
+        struct run_options run_options = {.seed = seed, .skip = o->skip, .calm_ms = o->calm_ms, .verbose = o->verbose, .founding = o->founding};
         if (isatty(STDOUT_FILENO)) printf("seed %" PRIu64 " runs\r", seed);
         running = seed;
         fflush(stdout);
@@ -208,7 +208,7 @@ static int run_mutants(const struct options *o)
         bool found = false;
         uint64_t needed = 0;
         while (!found && needed < (o->seeds > 1 ? o->seeds : MUTANT_SEEDS)) {
-            struct run_options r = {.seed = o->seed + needed++, .calm_ms = o->calm_ms};
+            struct run_options r = {.seed = o->seed + needed++, .calm_ms = o->calm_ms, .founding = o->founding};
             found = run_apart(&r);
         }
         if (found) printf("| %s | %s | %" PRIu64 " | %.100s |\n", mutants[m].name, mutants[m].what, needed, shared->failure);
@@ -240,7 +240,7 @@ static void on_crash(int number)
 
 static void usage(void)
 {
-    puts("Usage: crsc-sim [--seed N] [--seeds N] [--skip MASK] [--calm-ms N] [--verbose] [--twice] [--mutants] [--mutant NAME] [--no-minimise]\n"
+    puts("Usage: crsc-sim [--seed N] [--seeds N] [--skip MASK] [--calm-ms N] [--verbose] [--twice] [--founding] [--mutants] [--mutant NAME] [--no-minimise]\n"
          "Runs logd's servers and libcrsc's clients in a simulated world per seed, and checks what the log promises.\n"
          "  --seed N      the first seed, or the one to run again (then --seeds is 1)\n"
          "  --seeds N     how many\n"
@@ -248,6 +248,7 @@ static void usage(void)
          "  --calm-ms N   when the faults end, in simulated milliseconds\n"
          "  --verbose     print the trace\n"
          "  --twice       run each seed twice and compare the traces\n"
+         "  --founding    each world's founding is disturbed (else: of a quarter of the seeds)\n"
          "  --mutants     how many seeds it takes to find each seeded fault of logd (a build with -Dmutants=true); --seeds bounds it\n"
          "  --mutant LIST only these: \"skip_sync,leak\"\n"
          "  --no-minimise say which seed failed, and no more");
@@ -259,6 +260,7 @@ int main(int argc, char **argv)
     static const struct option table[] = {
         {"seed", required_argument, NULL, 's'}, {"seeds", required_argument, NULL, 'n'},  {"skip", required_argument, NULL, 'k'},
         {"calm-ms", required_argument, NULL, 'c'}, {"verbose", no_argument, NULL, 'v'}, {"twice", no_argument, NULL, 't'},
+        {"founding", no_argument, NULL, 'f'},
         {"mutants", no_argument, NULL, 'm'},    {"mutant", required_argument, NULL, 'M'}, {"no-minimise", no_argument, NULL, 'x'},
         {"help", no_argument, NULL, 'h'},       {NULL, 0, NULL, 0}};
     struct options o = {.seed = 1, .seeds = 0, .calm_ms = CALM_MS, .minimise = true};
@@ -272,6 +274,7 @@ int main(int argc, char **argv)
         case 'c': o.calm_ms = (unsigned)strtoul(optarg, NULL, 0); break;
         case 'v': o.verbose = true; break;
         case 't': o.twice = true; break;
+        case 'f': o.founding = true; break;
         case 'm': o.mutants = true; break;
         case 'M': o.mutants = true, o.mutant = optarg; break;
         case 'x': o.minimise = false; break;

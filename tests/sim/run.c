@@ -9,6 +9,7 @@
 #include "tests/sim/admin.h"
 #include "tests/sim/check.h"
 #include "tests/sim/cluster.h"
+#include "tests/sim/founders.h"
 #include "tests/sim/fs.h"
 #include "tests/sim/linear.h"
 #include "tests/sim/net.h"
@@ -28,14 +29,24 @@ static void add(uint64_t *sums, const uint64_t *counts)
     for (int i = 0; i < 8; i++) sums[i] += counts[i];
 }
 
-static struct cluster_options shape(uint64_t seed)
+/* In these the faults begin with the world, before the cluster is founded. */
+static bool disturbs_founding(const struct run_options *o)
 {
+    struct dice d = {o->seed * 59 + 11};
+    return dice_chance(&d, 250) || o->founding;
+}
+
+static struct cluster_options shape(const struct run_options *run)
+{
+    uint64_t seed = run->seed;
     struct dice d = {seed * 31 + 7};
     static const unsigned elections[] = {500, 1000, 2000}, segments[] = {64, 64, 128}, keeps[] = {0, 64, 256, 4096};
     static const unsigned heartbeats[] = {10, 5, 5, 4}; /* so many of them in an election timeout */
     static const struct { unsigned n, first; } sizes[] = {{3, 3}, {3, 3}, {3, 3}, {3, 3}, {4, 3}, {4, 3}, {3, 1}, {5, 3}, {5, 5}, {5, 5}};
     uint64_t size = dice_below(&d, sizeof sizes / sizeof *sizes);
     struct cluster_options o = {.n = sizes[size].n, .first = sizes[size].first};
+    if (disturbs_founding(run) && o.first == 1) o.first = 3;
+    o.late_ms = !disturbs_founding(run) ? 300 : dice_chance(&d, 500) ? 300 : (unsigned)dice_between(&d, 300, 6000);
     o.by_name = dice_chance(&d, 300);
     o.election_ms = elections[dice_below(&d, 3)];
     o.heartbeat_ms = o.election_ms / heartbeats[dice_below(&d, 4)];
@@ -63,7 +74,9 @@ static struct check_policy policy(struct dice *d)
 
 static void make_plan(const struct run_options *o, struct plan *p)
 {
-    plan_make(p, o->seed, shape(o->seed).n, WORKLOAD_CLIENTS, o->calm_ms);
+    struct cluster_options c = shape(o);
+    const struct plan_shape s = {.servers = c.n, .founders = c.first, .clients = WORKLOAD_CLIENTS, .early = disturbs_founding(o), .calm_ms = o->calm_ms};
+    plan_make(p, o->seed, &s);
     for (unsigned i = 0; i < p->n; i++) p->faults[i].skipped = (o->skip >> i & 1) != 0;
 }
 
@@ -77,7 +90,7 @@ bool run_damages_index(const struct run_options *o)
 void run_print_plan(const struct run_options *o)
 {
     struct plan p;
-    struct cluster_options s = shape(o->seed);
+    struct cluster_options s = shape(o);
     make_plan(o, &p);
     printf("  %u servers, and room for %u more, election %u ms, heartbeat %u ms, segments of %u KiB, %u KiB of log kept, index commits every %u ms\n", s.first, s.n - s.first, s.election_ms, s.heartbeat_ms, s.segment_kib, s.keep_kib,
            s.commit_ms);
@@ -109,7 +122,8 @@ static bool is_equal(char *ret_why, size_t size)
     for (unsigned i = 1; i <= cluster_size(); i++) {
         const struct server *s = cluster_server(i);
         if (!admin_is_member(i)) {
-            if (!s->leaving || !s->process.running) continue;
+            if (!s->leaving || s->wiped || !s->process.running) continue;
+            if (s->refused && s->node != NULL && wal_last_index(s->node->wal) == 0) continue; /* it knows, and has nothing to stop for */
             snprintf(ret_why, size, "server %u was removed, and nobody has told it", i);
             return false;
         }
@@ -165,6 +179,7 @@ static void conclude(const struct run_options *o)
     workload_audit(NULL);
     for (until = now + SETTLE_S * SECOND; !world_failed() && !workload_audited() && now < until;) world_run(now += STEP_MS * MS);
     if (!world_failed() && !workload_audited()) world_violation("liveness: the replicas could not be read in %d s", SETTLE_S);
+    if (!world_failed()) check_retains();
     if (!world_failed()) check_rest(now);
     for (unsigned i = 0; i < CHECK_STREAMS && !world_failed(); i++)
         if (!linear_check(i, why, sizeof why)) world_violation("%s", why);
@@ -173,7 +188,7 @@ static void conclude(const struct run_options *o)
 void run(const struct run_options *o, struct run_result *ret)
 {
     struct plan plan;
-    struct cluster_options cluster = shape(o->seed);
+    struct cluster_options cluster = shape(o);
     struct dice d = {o->seed * 13 + 3};
     *ret = (struct run_result){0};
     world_verbose = o->verbose;
@@ -229,6 +244,8 @@ void run_print_counts(void)
            ", turned away %" PRIu64 "; backups %" PRIu64 ", restored and read %" PRIu64 "\n",
            sums_admin[ADMIN_ADDED], sums_admin[ADMIN_PROMOTED], sums_admin[ADMIN_REMOVED], sums_admin[ADMIN_TRANSFERRED], sums_admin[ADMIN_WIPED],
            sums_admin[ADMIN_REPLACED], sums_cluster[CLUSTER_TURNED_AWAY], sums_admin[ADMIN_BACKUPS], sums_admin[ADMIN_RESTORED]);
+    printf("founding: %" PRIu64 " times; disks lost at any time %" PRIu64 ", all servers emptied because they could not found %" PRIu64 "\n",
+           founders_counts[FOUNDERS_FOUNDED], founders_counts[FOUNDERS_LOST], founders_counts[FOUNDERS_HELPED]);
     printf("disks: syncs %" PRIu64 ", slow ones %" PRIu64 ", full %" PRIu64 ", EIO of writes %" PRIu64 ", reads %" PRIu64 ", syncs %" PRIu64
            "; unsynced sectors lost %" PRIu64 ", kept %" PRIu64 "\n",
            sums_fs[FS_SYNCS], sums_fs[FS_SPIKES], sums_fs[FS_FULL], sums_fs[FS_EIO_WRITE], sums_fs[FS_EIO_READ], sums_fs[FS_EIO_SYNC], sums_fs[FS_LOST],
