@@ -23,7 +23,7 @@ enum { CALM_MS = 60000, MUTANT_SEEDS = 300, ENOUGH_SEEDS = 20 /* everything that
 struct options {
     uint64_t seed, seeds, skip;
     unsigned calm_ms;
-    bool one, verbose, twice, mutants, minimise, founding;
+    bool one, traces, verbose, twice, mutants, minimise, founding;
     const char *mutant;
 };
 
@@ -172,7 +172,7 @@ static int run_many(const struct options *o)
                 return 1;
             }
         }
-        if (o->one) printf("seed %" PRIu64 ": trace %016" PRIx64 "\n", seed, r.hash);
+        if (o->one || o->traces) printf("seed %" PRIu64 ": trace %016" PRIx64 "\n", seed, r.hash);
     }
     double took = now() - begun;
     printf("%" PRIu64 " seeds from %" PRIu64 " in %.1f s: %.1f seeds/s of %.0f simulated seconds (%.1f hours in all), %.0f events each\n", done, o->seed, took,
@@ -240,7 +240,7 @@ static void on_crash(int number)
 
 static void usage(void)
 {
-    puts("Usage: crsc-sim [--seed N] [--seeds N] [--skip MASK] [--calm-ms N] [--verbose] [--twice] [--founding] [--mutants] [--mutant NAME] [--no-minimise]\n"
+    puts("Usage: crsc-sim [--seed N] [--seeds N] [--skip MASK] [--calm-ms N] [--verbose] [--twice] [--traces] [--founding] [--mutants] [--mutant NAME] [--no-minimise]\n"
          "Runs logd's servers and libcrsc's clients in a simulated world per seed, and checks what the log promises.\n"
          "  --seed N      the first seed, or the one to run again (then --seeds is 1)\n"
          "  --seeds N     how many\n"
@@ -248,6 +248,7 @@ static void usage(void)
          "  --calm-ms N   when the faults end, in simulated milliseconds\n"
          "  --verbose     print the trace\n"
          "  --twice       run each seed twice and compare the traces\n"
+         "  --traces      print each seed's trace as a number: a change that means to change nothing leaves it\n"
          "  --founding    each world's founding is disturbed (else: of a quarter of the seeds)\n"
          "  --mutants     how many seeds it takes to find each seeded fault of logd (a build with -Dmutants=true); --seeds bounds it\n"
          "  --mutant LIST only these: \"skip_sync,leak\"\n"
@@ -260,7 +261,7 @@ int main(int argc, char **argv)
     static const struct option table[] = {
         {"seed", required_argument, NULL, 's'}, {"seeds", required_argument, NULL, 'n'},  {"skip", required_argument, NULL, 'k'},
         {"calm-ms", required_argument, NULL, 'c'}, {"verbose", no_argument, NULL, 'v'}, {"twice", no_argument, NULL, 't'},
-        {"founding", no_argument, NULL, 'f'},
+        {"founding", no_argument, NULL, 'f'}, {"traces", no_argument, NULL, 'T'},
         {"mutants", no_argument, NULL, 'm'},    {"mutant", required_argument, NULL, 'M'}, {"no-minimise", no_argument, NULL, 'x'},
         {"help", no_argument, NULL, 'h'},       {NULL, 0, NULL, 0}};
     struct options o = {.seed = 1, .seeds = 0, .calm_ms = CALM_MS, .minimise = true};
@@ -275,6 +276,7 @@ int main(int argc, char **argv)
         case 'v': o.verbose = true; break;
         case 't': o.twice = true; break;
         case 'f': o.founding = true; break;
+        case 'T': o.traces = true; break;
         case 'm': o.mutants = true; break;
         case 'M': o.mutants = true, o.mutant = optarg; break;
         case 'x': o.minimise = false; break;
