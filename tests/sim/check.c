@@ -34,6 +34,7 @@ static struct {
         uint64_t trim_asked;   /* the highest */
         struct { uint64_t first, last; } retains[RETAINS];
         unsigned n_retains;
+        uint64_t begins; /* as far as any server has applied a trim */
     } streams[CHECK_STREAMS];
     uint32_t where[CHECK_APPENDS]; /* offset of each append that was seen */
     int64_t clock_min_us, clock_max_us; /* how far servers' clocks were off */
@@ -52,6 +53,7 @@ void check_begin(void)
         s->has_policy = false;
         s->trim_asked = 0;
         s->last = s->epoch = s->fenced_at = s->trimmed = s->n_snapshots = s->n_retains = 0;
+        s->begins = 0;
     }
     memset(c.where, 0, (c.n_appends + 1) * sizeof *c.where);
     c.n_appends = c.n_acknowledged = c.n_seen = c.last_entry = 0;
@@ -297,12 +299,18 @@ void check_first(const char *who, unsigned stream, uint64_t first)
                         p->bytes);
 }
 
+void check_trims(unsigned stream, uint64_t first)
+{
+    if (first > c.streams[stream].begins) c.streams[stream].begins = first;
+}
+
 void check_retained(unsigned stream, uint64_t first, uint64_t last)
 {
     struct stream *s = &c.streams[stream];
     const struct check_policy *p = &s->policy;
-    bool again = s->n_retains > 0 && first <= s->retains[s->n_retains - 1].first; /* by another server */
-    if (again || p->bytes == 0 || s->n_retains == RETAINS) return;
+    bool was = first <= s->begins; /* a person's trim went further, or another server did this */
+    check_trims(stream, first);
+    if (was || p->bytes == 0 || s->n_retains == RETAINS) return;
     if (p->age_us > 0 && most_age_us(stream, first - 1) > p->age_us) return;
     s->retains[s->n_retains].first = first;
     s->retains[s->n_retains++].last = last;

@@ -363,9 +363,11 @@ static uint64_t hash(uint64_t h, const void *bytes, size_t len)
 static void look_at_retain(const struct streams *s, const struct streams_outcome *o)
 {
     struct streams_info info;
-    if (o->type != FRAME_RETAIN || o->code != ERROR_NONE || streams_info(s, o->stream_id, &info) != 0) return;
+    if ((o->type != FRAME_RETAIN && o->type != FRAME_TRIM) || o->code != ERROR_NONE || streams_info(s, o->stream_id, &info) != 0) return;
     int stream = workload_stream(info.name);
-    if (stream >= 0) check_retained((unsigned)stream, o->offset, info.last_offset);
+    if (stream < 0) return;
+    if (o->type == FRAME_TRIM) check_trims((unsigned)stream, o->offset);
+    else check_retained((unsigned)stream, o->offset, info.last_offset);
 }
 
 int __real_streams_apply(struct streams *s, uint64_t index, const void *data, size_t len, struct wal_location where,

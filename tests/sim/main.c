@@ -208,7 +208,7 @@ static int run_mutants(const struct options *o)
         bool found = false;
         uint64_t needed = 0;
         while (!found && needed < (o->seeds > 1 ? o->seeds : MUTANT_SEEDS)) {
-            struct run_options r = {.seed = o->seed + needed++, .calm_ms = o->calm_ms, .founding = o->founding};
+            struct run_options r = {.seed = o->seed + needed++, .calm_ms = o->calm_ms, .founding = o->founding, .verbose = o->verbose};
             found = run_apart(&r);
         }
         if (found) printf("| %s | %s | %" PRIu64 " | %.100s |\n", mutants[m].name, mutants[m].what, needed, shared->failure);
