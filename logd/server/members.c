@@ -104,6 +104,8 @@ void members_refused(struct node *node, const struct error *why)
         node->membership->refused = true;
         return;
     }
+    /* What was said before it was added may come late, over a link that was cut. If it is so, the leader leaves us, and it is said again. */
+    if (consensus_leader(node->consensus) != 0 && members_counts(node, node->settings->id, node->instance)) return;
     log_error("this server is none of the cluster's: it stops", "id=%" PRIu64 " reason=%s", node->settings->id, why->text);
     _exit(4); /* no destructors: nothing more may be written */
 }
