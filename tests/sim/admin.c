@@ -119,7 +119,7 @@ static void decide(void)
     if (broken != 0) {
         admin_counts[ADMIN_REPLACED]++;
         plan(REMOVE, broken);
-        if (cluster_server(broken)->wiped && dice_chance(&world_dice, 500)) { /* it has an empty disk, and may go on as it was started */
+        if (cluster_server(broken)->wiped && cluster_server(broken)->known && dice_chance(&world_dice, 500)) { /* it has an empty disk, and may go on as it was started */
             plan(ADD, broken);
             plan(PROMOTE, broken);
         } else {

@@ -40,7 +40,7 @@ static const unsigned early_weights[PLAN_KINDS] = {
     [PLAN_DISK_SLOW] = 3, [PLAN_DISK_FULL] = 1,  [PLAN_EIO_WRITE] = 2, [PLAN_EIO_READ] = 1,    [PLAN_EIO_SYNC] = 3,  [PLAN_CLOCK] = 1,    [PLAN_HANG] = 3,
     [PLAN_EMPTY] = 8,     [PLAN_EMPTY_AT_IO] = 12,
 };
-enum { EARLY_IO = 140, MEETING_IO = 110 /* about so many boundaries of I/O has a server until it has founded, until it meets others */ };
+enum { EARLY_IO = 140, INDEX_IO = 60, MEETING_IO = 110 /* about so many boundaries of I/O has a server until it has founded, makes its index, meets others */ };
 
 static unsigned draw(struct dice *d, const unsigned *weights)
 {
@@ -48,6 +48,16 @@ static unsigned draw(struct dice *d, const unsigned *weights)
     for (unsigned i = 0; i < PLAN_KINDS; i++) sum += weights[i];
     for (uint64_t choice = dice_below(d, sum); choice >= weights[k]; k++) choice -= weights[k];
     return k;
+}
+
+/* Anywhere; while the index is made; or from the meeting on. */
+static unsigned early_io(struct dice *d)
+{
+    switch (dice_below(d, 4)) {
+    case 0: return (unsigned)dice_below(d, EARLY_IO);
+    case 1: return (unsigned)dice_between(d, INDEX_IO, INDEX_IO + 25);
+    default: return (unsigned)dice_between(d, MEETING_IO, EARLY_IO);
+    }
 }
 
 /* Of three founders one may lose its disk, however often: the others are a majority that knows what it was. Of five, two. */
@@ -67,7 +77,7 @@ static void plan_early(struct plan *p, struct dice *d, const struct plan_shape *
         f->a = (unsigned)dice_between(d, 1, servers);
         f->b = 1 + (f->a + (unsigned)dice_below(d, servers - 1)) % servers;
         f->n = (unsigned)dice_between(d, 0, 400);
-        if (k == PLAN_KILL_AT_IO || k == PLAN_POWER_AT_IO || k == PLAN_EMPTY_AT_IO) f->n = (unsigned)(dice_chance(d, 500) ? dice_below(d, EARLY_IO) : dice_between(d, MEETING_IO, EARLY_IO));
+        if (k == PLAN_KILL_AT_IO || k == PLAN_POWER_AT_IO || k == PLAN_EMPTY_AT_IO) f->n = early_io(d);
         if (k == PLAN_EMPTY || k == PLAN_EMPTY_AT_IO) f->a = victims[f->n % 2];
     }
 }
