@@ -58,7 +58,7 @@ class Replica:
         self.where = self.place.address, PORT
         self.process = None
 
-    def http(self, port=PORT, timeout=30):
+    def http(self, port=PORT, timeout=60):
         return Http(port, timeout=timeout, host=self.place.address)
 
     def make_bundle(self):
