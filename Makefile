@@ -20,11 +20,10 @@ bench: build
 	@tests/bench/append $(BENCH_ARGS)
 
 # SEEDS=1000, or SEED=7 to see that one again; ARGS="--skip 0x3f --verbose"
-# (-O3, but no LTO: that binds calls within logd before the linker can lead them through the simulator's watches)
+# (-O3 with the profile of some seeds, but no LTO: that binds calls within logd before the linker can lead them through the simulator's watches)
 sim:
 	@scripts/install-deps
-	@! grep -qs "'b_lto': True" build/sim/meson-info/intro-buildoptions.json || rm -rf build/sim
-	@test -f build/sim/build.ninja || meson setup build/sim -Dbuildtype=release >build/setup.log || { cat build/setup.log; exit 1; }
+	@test -f build/sim/profiled || scripts/profile-sim
 	@out=$$(ninja -C build/sim --quiet sim 2>&1) || { echo "$$out"; exit 1; }
 	@build/sim/tests/sim/crsc-sim $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),500)) $(ARGS)
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "common/log.h"
+#include "common/loop.h"
 
 const char *phase_name(enum phase p)
 {
@@ -50,6 +51,19 @@ int agent_registry(const struct agent *a, const char *reference, char base[300],
     snprintf(base, 300, "%s://%s", plain ? "http" : "https", host);
     *ret_registry = (struct registry){.base = base, .repository = repository};
     return 0;
+}
+
+void agent_changed(struct agent *a)
+{
+    a->changes++;
+    pthread_cond_broadcast(&a->changed);
+}
+
+void agent_wait_change(struct agent *a, uint64_t seen, uint64_t ms)
+{
+    uint64_t until_us = loop_monotonic_us() + ms * 1000;
+    const struct timespec until = {.tv_sec = (time_t)(until_us / 1000000), .tv_nsec = (long)(until_us % 1000000) * 1000};
+    while (a->changes == seen && pthread_cond_timedwait(&a->changed, &a->lock, &until) == 0) {}
 }
 
 /* Under the lock. */

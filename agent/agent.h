@@ -17,6 +17,7 @@
 #include "agent/pod.h"
 #include "agent/registry.h"
 #include "agent/settings.h"
+#include "agent/sidecar.h"
 #include "agent/store.h"
 #include "checkpoint/process.h"
 
@@ -37,6 +38,8 @@ struct container {
     bool attached, gone;
     uint64_t attached_us;
     char *status; /* the interceptor's last words, or NULL */
+    char word[SIDECAR_WORD_MAX]; /* what of them the operator is to hear at once */
+    bool silent;  /* since then it does not answer, or the app's process has ended */
     bool busy;    /* a checkpoint of it is under way */
     bool doubt;   /* nobody knows which state it began with: `reason` says why. It is not attached; from the beginning on, or when the log is asked */
 };
@@ -70,6 +73,8 @@ struct agent {
     struct ledger ledger;
     struct store *store;
     pthread_mutex_t lock;
+    pthread_cond_t changed;       /* `changes` did */
+    uint64_t changes;             /* lock; of what containers are and how they are; from a number that no earlier life had */
     struct container *containers; /* lock */
     struct job *jobs;             /* lock; the newest first */
     struct failure *failures;     /* lock */
@@ -95,6 +100,11 @@ struct dump_options agent_dump_options(const struct agent *a, uint64_t timeout_m
 
 /* Kills the app, so that the kubelet's restart restores it. */
 void agent_end_app(const struct container *c, const char *why);
+
+/* Something of the containers changed that the operator is to hear at once. Under the lock. */
+void agent_changed(struct agent *a);
+/* Waits until `changes` is not `seen` any more, at most so long. Under the lock, which is let go meanwhile. */
+void agent_wait_change(struct agent *a, uint64_t seen, uint64_t ms);
 
 /* A container of this node, with a reference; NULL. */
 struct container *agent_find(struct agent *a, const char *namespace, const char *pod);

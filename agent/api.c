@@ -19,7 +19,7 @@
 #include "checkpoint/tree.h"
 #include "common/log.h"
 
-enum { DRAIN_MS = 5000, TIMEOUT_MS = 30000, TIME_MAX_MS = 3600000 };
+enum { DRAIN_MS = 5000, TIMEOUT_MS = 30000, TIME_MAX_MS = 3600000, WAIT_MAX_MS = 10000 };
 
 static void fail(struct https_answer *a, const struct error *e)
 {
@@ -273,6 +273,7 @@ static void add_container(yyjson_mut_doc *doc, yyjson_mut_val *o, const struct c
     yyjson_mut_obj_add_uint(doc, o, "offset", c->offset);
     yyjson_mut_obj_add_strcpy(doc, o, "reason", c->reason);
     yyjson_mut_obj_add_bool(doc, o, "attached", c->attached);
+    yyjson_mut_obj_add_bool(doc, o, "silent", c->silent);
     yyjson_mut_obj_add_uint(doc, o, "started_us", c->created_us);
     yyjson_mut_obj_add_uint(doc, o, "criu_us", c->criu_us);
     yyjson_mut_obj_add_uint(doc, o, "attached_us", c->attached_us);
@@ -282,11 +283,17 @@ static void add_container(yyjson_mut_doc *doc, yyjson_mut_val *o, const struct c
     yyjson_doc_free(status);
 }
 
-static void list_containers(struct agent *a, struct https_answer *answer)
+/* With ?after=VERSION it waits for a change of what that answer had, at most wait_ms: the operator hears of a loss at once, and of offsets now and then. */
+static void list_containers(struct agent *a, const char *query, struct https_answer *answer)
 {
+    char after[24], wait[8];
+    uint64_t ms = parameter(query, "wait_ms", wait, sizeof wait) ? strtoull(wait, NULL, 10) : 0;
+    bool waits = parameter(query, "after", after, sizeof after) && ms > 0;
     yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
     yyjson_mut_val *root = yyjson_mut_obj(doc), *all = yyjson_mut_obj_add_arr(doc, root, "containers");
     pthread_mutex_lock(&a->lock);
+    if (waits) agent_wait_change(a, strtoull(after, NULL, 10), ms < WAIT_MAX_MS ? ms : WAIT_MAX_MS);
+    yyjson_mut_obj_add_uint(doc, root, "version", a->changes);
     for (struct container *c = a->containers; c != NULL; c = c->next)
         if (!c->gone) add_container(doc, yyjson_mut_arr_add_obj(doc, all), c);
     pthread_mutex_unlock(&a->lock);
@@ -404,7 +411,7 @@ static void route(struct agent *a, const char *path, const char *query, const st
     char id[AGENT_CONTAINER_MAX];
     bool get = strcmp(r->method, "GET") == 0, post = strcmp(r->method, "POST") == 0;
     if (get && strcmp(path, "/v1/node") == 0) probe_write(a, &answer->body), answer->status = 200;
-    else if (get && strcmp(path, "/v1/containers") == 0) list_containers(a, answer);
+    else if (get && strcmp(path, "/v1/containers") == 0) list_containers(a, query, answer);
     else if (get && strcmp(path, "/v1/checkpoints") == 0) list_checkpoints(a, answer);
     else if (post && strcmp(path, "/v1/prefetch") == 0) prefetch(a, r, answer);
     else if (post && part(path, "/v1/containers/", "/kill", id)) kill_container(a, id, answer);

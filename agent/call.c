@@ -2,8 +2,6 @@
 
 #include <curl/curl.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "agent/netns.h"
 #include "common/buf.h"
 
 enum { CONNECT_MS = 2000, SILENCE_S = 60, ANSWER_MAX = 1 << 20 };
@@ -70,20 +69,11 @@ static size_t on_upload(char *to, size_t one, size_t len, void *user)
     return CURL_READFUNC_ABORT;
 }
 
-/* A socket belongs to the namespace in which it was made, whatever its thread does later. */
 static curl_socket_t on_open(void *user, curlsocktype purpose, struct curl_sockaddr *address)
 {
     const struct call *c = user;
-    char path[64];
     (void)purpose;
-    snprintf(path, sizeof path, "/proc/%d/ns/net", c->netns_of);
-    int theirs = open(path, O_RDONLY | O_CLOEXEC), ours = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC), fd = -1;
-    if (theirs >= 0 && ours >= 0 && setns(theirs, CLONE_NEWNET) == 0) {
-        fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
-        if (setns(ours, CLONE_NEWNET) != 0) abort(); /* a thread that is lost in a pod's network must do nothing more */
-    }
-    if (theirs >= 0) close(theirs);
-    if (ours >= 0) close(ours);
+    int fd = netns_socket(c->netns_of, address->family, address->socktype, address->protocol);
     return fd < 0 ? CURL_SOCKET_BAD : fd;
 }
 

@@ -15,6 +15,7 @@
 
 #include "agent/choose.h"
 #include "agent/dump.h"
+#include "agent/ear.h"
 #include "agent/found.h"
 #include "agent/images.h"
 #include "agent/sidecar.h"
@@ -120,10 +121,22 @@ static void note_status(struct agent *a, struct container *c, struct sidecar_sta
 {
     pthread_mutex_lock(&a->lock);
     char *old = c->status;
+    if (c->silent || c->attached != attached || strcmp(c->word, st->word) != 0) agent_changed(a);
     c->status = st->json;
     st->json = old; /* freed by the caller */
+    memcpy(c->word, st->word, sizeof c->word);
+    c->silent = false;
     if (attached && !c->attached) c->attached_us = loop_wall_us();
     c->attached = attached;
+    pthread_mutex_unlock(&a->lock);
+}
+
+/* What it said last stays, for those who want to know how it was. */
+static void note_silence(struct agent *a, struct container *c)
+{
+    pthread_mutex_lock(&a->lock);
+    if (!c->silent) agent_changed(a);
+    c->silent = true;
     pthread_mutex_unlock(&a->lock);
 }
 
@@ -196,7 +209,10 @@ static bool look(struct agent *a, struct container *c, uint64_t *lost_since_ms)
     struct sidecar sidecar = {.admin = c->pod.admin, .pid = c->process.pid};
     struct sidecar_status st;
     struct error e;
-    if (sidecar_status(&sidecar, &st, &e) != 0) return false;
+    if (sidecar_status(&sidecar, &st, &e) != 0) {
+        note_silence(a, c);
+        return false;
+    }
     if (*st.drain != '\0') end_orphaned_drain(a, &sidecar, st.drain);
     if (c->doubt) { /* an offset is never guessed */
         note_status(a, c, &st, false);
@@ -297,7 +313,10 @@ static void *stay_with(void *user)
     char path[PATH_MAX], mark[PATH_MAX];
     uint64_t lost_since_ms = 0;
     bool orphans_ended = false;
+    const struct sidecar sidecar = {.admin = c->pod.admin, .pid = c->process.pid};
+    struct ear ear;
     free(w);
+    ear_init(&ear, &c->process);
     settle(a, c);
     bool known = found_ask(a, c);
     if (known) judge_start(a, c);
@@ -311,14 +330,18 @@ static void *stay_with(void *user)
             end_orphans(a, c);
             orphans_ended = true;
         }
-        poll(NULL, 0, alive && !knows && !c->doubt ? ATTACH_AGAIN_MS : LOOK_MS);
+        if (!alive) note_silence(a, c);
+        if (knows) ear_wait(&ear, &sidecar, LOOK_MS);
+        else poll(NULL, 0, alive && !c->doubt ? ATTACH_AGAIN_MS : LOOK_MS);
     }
+    ear_fini(&ear);
     if (!a->stopping) unlink(mark);
     pthread_mutex_lock(&a->lock);
     c->gone = true;
     struct container **p = &a->containers;
     while (*p != c) p = &(*p)->next;
     *p = c->next;
+    agent_changed(a);
     pthread_mutex_unlock(&a->lock);
     agent_let_go(a, c);
     return NULL;
@@ -357,6 +380,7 @@ bool keeper_take(struct agent *a, struct container *c)
     pthread_mutex_lock(&a->lock);
     c->next = a->containers;
     a->containers = c;
+    agent_changed(a);
     pthread_mutex_unlock(&a->lock);
     if (agent_thread(stay_with, w, &e) == 0) return true;
     pthread_mutex_lock(&a->lock);

@@ -22,6 +22,7 @@
 #include "agent/probe.h"
 #include "checkpoint/tree.h"
 #include "common/log.h"
+#include "common/loop.h"
 
 static int make_folders(const struct agent *a, struct error *e)
 {
@@ -67,7 +68,12 @@ static int start(struct agent *a, struct error *e)
     a->tls = (struct call_tls){s->tls_ca, s->tls_cert, s->tls_key};
     a->ledger = (struct ledger){s->servers, s->log_tls_ca, s->log_tls_cert, s->log_tls_key, (uint32_t)s->log_timeout};
     a->kubelet = (struct kubelet){s->kubelet, s->kubelet_ca, s->kubelet_token, s->kubelet_cert, s->kubelet_key, s->mount_namespace};
+    pthread_condattr_t monotonic;
     pthread_mutex_init(&a->lock, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&a->changed, &monotonic);
+    a->changes = loop_wall_us();
     int rc = install_runtime(s->install_runtime, e);
     if (rc == 0) rc = make_folders(a, e);
     if (rc == 0) rc = store_new(s->store, s->store_budget, &a->store, e);

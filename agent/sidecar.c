@@ -7,16 +7,16 @@
 
 #include "agent/call.h"
 
-enum { CALL_MS = 5000, BODY_MAX = 1024 };
+enum { CALL_MS = 5000, STATUS_MS = 2000 /* who does not answer that does nothing */, BODY_MAX = 1024 };
 
-static int ask(const struct sidecar *s, const char *path, const char *body, uint32_t more_ms, struct call_reply *ret_reply, struct error *e)
+static int ask(const struct sidecar *s, const char *path, const char *body, uint32_t timeout_ms, struct call_reply *ret_reply, struct error *e)
 {
     static const char *const headers[] = {"Content-Type: application/json", NULL};
     char url[600];
     struct call_reply reply;
     snprintf(url, sizeof url, "http://%.500s%s", s->admin, path);
     struct call call = {.method = body != NULL ? "POST" : NULL, .url = url, .headers = headers, .body = body, .body_len = body != NULL ? strlen(body) : 0,
-        .netns_of = s->pid, .timeout_ms = CALL_MS + more_ms};
+        .netns_of = s->pid, .timeout_ms = timeout_ms};
     int rc = call_do(&call, &reply, e);
     if (rc != 0) return rc;
     if (reply.code / 100 != 2) {
@@ -38,7 +38,7 @@ int sidecar_status(const struct sidecar *s, struct sidecar_status *ret_status, s
 {
     struct call_reply reply;
     struct sidecar_status st = {0};
-    int rc = ask(s, "/status", NULL, 0, &reply, e);
+    int rc = ask(s, "/status", NULL, STATUS_MS, &reply, e);
     if (rc != 0) return rc;
     yyjson_doc *doc = yyjson_read(reply.body, reply.len, YYJSON_READ_NOFLAG);
     yyjson_val *root = yyjson_doc_get_root(doc), *app = yyjson_obj_get(root, "app");
@@ -53,6 +53,8 @@ int sidecar_status(const struct sidecar *s, struct sidecar_status *ret_status, s
     st.reading = yyjson_equals_str(verdict, "pending");
     st.proven_offset = yyjson_get_uint(yyjson_obj_get(proof, "offset"));
     if (yyjson_equals_str(verdict, "known")) copy(st.proven, sizeof st.proven, yyjson_obj_get(proof, "identity"));
+    snprintf(st.word, sizeof st.word, "%s %s %d%d%d%d%d", st.state, st.identity, st.lost, st.suspect, st.diverged, yyjson_get_bool(yyjson_obj_get(root, "fenced")),
+             yyjson_get_bool(yyjson_obj_get(root, "leaving")));
     yyjson_doc_free(doc);
     if (*st.instance == '\0') {
         call_reply_fini(&reply);
@@ -77,7 +79,7 @@ int sidecar_attach(const struct sidecar *s, const char *identity, uint64_t offse
     if (strpbrk(upstream, "\"\\") != NULL) return error_set(e, ERROR_INVALID, "\"%.100s\" is no address", upstream);
     snprintf(body, sizeof body, "{\"identity\":\"%s\",\"offset\":%" PRIu64 ",\"upstream\":\"%s\"%s}", identity, offset, upstream,
              proven ? ",\"proven\":true" : "");
-    int rc = ask(s, "/attach", body, 0, &reply, e);
+    int rc = ask(s, "/attach", body, CALL_MS, &reply, e);
     if (rc == 0) call_reply_fini(&reply);
     return rc;
 }
@@ -87,7 +89,7 @@ int sidecar_drain(const struct sidecar *s, const char *token, uint32_t drain_ms,
     char body[BODY_MAX];
     struct call_reply reply;
     snprintf(body, sizeof body, "{\"token\":\"%s\",\"drain_ms\":%" PRIu32 ",\"lease_ms\":%" PRIu32 "}", token, drain_ms, lease_ms);
-    int rc = ask(s, "/checkpoint", body, drain_ms, &reply, e);
+    int rc = ask(s, "/checkpoint", body, CALL_MS + drain_ms, &reply, e);
     if (rc != 0) return rc;
     yyjson_doc *doc = yyjson_read(reply.body, reply.len, YYJSON_READ_NOFLAG);
     yyjson_val *offset = yyjson_obj_get(yyjson_doc_get_root(doc), "offset");
@@ -103,7 +105,7 @@ int sidecar_replicas(const struct sidecar *s, uint64_t count, struct error *e)
     char path[64];
     struct call_reply reply;
     snprintf(path, sizeof path, "/replicas?count=%" PRIu64, count);
-    int rc = ask(s, path, "", 0, &reply, e);
+    int rc = ask(s, path, "", CALL_MS, &reply, e);
     if (rc == 0) call_reply_fini(&reply);
     return rc;
 }
@@ -113,7 +115,7 @@ int sidecar_resume(const struct sidecar *s, const char *token, bool *ret_unbroke
     char body[BODY_MAX];
     struct call_reply reply;
     snprintf(body, sizeof body, "{\"token\":\"%s\"}", token);
-    int rc = ask(s, "/resume", body, 0, &reply, e);
+    int rc = ask(s, "/resume", body, CALL_MS, &reply, e);
     if (rc != 0) return rc;
     yyjson_doc *doc = yyjson_read(reply.body, reply.len, YYJSON_READ_NOFLAG);
     *ret_unbroken = yyjson_is_true(yyjson_obj_get(yyjson_doc_get_root(doc), "unbroken"));

@@ -14,7 +14,7 @@ struct sidecar {
     pid_t pid;         /* a live process of the pod */
 };
 
-enum { SIDECAR_IDENTITY_MAX = 64, SIDECAR_INSTANCE_MAX = 64 };
+enum { SIDECAR_IDENTITY_MAX = 64, SIDECAR_INSTANCE_MAX = 64, SIDECAR_WORD_MAX = 160 };
 
 struct sidecar_status {
     char instance[SIDECAR_INSTANCE_MAX]; /* of the interceptor's process */
@@ -26,6 +26,7 @@ struct sidecar_status {
     bool reading;                        /* it was started again and still reads what the log proves of the app before */
     char proven[SIDECAR_IDENTITY_MAX];   /* of this app the log proves the state: "": of none ... */
     uint64_t proven_offset;              /* ... that of this offset */
+    char word[SIDECAR_WORD_MAX];         /* all of it that says whether it serves: as long as that is equal, it does as before */
     char *json; /* all of it, malloc()ed: sidecar_status_fini() */
 };
 

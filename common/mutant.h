@@ -46,6 +46,14 @@
     X(note_stale, "who was there before is noted as the server that was added (a bug that was there)") \
     X(backup_early, "a backup does not wait for what was acknowledged before it") \
     X(load_no_sessions, "a start does not read what producers have appended") \
+    X(found_by_majority, "a majority of the founders founds the cluster") \
+    X(forget_founders, "a restart forgets whom this server has met, and told") \
+    X(note_unsynced, "whom a server has met is told before it is durable") \
+    X(accept_emptied, "who comes to the founding with another data directory than the others were told takes the place of the one that it was") \
+    X(found_unheard, "who has met all founds the cluster, and does not hear whether they have") \
+    X(met_before, "who is added while it is connected is not noted, and cannot be promoted (a bug that was there)") \
+    X(torn_index, "a new index is made where it is to be: a kill meanwhile leaves one that looks damaged (a bug that was there)") \
+    X(unused_segment, "a log that was begun and has no record looks like one: nobody may empty a founder (a bug that was there)") \
     X(count_after_end, "a stop with queries under way counts their refusal in freed memory (a bug that was there)")
 
 enum mutant {

@@ -4,6 +4,9 @@
 #include <string.h>
 
 #include "proto/raft.pb-c.h"
+#include "proto/scratch.h"
+
+enum { FEW = 16 /* entries of a message whose encoding needs no memory of its own */ };
 
 static int pack(const ProtobufCMessage *m, struct buf *head)
 {
@@ -26,8 +29,8 @@ static int encode_append(const struct consensus_message *m, Crsc__RaftMessage *m
     message->body_case = CRSC__RAFT_MESSAGE__BODY_APPEND_ENTRIES;
     message->append_entries = &body;
     uint32_t n = m->append.n;
-    Crsc__RaftEntry *list = calloc(n + 1, sizeof *list);
-    Crsc__RaftEntry **pointers = calloc(n + 1, sizeof *pointers);
+    Crsc__RaftEntry few[FEW], *list = n <= FEW ? few : calloc(n, sizeof *list);
+    Crsc__RaftEntry *few_pointers[FEW], **pointers = n <= FEW ? few_pointers : calloc(n, sizeof *pointers);
     int rv = list == NULL || pointers == NULL ? -ERROR_NOMEM : 0;
     for (uint32_t i = 0; rv == 0 && i < n; i++) {
         if (m->append.entries[i].payload->len > FRAME_BODY_MAX) rv = -ERROR_TOO_LARGE;
@@ -40,8 +43,8 @@ static int encode_append(const struct consensus_message *m, Crsc__RaftMessage *m
     body.n_entries = n;
     body.entries = pointers;
     if (rv == 0) rv = pack(&message->base, head);
-    free(pointers);
-    free(list);
+    if (pointers != few_pointers) free(pointers);
+    if (list != few) free(list);
     return rv;
 }
 
@@ -191,12 +194,14 @@ static int decode_body(const Crsc__RaftMessage *r, const struct frame *f, struct
 int raft_codec_decode(const struct frame *f, struct raft_codec_message *ret_message, struct error *e)
 {
     struct raft_codec_message out = {0};
-    Crsc__RaftMessage *r = crsc__raft_message__unpack(NULL, f->head_len, f->head);
+    struct scratch scratch;
+    ProtobufCAllocator *memory = scratch_begin(&scratch);
+    Crsc__RaftMessage *r = crsc__raft_message__unpack(memory, f->head_len, f->head);
     if (r == NULL) return error_set(e, ERROR_PROTOCOL, "the head of a Raft message is not what raft.proto says");
     out.m.from = r->from;
     out.m.to = r->to;
     int rv = decode_body(r, f, &out, e);
-    crsc__raft_message__free_unpacked(r, NULL);
+    crsc__raft_message__free_unpacked(r, memory);
     if (rv != 0) {
         raft_codec_message_fini(&out);
         return rv;
@@ -223,13 +228,15 @@ int raft_codec_encode_probe(uint64_t from, uint64_t term, struct buf *head)
 
 int raft_codec_decode_probe(const struct frame *f, uint64_t *ret_from, uint64_t *ret_term, struct error *e)
 {
-    Crsc__ReadProbeRequest *probe = crsc__read_probe_request__unpack(NULL, f->head_len, f->head);
+    struct scratch scratch;
+    ProtobufCAllocator *memory = scratch_begin(&scratch);
+    Crsc__ReadProbeRequest *probe = crsc__read_probe_request__unpack(memory, f->head_len, f->head);
     if (probe == NULL || f->body_len != 0) {
-        if (probe != NULL) crsc__read_probe_request__free_unpacked(probe, NULL);
+        if (probe != NULL) crsc__read_probe_request__free_unpacked(probe, memory);
         return error_set(e, ERROR_PROTOCOL, "the head of a read probe is not what raft.proto says");
     }
     *ret_from = probe->from;
     *ret_term = probe->term;
-    crsc__read_probe_request__free_unpacked(probe, NULL);
+    crsc__read_probe_request__free_unpacked(probe, memory);
     return 0;
 }

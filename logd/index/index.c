@@ -363,29 +363,53 @@ int index_copy(struct index *x, const char *dir, struct error *e)
     return store_copy(x->store, dir, e);
 }
 
-struct each_run {
+/* ---- looking into one that nobody has open -------------------------------------------------------------------- */
+
+struct pass {
     const struct index_inspection *inspection;
+    uint64_t stream, from; /* where its runs begin; stream 0: none yet */
 };
 
-static int on_run(void *user, const void *key, size_t key_len, const void *value, size_t value_len, struct error *e)
+enum { BEGIN_LATER = 2 }; /* on_row()'s, beside INDEX_NEXT_STREAM */
+
+static int on_row(void *user, uint64_t stream, const struct streams_run *run, struct error *e)
 {
-    const struct each_run *x = user;
-    struct streams_run run;
-    uint64_t stream;
-    if (streams_event_decode(key, key_len, value, value_len, &stream, &run) != 0)
-        return error_set(e, ERROR_CORRUPT, "the index holds a damaged place");
-    return x->inspection->each_run(x->inspection->user, stream, &run, e);
+    struct pass *p = user;
+    const struct index_inspection *i = p->inspection;
+    if (stream != p->stream) {
+        p->stream = stream;
+        p->from = i->from == NULL ? 0 : i->from(i->user, stream);
+        if (run->first_offset < p->from) return BEGIN_LATER;
+    }
+    return i->each_run(i->user, stream, run, e);
+}
+
+static int each_run(struct store *store, const struct index_inspection *i, struct error *e)
+{
+    struct pass p = {.inspection = i};
+    uint64_t stream = 0, offset = 0;
+    bool end = false;
+    while (!end) {
+        int rv = store_scan(store, &stream, &offset, UINT32_MAX, on_row, &p, &end, e);
+        if (rv < 0) return rv;
+        if (rv == INDEX_NEXT_STREAM) stream = p.stream + 1, offset = 0;
+        else if (rv == BEGIN_LATER) stream = p.stream, offset = p.from;
+    }
+    return 0;
 }
 
 int index_inspect(const char *dir, const struct index_inspection *i, uint64_t *ret_applied, struct error *e)
 {
     struct store *store;
-    struct each_run x = {i};
     int rv = store_open(dir, 0, &store, e);
     if (rv != 0) return rv;
     *ret_applied = store_opened_at(store);
     rv = store_each_live(store, i->each_segment, i->user, e);
-    if (rv == 0 && i->each_run != NULL) rv = store_each(store, STREAMS_TABLE_EVENT, on_run, &x, e);
+    for (int again = i->each_run != NULL; rv == 0 && again;) {
+        rv = each_run(store, i, e);
+        again = rv == 0 && i->again != NULL ? i->again(i->user, e) : 0;
+        if (again < 0) rv = again;
+    }
     store_close(store);
     return rv;
 }

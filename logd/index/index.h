@@ -77,11 +77,14 @@ int index_scan(struct index *index, uint64_t *stream, uint64_t *offset, unsigned
  * the index is open; everything else goes on. */
 int index_copy(struct index *index, const char *dir, struct error *e);
 
-/* Looks into an index that nobody has open: what it has applied; each segment that it points to; each run. `each_run` NULL: not asked for.
- * A callback's value other than 0 ends it and is the result. Blocks. */
+/* Looks into an index that nobody has open: what it has applied; each segment that it points to, and then each run, stream by stream. `each_run` NULL: not asked for.
+ * A callback's negative value ends it and is the result. Blocks. */
+enum { INDEX_NEXT_STREAM = 1 }; /* each_run's: no more of this stream in this pass */
 struct index_inspection {
     int (*each_segment)(void *user, uint64_t segment, uint64_t live_bytes, struct error *e);
     int (*each_run)(void *user, uint64_t stream_id, const struct streams_run *run, struct error *e);
+    uint64_t (*from)(void *user, uint64_t stream_id); /* the offset that a pass begins with in this stream; NULL: the first. Streams come in the same order in each pass */
+    int (*again)(void *user, struct error *e);        /* behind a pass over the runs: 1 for another one, 0; NULL: there is one */
     void *user;
 };
 int index_inspect(const char *dir, const struct index_inspection *i, uint64_t *ret_applied, struct error *e);

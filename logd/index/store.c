@@ -384,7 +384,7 @@ static int open_reader(struct store *s, struct error *e)
     return rc == 0 ? 0 : fail(e, rc, "cannot read the index");
 }
 
-static int open_env(struct store *s, const char *dir, uint64_t map_bytes, struct error *e)
+static int open_env(struct store *s, const char *path, unsigned flags, uint64_t map_bytes, struct error *e)
 {
     int dead;
     if (map_bytes == 0) map_bytes = MAP_DEFAULT;
@@ -395,9 +395,29 @@ static int open_env(struct store *s, const char *dir, uint64_t map_bytes, struct
     if (rc != 0) return fail(e, rc, "cannot make room for the index");
     rc = mdb_env_set_maxdbs(s->env, STREAMS_TABLES + 3);
     if (rc == 0) rc = mdb_env_set_mapsize(s->env, map_bytes);
-    if (rc == 0) rc = mdb_env_open(s->env, dir, MDB_NOTLS, 0600);
+    if (rc == 0) rc = mdb_env_open(s->env, path, MDB_NOTLS | flags, 0600);
     if (rc == 0) rc = mdb_reader_check(s->env, &dead); /* readers that were killed would pin old pages for ever */
     return rc == 0 ? 0 : fail(e, rc, "cannot open the index");
+}
+
+/* LMDB writes the first pages of a new file before it knows that they arrived: one whose writer died there is no file of LMDB's, and looks like a damaged
+ * index. So a new one is made beside, and takes its name when it is whole and durable; what an earlier life left there is made again. */
+static int make_file(const char *dir, uint64_t map_bytes, struct error *e)
+{
+    struct store s = {0};
+    struct stat there;
+    char path[4096], made[4096];
+    if ((size_t)snprintf(made, sizeof made, "%s/data.mdb.new", dir) >= sizeof made) return error_set(e, ERROR_INVALID, "the index directory's name is too long");
+    snprintf(path, sizeof path, "%s/data.mdb", dir);
+    if (stat(path, &there) == 0 || MUTANT(torn_index)) return 0;
+    if (errno != ENOENT) return error_errno(e, ERROR_IO, errno, "cannot look at %s", path);
+    if (unlink(made) != 0 && errno != ENOENT) return error_errno(e, ERROR_IO, errno, "cannot remove %s", made);
+    int rv = open_env(&s, made, MDB_NOSUBDIR | MDB_NOLOCK, map_bytes, e);
+    if (rv == 0) rv = open_meta(&s, e);
+    if (s.env != NULL) mdb_env_close(s.env);
+    buf_fini(&s.opened_note);
+    if (rv == 0 && rename(made, path) != 0) rv = error_errno(e, ERROR_IO, errno, "cannot rename %s", made);
+    return rv == 0 ? sync_dir(dir, e) : rv;
 }
 
 int store_open(const char *dir, uint64_t map_bytes, struct store **ret_store, struct error *e)
@@ -407,7 +427,8 @@ int store_open(const char *dir, uint64_t map_bytes, struct store **ret_store, st
     s->has_lock = uv_mutex_init(&s->growing) == 0;
     s->has_copying = uv_mutex_init(&s->copying) == 0;
     int rv = s->has_lock && s->has_copying ? make_dir(dir, e) : error_set(e, ERROR_NOMEM, "no memory for the index' lock");
-    if (rv == 0) rv = open_env(s, dir, map_bytes, e);
+    if (rv == 0) rv = make_file(dir, map_bytes, e);
+    if (rv == 0) rv = open_env(s, dir, 0, map_bytes, e);
     if (rv == 0) rv = open_meta(s, e);
     if (rv == 0) rv = open_reader(s, e);
     if (rv == 0) rv = sync_dir(dir, e);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/mutant.h"
 #include "logd/server/node.h"
 #include "logd/server/note.h"
 #include "logd/server/peers.h"
@@ -39,7 +40,7 @@ static int read_note(struct founding *f, struct error *e)
     char text[NOTE_MAX];
     uint64_t id, instance;
     const struct settings *s = f->node->settings;
-    int len, rv = note_read(s->data_dir, NOTE, sizeof text, text, e);
+    int len, rv = MUTANT(forget_founders) ? 0 : note_read(s->data_dir, NOTE, sizeof text, text, e);
     unsigned n = 0, known = 0;
     if (rv <= 0) return rv;
     for (const char *at = text; *at != '\0'; at += len, n++) {

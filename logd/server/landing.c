@@ -1,6 +1,7 @@
 #include "logd/server/landing.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -55,10 +56,24 @@ static void fail(struct landing *l, int rv, const struct error *e)
 static int write_piece(const struct job *j, struct error *e)
 {
     const struct state_piece *what = &j->slot->what;
+    const struct disk *d = disk_system();
     size_t len = (what->length + BLOCK - 1) / BLOCK * BLOCK;
     memset(j->bytes + what->length, 0, len - what->length);
-    int rv = disk_write_all(disk_system(), j->fd, j->bytes, len, what->offset);
-    return rv == 0 ? 0 : error_errno(e, disk_error_code(rv), -rv, "the fetched state cannot be written");
+    for (size_t done = 0; done < len;) {
+        struct iovec part = {j->bytes + done, len - done};
+        ssize_t n = d->pwritev(d, j->fd, &part, 1, what->offset + done);
+        if (n == -EINTR) continue;
+        if (n < BLOCK) return error_errno(e, n < 0 ? disk_error_code((int)n) : ERROR_NOSPACE, n < 0 ? (int)-n : ENOSPC, "the fetched state cannot be written");
+        done += (size_t)n / BLOCK * BLOCK;
+    }
+    return 0;
+}
+
+/* Room is asked for with a file's first piece: that may take its time, and others are written meanwhile. */
+static int put_piece(const struct job *j, const struct state_file *file, struct error *e)
+{
+    int rv = j->slot->what.offset == 0 ? staging_reserve(file->name, j->fd, file->size, e) : 0;
+    return rv != 0 ? rv : write_piece(j, e);
 }
 
 static void run(uv_work_t *work)
@@ -66,7 +81,7 @@ static void run(uv_work_t *work)
     struct job *j = work->data;
     struct landing *l = j->landing;
     const char *name = file_of(l, j->file)->name;
-    if (j->kind == JOB_WRITE) j->rv = write_piece(j, &j->error);
+    if (j->kind == JOB_WRITE) j->rv = put_piece(j, file_of(l, j->file), &j->error);
     else if (j->kind == JOB_FINISH) j->rv = staging_close_file(l->staging, name, file_of(l, j->file)->size, j->fd, &j->error);
     else j->rv = staging_note(l->staging, l->pieces->manifest->id, name, j->fd, j->upto, &j->error);
 }
@@ -94,7 +109,7 @@ static bool opened(struct landing *l, size_t file)
 {
     struct error e;
     if (l->fds[file] >= 0) return true;
-    int rv = staging_open_file(l->staging, file_of(l, file)->name, file_of(l, file)->size, l->pieces->files[file].noted > 0, &l->fds[file], &e);
+    int rv = staging_open_file(l->staging, file_of(l, file)->name, l->pieces->files[file].noted > 0, &l->fds[file], &e);
     if (rv != 0) fail(l, rv, &e);
     else disk_system()->direct(disk_system(), l->fds[file]);
     return rv == 0;

@@ -100,10 +100,12 @@ int members_meet(struct node *node, const struct rpc_hello *hello, struct error 
 void members_refused(struct node *node, const struct error *why)
 {
     if (consensus_last_index(node->consensus) == 0) {
-        if (!node->membership->refused) log_warn("this server's data directory is empty, and the cluster knows it by another one: it waits to be added", "reason=%s", why->text);
+        if (!node->membership->refused) log_warn("this server has no log, and the cluster does not take it as it is: it waits to be added", "reason=%s", why->text);
         node->membership->refused = true;
         return;
     }
+    /* What was said before it was added may come late, over a link that was cut. If it is so, the leader leaves us, and it is said again. */
+    if (consensus_leader(node->consensus) != 0 && members_counts(node, node->settings->id, node->instance)) return;
     log_error("this server is none of the cluster's: it stops", "id=%" PRIu64 " reason=%s", node->settings->id, why->text);
     _exit(4); /* no destructors: nothing more may be written */
 }
@@ -402,6 +404,18 @@ void members_role_changed(struct members *m)
     if (!leads(m->node)) release(m, UINT64_MAX, NULL, true);
 }
 
+/* Who was connected before it was added says nothing again: what it said when it was greeted is still so, as the same connection lives. */
+static bool note_connected(const struct node *node, uint64_t since_ms, struct membership *next)
+{
+    bool news = false;
+    for (unsigned i = 0; i < next->n; i++) {
+        uint64_t id = next->servers[i].id, instance = peers_instance(node->peers, id);
+        if (next->servers[i].instance != 0 || instance == 0 || !peers_alive_since(node->peers, id, since_ms)) continue;
+        if (!membership_was_removed(next, id, instance) && !MUTANT(met_before)) news = membership_note(next, id, "", instance) || news;
+    }
+    return news;
+}
+
 /* A leader notes who its members are, once it has met them, and where they are now. */
 void members_tick(struct members *m)
 {
@@ -416,6 +430,7 @@ void members_tick(struct members *m)
         if (!peers_alive_since(node->peers, met->id, m->changed_ms) && !MUTANT(note_stale)) continue; /* nor does a connection's silence tell that it still is */
         if (!membership_was_removed(&next, met->id, met->instance) && membership_note(&next, met->id, met->address, met->instance)) news = true;
     }
+    news = note_connected(node, m->changed_ms, &next) || news;
     if (news) propose(m, &next, &index, NULL); /* if it cannot be now: the next second */
 }
 

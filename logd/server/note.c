@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/mutant.h"
 #include "logd/wal/disk.h"
 
 static int sync_directory(const char *dir, struct error *e)
@@ -31,12 +32,12 @@ int note_write(const char *dir, const char *name, const char *text, struct error
     int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) return error_errno(e, ERROR_IO, errno, "cannot write %s", temporary);
     size_t len = strlen(text);
-    bool ok = write(fd, text, len) == (ssize_t)len && fsync(fd) == 0;
+    bool ok = write(fd, text, len) == (ssize_t)len && (MUTANT(note_unsynced) || fsync(fd) == 0);
     int saved = errno;
     close(fd);
     if (!ok) return error_errno(e, ERROR_IO, saved, "cannot write %s", temporary);
     if (rename(temporary, path) != 0) return error_errno(e, ERROR_IO, errno, "cannot rename %s", temporary);
-    return sync_directory(dir, e);
+    return MUTANT(note_unsynced) ? 0 : sync_directory(dir, e);
 }
 
 int note_read(const char *dir, const char *name, size_t size, char *ret_text, struct error *e)

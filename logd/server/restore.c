@@ -17,6 +17,7 @@
 #include "logd/server/identity.h"
 #include "logd/server/staging.h"
 #include "logd/server/verification.h"
+#include "logd/wal/disk.h"
 #include "logd/wal/hard_state.h"
 
 struct restoring {
@@ -50,7 +51,8 @@ static int finish_file(struct restoring *r, const struct state_manifest *m, stru
 
 static int open_file(struct restoring *r, const struct state_file *f, struct error *e)
 {
-    return staging_open_file(&r->staging, f->name, f->size, false, &r->fd, e);
+    int rv = staging_open_file(&r->staging, f->name, false, &r->fd, e);
+    return rv != 0 ? rv : staging_reserve(f->name, r->fd, f->size, e);
 }
 
 /* Every file up to `file`, which is left open; n_files: all. */
@@ -77,9 +79,8 @@ static int on_piece(void *user, const struct state_manifest *m, const struct sta
     struct restoring *r = user;
     int rv = go_to(r, m, p->file, e);
     if (rv != 0) return rv;
-    ssize_t n = pwrite(r->fd, bytes, p->length, (off_t)p->offset);
-    return n == (ssize_t)p->length ? 0 : error_errno(e, n < 0 && errno != ENOSPC ? ERROR_IO : ERROR_NOSPACE, n < 0 ? errno : ENOSPC, "%s cannot be written",
-                                                     m->files[p->file].name);
+    rv = disk_write_all(disk_system(), r->fd, bytes, p->length, p->offset);
+    return rv == 0 ? 0 : error_errno(e, disk_error_code(rv), -rv, "%s cannot be written", m->files[p->file].name);
 }
 
 /* ---- the membership ------------------------------------------------------------------------------------------- */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "proto/rpc.pb-c.h"
+#include "proto/scratch.h"
 
 static int pack(const ProtobufCMessage *m, struct buf *head)
 {
@@ -46,14 +47,16 @@ static int copy_stream(char ret[static RPC_NAME], const char *s, struct error *e
 
 int rpc_decode_hello(const struct frame *f, struct rpc_hello *ret_hello, struct error *e)
 {
-    Crsc__Hello *m = crsc__hello__unpack(NULL, f->head_len, f->head);
+    struct scratch scratch;
+    ProtobufCAllocator *memory = scratch_begin(&scratch);
+    Crsc__Hello *m = crsc__hello__unpack(memory, f->head_len, f->head);
     if (m == NULL) return not_a("Hello", e);
     struct rpc_hello hello = {.version = m->version, .node_id = m->node_id};
     hello.instance = m->instance;
     int rv = copy(hello.cluster, m->cluster, "the cluster's name", e);
     if (rv == 0) rv = copy(hello.address, m->address, "the server's address", e);
     snprintf(hello.software, sizeof hello.software, "%s", m->software);
-    crsc__hello__free_unpacked(m, NULL);
+    crsc__hello__free_unpacked(m, memory);
     if (rv == 0) *ret_hello = hello;
     return rv;
 }
@@ -83,10 +86,12 @@ int rpc_encode_error(const struct rpc_error *error, struct buf *head)
 
 int rpc_decode_error(const struct frame *f, struct error *ret_error, struct error *e)
 {
-    Crsc__ErrorReply *m = crsc__error_reply__unpack(NULL, f->head_len, f->head);
+    struct scratch scratch;
+    ProtobufCAllocator *memory = scratch_begin(&scratch);
+    Crsc__ErrorReply *m = crsc__error_reply__unpack(memory, f->head_len, f->head);
     if (m == NULL) return not_a("ErrorReply", e);
     error_set(ret_error, m->code < ERROR_CODE_MAX ? (enum error_code)m->code : ERROR_INTERNAL, "%s", m->text);
-    crsc__error_reply__free_unpacked(m, NULL);
+    crsc__error_reply__free_unpacked(m, memory);
     return 0;
 }
 
@@ -171,11 +176,13 @@ int rpc_encode_outcome(const struct streams_outcome *o, const char *stream, cons
 
 int rpc_decode_read(const struct frame *f, struct rpc_read *ret_read, struct error *e)
 {
-    Crsc__ReadRequest *m = crsc__read_request__unpack(NULL, f->head_len, f->head);
+    struct scratch scratch;
+    ProtobufCAllocator *memory = scratch_begin(&scratch);
+    Crsc__ReadRequest *m = crsc__read_request__unpack(memory, f->head_len, f->head);
     if (m == NULL) return not_a("Read", e);
     struct rpc_read read = {.from = m->from, .to = m->to, .max_bytes = m->max_bytes, .max_events = m->max_events};
     int rv = copy_stream(read.stream, m->stream, e);
-    crsc__read_request__free_unpacked(m, NULL);
+    crsc__read_request__free_unpacked(m, memory);
     if (rv == 0 && read.from == 0) rv = error_set(e, ERROR_INVALID, "offsets begin at 1");
     if (rv == 0) *ret_read = read;
     return rv;
@@ -183,11 +190,13 @@ int rpc_decode_read(const struct frame *f, struct rpc_read *ret_read, struct err
 
 int rpc_decode_follow(const struct frame *f, struct rpc_follow *ret_follow, struct error *e)
 {
-    Crsc__FollowRequest *m = crsc__follow_request__unpack(NULL, f->head_len, f->head);
+    struct scratch scratch;
+    ProtobufCAllocator *memory = scratch_begin(&scratch);
+    Crsc__FollowRequest *m = crsc__follow_request__unpack(memory, f->head_len, f->head);
     if (m == NULL) return not_a("Follow", e);
     struct rpc_follow follow = {.from = m->from, .credit = m->credit, .wait = m->wait};
     int rv = copy_stream(follow.stream, m->stream, e);
-    crsc__follow_request__free_unpacked(m, NULL);
+    crsc__follow_request__free_unpacked(m, memory);
     if (rv == 0 && follow.from == 0) rv = error_set(e, ERROR_INVALID, "offsets begin at 1");
     if (rv == 0) *ret_follow = follow;
     return rv;
@@ -195,10 +204,12 @@ int rpc_decode_follow(const struct frame *f, struct rpc_follow *ret_follow, stru
 
 int rpc_decode_credit(const struct frame *f, uint32_t *ret_bytes, struct error *e)
 {
-    Crsc__FollowCredit *m = crsc__follow_credit__unpack(NULL, f->head_len, f->head);
+    struct scratch scratch;
+    ProtobufCAllocator *memory = scratch_begin(&scratch);
+    Crsc__FollowCredit *m = crsc__follow_credit__unpack(memory, f->head_len, f->head);
     if (m == NULL) return not_a("FollowCredit", e);
     *ret_bytes = m->bytes;
-    crsc__follow_credit__free_unpacked(m, NULL);
+    crsc__follow_credit__free_unpacked(m, memory);
     return 0;
 }
 
@@ -214,10 +225,12 @@ static int decode_latest(const struct frame *f, struct rpc_query *q, struct erro
 
 static int decode_list_snapshots(const struct frame *f, struct rpc_query *q, struct error *e)
 {
-    Crsc__ListSnapshotsRequest *m = crsc__list_snapshots_request__unpack(NULL, f->head_len, f->head);
+    struct scratch scratch;
+    ProtobufCAllocator *memory = scratch_begin(&scratch);
+    Crsc__ListSnapshotsRequest *m = crsc__list_snapshots_request__unpack(memory, f->head_len, f->head);
     if (m == NULL) return not_a("ListSnapshots", e);
     int rv = copy_stream(q->stream, m->stream, e);
-    crsc__list_snapshots_request__free_unpacked(m, NULL);
+    crsc__list_snapshots_request__free_unpacked(m, memory);
     return rv;
 }
 
@@ -232,18 +245,22 @@ int rpc_decode_query(const struct frame *f, struct rpc_query *ret_query, struct 
         q.linearizable = true;
         rv = decode_list_snapshots(f, &q, e);
     } else if (f->type == FRAME_LIST_STREAMS) {
-        Crsc__ListStreamsRequest *m = crsc__list_streams_request__unpack(NULL, f->head_len, f->head);
+        struct scratch scratch;
+        ProtobufCAllocator *memory = scratch_begin(&scratch);
+        Crsc__ListStreamsRequest *m = crsc__list_streams_request__unpack(memory, f->head_len, f->head);
         if (m == NULL) return not_a("ListStreams", e);
         rv = copy(q.stream, m->prefix, "the prefix", e);
         q.linearizable = m->linearizable;
         q.exact = m->exact;
-        crsc__list_streams_request__free_unpacked(m, NULL);
+        crsc__list_streams_request__free_unpacked(m, memory);
     } else {
-        Crsc__StatusRequest *m = crsc__status_request__unpack(NULL, f->head_len, f->head);
+        struct scratch scratch;
+        ProtobufCAllocator *memory = scratch_begin(&scratch);
+        Crsc__StatusRequest *m = crsc__status_request__unpack(memory, f->head_len, f->head);
         if (m == NULL) return not_a("Status", e);
         q.linearizable = m->linearizable;
         q.brief = m->brief;
-        crsc__status_request__free_unpacked(m, NULL);
+        crsc__status_request__free_unpacked(m, memory);
     }
     if (rv == 0) *ret_query = q;
     return rv;
@@ -420,30 +437,36 @@ int rpc_encode_status_request(bool linearizable, struct buf *head)
 
 int rpc_decode_alarm(const struct frame *f, size_t size, char *ret_alarm, struct error *e)
 {
-    Crsc__StatusReply *m = crsc__status_reply__unpack(NULL, f->head_len, f->head);
+    struct scratch scratch;
+    ProtobufCAllocator *memory = scratch_begin(&scratch);
+    Crsc__StatusReply *m = crsc__status_reply__unpack(memory, f->head_len, f->head);
     if (m == NULL) return not_a("StatusReply", e);
     snprintf(ret_alarm, size, "%s", m->alarm);
-    crsc__status_reply__free_unpacked(m, NULL);
+    crsc__status_reply__free_unpacked(m, memory);
     return 0;
 }
 
 int rpc_decode_applied(const struct frame *f, uint64_t *ret_applied, struct error *e)
 {
-    Crsc__StatusReply *m = crsc__status_reply__unpack(NULL, f->head_len, f->head);
+    struct scratch scratch;
+    ProtobufCAllocator *memory = scratch_begin(&scratch);
+    Crsc__StatusReply *m = crsc__status_reply__unpack(memory, f->head_len, f->head);
     if (m == NULL) return not_a("StatusReply", e);
     *ret_applied = m->applied_index;
-    crsc__status_reply__free_unpacked(m, NULL);
+    crsc__status_reply__free_unpacked(m, memory);
     return 0;
 }
 /* ---- membership ----------------------------------------------------------------------------------------------- */
 
 int rpc_decode_change(const struct frame *f, struct rpc_change *ret_change, struct error *e)
 {
-    Crsc__ChangeServerRequest *m = crsc__change_server_request__unpack(NULL, f->head_len, f->head);
+    struct scratch scratch;
+    ProtobufCAllocator *memory = scratch_begin(&scratch);
+    Crsc__ChangeServerRequest *m = crsc__change_server_request__unpack(memory, f->head_len, f->head);
     if (m == NULL) return not_a("ChangeServer", e);
     struct rpc_change change = {.id = m->id, .force = m->force};
     int rv = copy(change.address, m->address, "the server's address", e);
-    crsc__change_server_request__free_unpacked(m, NULL);
+    crsc__change_server_request__free_unpacked(m, memory);
     if (rv == 0 && change.id == 0 && f->type != FRAME_TRANSFER_LEADERSHIP) rv = error_set(e, ERROR_INVALID, "the server's id is missing");
     if (rv == 0) *ret_change = change;
     return rv;

@@ -29,7 +29,8 @@ int run_check(struct run_check *c, const struct streams_run *run)
     else frame = gather(c, at, run->frame_len);
     if (frame == NULL) return -ERROR_CORRUPT;
     if (frame_decode(frame, run->frame_len, &f, NULL) != (int64_t)run->frame_len) return -ERROR_CORRUPT;
-    return run_match(run, &f, NULL);
+    int rv = run_match(run, &f, NULL);
+    return rv == -ERROR_CORRUPT ? -ERROR_NOT_FOUND : rv;
 }
 
 void run_check_fini(struct run_check *c)

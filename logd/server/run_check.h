@@ -19,7 +19,7 @@ struct run_check {
     struct buf frame; /* of an append that is too large for the file's window */
 };
 
-/* 0; -ERROR_CORRUPT: it is not there, damaged, or the disk does not give it; -ERROR_NOMEM. */
+/* 0; -ERROR_CORRUPT: it is damaged, or the disk does not give it; -ERROR_NOT_FOUND: another append is there, which is whole: the row is wrong; -ERROR_NOMEM. */
 int run_check(struct run_check *c, const struct streams_run *run);
 void run_check_fini(struct run_check *c);
 

@@ -11,7 +11,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/log.h"
 #include "logd/wal/base.h"
+#include "logd/wal/disk.h"
 #include "logd/wal/hard_state.h"
 #include "logd/wal/moved.h"
 #include "logd/wal/writer.h"
@@ -219,30 +221,54 @@ static void part_path(const struct staging *s, const char *name, char ret_path[P
     snprintf(ret_path, PATH_MAX, "%.4000s.part", path);
 }
 
+/* What was noted last: so many bytes of a file of a copy. False: nothing. */
+static bool read_note(const struct staging *s, char ret_name[static NOTE_BYTES + 1], uint64_t *ret_bytes, uint64_t *ret_copy)
+{
+    char path[PATH_MAX], text[NOTE_BYTES + 1];
+    staging_path(s, "progress", path);
+    return read_bytes(path, text, sizeof text) == NOTE_BYTES && sscanf(text, "%100s %" SCNu64 " %" SCNu64, ret_name, ret_bytes, ret_copy) == 3;
+}
+
 uint64_t staging_has(const struct staging *s, uint64_t id, const char *name, uint64_t size)
 {
-    char path[PATH_MAX], text[NOTE_BYTES + 1], noted[NOTE_BYTES + 1];
+    char path[PATH_MAX], noted[NOTE_BYTES + 1];
     struct stat st;
     uint64_t bytes, of;
     staging_path(s, name, path);
     if (stat(path, &st) == 0 && (uint64_t)st.st_size == size) return size;
-    staging_path(s, "progress", path);
-    if (read_bytes(path, text, sizeof text) != NOTE_BYTES || sscanf(text, "%100s %" SCNu64 " %" SCNu64, noted, &bytes, &of) != 3) return 0;
-    if (of != id || strcmp(noted, name) != 0) return 0;
+    if (!read_note(s, noted, &bytes, &of) || of != id || strcmp(noted, name) != 0) return 0;
     part_path(s, name, path);
     return stat(path, &st) == 0 && (uint64_t)st.st_size >= bytes && bytes < size ? bytes : 0;
 }
 
-int staging_open_file(const struct staging *s, const char *name, uint64_t size, bool keep, int *ret_fd, struct error *e)
+/* A note of a file that is begun anew is not true any more. */
+static void forget_note(const struct staging *s, const char *name)
 {
-    const struct disk *d = disk_system();
+    char path[PATH_MAX], noted[NOTE_BYTES + 1];
+    uint64_t bytes, of;
+    if (!read_note(s, noted, &bytes, &of) || strcmp(noted, name) != 0) return;
+    staging_path(s, "progress", path);
+    unlink(path);
+}
+
+int staging_open_file(const struct staging *s, const char *name, bool keep, int *ret_fd, struct error *e)
+{
     char part[PATH_MAX];
     part_path(s, name, part);
-    int fd = d->open(d, part, O_RDWR | O_CREAT | (keep ? 0 : O_TRUNC));
-    int rv = fd < 0 ? fd : keep || size == 0 ? 0 : d->allocate(d, fd, size);
-    *ret_fd = rv == 0 ? fd : -1;
-    if (rv != 0 && fd >= 0) d->close(d, fd);
-    return rv == 0 ? 0 : error_errno(e, disk_error_code(rv), -rv, "%s cannot be made", part);
+    if (!keep) forget_note(s, name);
+    *ret_fd = open(part, O_RDWR | O_CREAT | (keep ? 0 : O_TRUNC) | O_CLOEXEC, 0600);
+    return *ret_fd >= 0 ? 0 : error_errno(e, disk_error_code(-errno), errno, "%s cannot be made", part);
+}
+
+int staging_reserve(const char *name, int fd, uint64_t size, struct error *e)
+{
+    int rc;
+    do rc = size == 0 ? 0 : fallocate(fd, 0, 0, (off_t)size);
+    while (rc != 0 && errno == EINTR);
+    if (rc == 0 || disk_error_code(-errno) != ERROR_NOSPACE) return 0; /* not to be had here: what a write needs it gets when it comes */
+    int why = errno;
+    if (ftruncate(fd, 0) != 0) log_warn("room that is not enough could not be given back", "file=%s", name);
+    return error_errno(e, ERROR_NOSPACE, why, "there is no room for %s", name);
 }
 
 /* The note itself is not synced: an older one is as true. */
@@ -251,7 +277,7 @@ int staging_note(const struct staging *s, uint64_t id, const char *name, int fd,
     char path[PATH_MAX], text[NOTE_BYTES + 1];
     staging_path(s, "progress", path);
     snprintf(text, sizeof text, "%-57.57s %20" PRIu64 " %20" PRIu64 "\n", name, bytes, id);
-    if (fdatasync(fd) != 0) return error_errno(e, ERROR_IO, errno, "%s cannot be synced", name);
+    if (fdatasync(fd) != 0) return error_errno(e, disk_error_code(-errno), errno, "%s cannot be synced", name);
     int note = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
     bool ok = note >= 0 && pwrite(note, text, NOTE_BYTES, 0) == NOTE_BYTES;
     int why = errno;
@@ -264,7 +290,7 @@ int staging_close_file(const struct staging *s, const char *name, uint64_t size,
     char path[PATH_MAX], part[PATH_MAX];
     staging_path(s, name, path);
     part_path(s, name, part);
-    int rv = ftruncate(fd, (off_t)size) == 0 && fdatasync(fd) == 0 ? 0 : error_errno(e, ERROR_IO, errno, "%s cannot be synced", part);
+    int rv = ftruncate(fd, (off_t)size) == 0 && fdatasync(fd) == 0 ? 0 : error_errno(e, disk_error_code(-errno), errno, "%s cannot be synced", part);
     close(fd);
     if (rv == 0 && rename(part, path) != 0) rv = error_errno(e, ERROR_IO, errno, "%s cannot be renamed", part);
     return rv;

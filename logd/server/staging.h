@@ -29,9 +29,11 @@ void staging_forget(const struct staging *s);
 
 /* How much of a file of the copy `id` is there for good: its size when it is whole, under its name; else what was noted of it. */
 uint64_t staging_has(const struct staging *s, uint64_t id, const char *name, uint64_t size);
-/* Opened, with room for all of it, it has another name until it is closed: cut to its size, and synced. `keep`: what is in it stays. ERROR_NOSPACE, ERROR_IO. */
-int staging_open_file(const struct staging *s, const char *name, uint64_t size, bool keep, int *ret_fd, struct error *e);
+/* Opened, it has another name until it is closed: cut to its size, and synced. `keep`: what is in it stays. ERROR_NOSPACE, ERROR_IO. */
+int staging_open_file(const struct staging *s, const char *name, bool keep, int *ret_fd, struct error *e);
 int staging_close_file(const struct staging *s, const char *name, uint64_t size, int fd, struct error *e);
+/* Room for all of an open file, where the file system can promise it; what is written stays. ERROR_NOSPACE: it has been emptied. Thread: any. */
+int staging_reserve(const char *name, int fd, uint64_t size, struct error *e);
 /* Syncs the file that is not whole yet, and notes that so much of it is there: of one file at a time. */
 int staging_note(const struct staging *s, uint64_t id, const char *name, int fd, uint64_t bytes, struct error *e);
 

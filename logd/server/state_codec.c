@@ -1,6 +1,7 @@
 #include "logd/server/state_codec.h"
 
 #include <stdbool.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -70,6 +71,7 @@ static int take_files(const Crsc__FetchStateReply *reply, struct state_manifest 
     for (size_t i = 0; i < reply->n_files; i++) {
         const Crsc__StateFile *file = reply->files[i];
         if (!name_valid(file->name)) return error_set(e, ERROR_PROTOCOL, "the offered state has a file of the name \"%.80s\"", file->name);
+        if (file->size > INT64_MAX) return error_set(e, ERROR_PROTOCOL, "the offered state has a file of %" PRIu64 " bytes", file->size);
         memcpy(m->files[i].name, file->name, strlen(file->name) + 1);
         m->files[i].size = file->size;
         m->n_files++;

@@ -342,7 +342,7 @@ static bool says(const struct told *t, const struct append *a)
 static void verified(void **state)
 {
     struct fixture *f = *state;
-    static const size_t rows[] = {0, 2, 3, 64, APPENDS / 2, APPENDS};
+    static const size_t rows[] = {0, 1, 3, 64, APPENDS / 2, APPENDS};
     static struct told t;
     struct verification v;
     fill(f);
@@ -350,7 +350,7 @@ static void verified(void **state)
         assert_int_equal(verify(f, rows[i], true, &t, &v), 0);
         assert_int_equal(v.runs, APPENDS);
     }
-    struct append large = append(f, 1, 0, 1, &(struct testing_event){1, 900000, 0, 0}, false); /* more than half a window */
+    struct append large = append(f, 0, 0, 1, &(struct testing_event){1, 900000, 0, 0}, false); /* more than half a window, and in a segment before those of its stream's others */
     const struct append *bad[] = {&f->appends[0], &f->appends[700], &f->appends[701], &f->appends[APPENDS - 1], &large};
     enum { BAD = sizeof bad / sizeof *bad };
     static const uint8_t one = 0x5a;
@@ -373,6 +373,26 @@ static void verified(void **state)
     }
 }
 
+/* A row that means another append than the one there, which is whole: the segment is not to blame. */
+static void a_wrong_row(void **state)
+{
+    struct fixture *f = *state;
+    static struct told t;
+    struct verification v;
+    struct append first = append(f, 0, 0, 1, &(struct testing_event){1, 5000, 0, 0}, false), second = append(f, 0, 0, 1, &(struct testing_event){1, 5000, 0, 0}, false);
+    uint8_t *frame = malloc(first.len);
+    assert_int_equal(first.len, second.len);
+    assert_int_equal(pread(f->fds[0], frame, first.len, (off_t)first.at), first.len);
+    assert_int_equal(pwrite(f->fds[0], frame, first.len, (off_t)second.at), first.len);
+    free(frame);
+    settle(f);
+    assert_int_equal(verify(f, 0, true, &t, &v), -ERROR_CORRUPT);
+    assert_int_equal(t.damages, 1);
+    assert_true(says(&t, &second));
+    assert_non_null(strstr(t.texts[0], "not there, but others"));
+    assert_int_equal(v.damaged_segment, 0);
+}
+
 static void without_a_segment(void **state)
 {
     struct fixture *f = *state;
@@ -392,6 +412,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(whole, setup, teardown),      cmocka_unit_test_setup_teardown(exchanged, setup, teardown),
                                        cmocka_unit_test_setup_teardown(damaged, setup, teardown),    cmocka_unit_test_setup_teardown(missing, setup, teardown),
                                        cmocka_unit_test_setup_teardown(nowhere, setup, teardown),    cmocka_unit_test_setup_teardown(long_heads, setup, teardown),
-                                       cmocka_unit_test_setup_teardown(verified, setup, teardown),   cmocka_unit_test_setup_teardown(without_a_segment, setup, teardown)};
+                                       cmocka_unit_test_setup_teardown(verified, setup, teardown),   cmocka_unit_test_setup_teardown(without_a_segment, setup, teardown),
+                                       cmocka_unit_test_setup_teardown(a_wrong_row, setup, teardown)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

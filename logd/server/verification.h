@@ -16,7 +16,7 @@ struct verification {
     void (*on_damage)(void *user, const struct error *e);
     void (*on_progress)(void *user, uint64_t bytes); /* of events, looked at so far; may be NULL */
     void *user;
-    size_t rows; /* of the index that are kept at a time, at least 2; 0: as many as 40 MB hold */
+    size_t rows; /* of the index that are kept at a time; 0: as many as 40 MB hold */
     /* the result */
     uint64_t runs, events, bytes, damages;
     uint64_t damaged_segment; /* the first; 0: none, or it was not a segment */

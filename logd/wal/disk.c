@@ -193,12 +193,13 @@ int disk_read_all(const struct disk *d, int fd, void *bytes, size_t len, uint64_
 ssize_t disk_read_pages(const struct disk *d, int fd, void *bytes, size_t len, uint64_t at)
 {
     size_t have = 0;
-    while (have < len && have % DISK_PAGE == 0) {
-        ssize_t n = d->pread(d, fd, (uint8_t *)bytes + have, len - have, at + have);
+    while (have < len) {
+        size_t from = have - have % DISK_PAGE; /* a page that came in part is asked for again: only at the file's end is it all there is */
+        ssize_t n = d->pread(d, fd, (uint8_t *)bytes + from, len - from, at + from);
         if (n == -EINTR) continue;
         if (n < 0 && have == 0) return n;
-        if (n <= 0) break;
-        have += (size_t)n;
+        if (n <= 0 || from + (size_t)n <= have) break;
+        have = from + (size_t)n;
     }
     return (ssize_t)have;
 }

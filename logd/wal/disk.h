@@ -40,7 +40,8 @@ enum error_code disk_error_code(int rv);
 
 /* All of it, or a negated errno; a file that ends early is -ENODATA. */
 int disk_read_all(const struct disk *d, int fd, void *bytes, size_t len, uint64_t at);
-/* Whole pages from `at` on, so that it works past the page cache too. How many bytes there are: fewer where the file ends; a negated errno when there are none. */
+/* Whole pages from `at` on, so that it works past the page cache too. How many bytes there are: fewer where the file ends, or the disk
+ * gives no more; a negated errno when it gives none. */
 enum { DISK_PAGE = 4096 };
 ssize_t disk_read_pages(const struct disk *d, int fd, void *bytes, size_t len, uint64_t at);
 int disk_write_all(const struct disk *d, int fd, const void *bytes, size_t len, uint64_t at);

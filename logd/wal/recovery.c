@@ -269,6 +269,22 @@ static void begin_empty(struct recovered *out)
     out->tail = (struct writer_tail){.fd = -1, .synced = out->base.seq - 1};
 }
 
+/* A first segment without a record was begun, and nothing was ever stored in it: it goes, so that whoever finds such a file knows that there is a log
+ * (docs/OPERATIONS.md, founding). */
+static int drop_unused(const struct disk *disk, const char *dir, struct recovered *out, struct error *e)
+{
+    char path[PATH_MAX];
+    bool unused = out->tail.fd >= 0 && out->next_seq == out->base.seq && out->n_segments == 1 && out->base.index == 0 && !out->base.empty;
+    if (!unused || MUTANT(unused_segment)) return 0;
+    if (writer_segment_path(path, sizeof path, dir, out->last_segment) != 0) return error_set(e, ERROR_INVALID, "the log's path is too long");
+    disk->close(disk, out->tail.fd);
+    begin_empty(out);
+    out->n_segments = 0;
+    int rv = disk->unlink(disk, path);
+    if (rv == 0) rv = disk->syncdir(disk, dir);
+    return rv == 0 ? 0 : error_errno(e, disk_error_code(rv), -rv, "cannot remove %s", path);
+}
+
 int recovery_run(const struct disk *disk, const char *dir, struct recovered *ret_recovered, struct error *e)
 {
     struct recovered out = {.tail = {.fd = -1}};
@@ -283,6 +299,7 @@ int recovery_run(const struct disk *disk, const char *dir, struct recovered *ret
                        "healthy, empty this one's data directory and let it rejoin", dir, (unsigned long long)out.base.segment);
     if (rv == 0 && highest >= out.base.segment) rv = read_segments(disk, dir, highest, &out, &f, e);
     file_fini(disk, &f);
+    if (rv == 0) rv = drop_unused(disk, dir, &out, e);
     for (size_t i = 0; i < out.n_segments; i++) out.bytes += out.segments[i].bytes;
     for (size_t i = 0; i < out.n_moved; i++) out.bytes += out.moved[i].bytes;
     if (rv == 0) {

@@ -53,6 +53,14 @@ int queue_add(struct queue *q, const char *key, uint64_t at_ms)
     return 0;
 }
 
+bool queue_hasten(struct queue *q, const char *key, uint64_t at_ms)
+{
+    struct item *i;
+    HASH_FIND_STR(q->items, key, i);
+    if (i != NULL && at_ms < i->at_ms) i->at_ms = at_ms;
+    return i != NULL;
+}
+
 /* Few hundred keys, and a hash map keeps no order: a scan is cheap beside the work of one key. */
 static struct item *first(const struct queue *q)
 {

@@ -17,6 +17,8 @@ struct queue *queue_free(struct queue *q);
 
 /* It is to be looked at, at `at_ms` or sooner. -ERROR_NOMEM, or -ERROR_BUSY with QUEUE_KEYS_MAX in it. */
 int queue_add(struct queue *q, const char *key, uint64_t at_ms);
+/* The same, of one that is in it already; false: it is not. */
+bool queue_hasten(struct queue *q, const char *key, uint64_t at_ms);
 /* The key that is due longest, not one that is worked on; NULL: none. Borrowed until it is done or forgotten. */
 const char *queue_take(struct queue *q, uint64_t now_ms);
 /* Done with it: well (its pause begins anew the next time), or not (it comes again by itself). */

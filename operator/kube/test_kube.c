@@ -164,6 +164,7 @@ static void test_queue(void **state)
     queue_add(q, "a", 10);
     queue_add(q, "b", 5);
     queue_add(q, "a", 20); /* the sooner one stays */
+    assert_true(!queue_hasten(q, "c", 1) && queue_hasten(q, "a", 20));
     assert_int_equal(queue_waiting(q), 2);
     assert_string_equal(key = queue_take(q, 10), "b");
     assert_string_equal(queue_take(q, 10), "a");

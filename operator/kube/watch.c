@@ -113,9 +113,10 @@ void kube_watch_put(struct kube_watch *w, yyjson_val *object)
 {
     const char *name = meta(object, "name");
     struct entry *e = find(w, meta(object, "namespace"), name);
-    /* Versions of one object grow; a line of the watch that was on its way may be older, and the next one puts it right. */
-    if (e != NULL && strtoull(meta(yyjson_doc_get_root(e->doc), "resourceVersion"), NULL, 10) >= strtoull(meta(object, "resourceVersion"), NULL, 10))
-        return;
+    /* Versions of one object grow; a line of the watch that was on its way may be older, and the next one puts it right. One that is not there though the
+     * watch is beyond its version was deleted since: nobody would ever take it away again. */
+    const char *known = e != NULL ? meta(yyjson_doc_get_root(e->doc), "resourceVersion") : w->core.version;
+    if (strtoull(known, NULL, 10) >= strtoull(meta(object, "resourceVersion"), NULL, 10)) return;
     put(w, object);
 }
 

@@ -67,7 +67,7 @@ static bool waits_for_redirects(const struct protect_world *w)
     return false;
 }
 
-static bool has_roles(const struct protect_world *w)
+bool protect_has_roles(const struct protect_world *w)
 {
     return is_kept(w) && w->standby > 0;
 }
@@ -75,7 +75,7 @@ static bool has_roles(const struct protect_world *w)
 /* P10. Once it chooses it goes on, also in moments in which nobody can serve: who can, first, gets the role. */
 bool protect_chooses(const struct protect_world *w, uint32_t service)
 {
-    return has_roles(w) && w->switch_services && (w->services[service].chooses || roles_somebody_serves(w));
+    return protect_has_roles(w) && w->switch_services && (w->services[service].chooses || roles_somebody_serves(w));
 }
 
 /* Something of what was done to it is there still: somebody may have applied its ports anew, and so taken back only those. */
@@ -251,6 +251,36 @@ static uint64_t last_turn(const struct protect_world *w, uint32_t pod)
     return last != 0 ? last : (pod + w->n_pods - before - 1) % w->n_pods;
 }
 
+/* When the newest checkpoint that ended so was begun of that pod, or (-1) of any standby; 0: none. */
+static uint64_t newest_of(const struct protect_world *w, int pod, enum protect_phase phase)
+{
+    uint64_t newest = 0;
+    for (uint32_t i = 0; i < w->n_checkpoints; i++) {
+        const struct protect_checkpoint *c = &w->checkpoints[i];
+        bool of = pod >= 0 ? c->pod == pod : c->pod >= 0 && w->pods[c->pod].role == PROTECT_STANDBY;
+        if (of && !c->deleting && c->phase == phase && c->created_ms > newest) newest = c->created_ms;
+    }
+    return newest;
+}
+
+/* Standbys of which none could be dumped three times are not tried for ever while those that serve never are: one that failed is passed over until
+ * one of these had its turn, and for as long as a standby that is gone would be waited for. Then it may have become well. */
+static bool is_passed_over(const struct protect_world *w, uint32_t pod)
+{
+    uint64_t failed_ms = newest_of(w, (int)pod, PROTECT_FAILED), valid_ms = newest_of(w, -1, PROTECT_VALID), served_ms = 0;
+    uint32_t failures = 0;
+    bool other = false;
+    for (uint32_t i = 0; i < w->n_checkpoints; i++) {
+        const struct protect_checkpoint *c = &w->checkpoints[i];
+        if (c->stream != w->pods[pod].stream || c->deleting) continue;
+        failures += c->phase == PROTECT_FAILED && c->created_ms >= valid_ms;
+        if (c->pod >= 0 && w->pods[c->pod].role == PROTECT_SERVING && c->created_ms > served_ms) served_ms = c->created_ms;
+    }
+    for (uint32_t i = 0; i < w->n_pods; i++) other = other || (w->pods[i].shared && w->pods[i].role == PROTECT_SERVING && can_be_taken(w, (int)i));
+    bool early = served_ms <= failed_ms || w->now_ms - failed_ms < GROUP_PATIENCE * w->interval_ms;
+    return other && failures >= PROTECT_FAILED_KEPT && failed_ms > valid_ms && early;
+}
+
 /* The replicas, as the core that decides among them sees them; *ret_pod: which pod each is. Those of a pod that owned the stream before are none. */
 static size_t see_replicas(const struct protect_world *w, const struct history *h, struct group_replica *all, uint32_t *ret_pod)
 {
@@ -258,7 +288,8 @@ static size_t see_replicas(const struct protect_world *w, const struct history *
     for (uint32_t i = 0; i < w->n_pods; i++) {
         const struct protect_pod *p = &w->pods[i];
         if (!p->shared || p->terminating || p->node_lost) continue;
-        bool up = can_be_taken(w, (int)i), standby = has_roles(w) && p->role == PROTECT_STANDBY;
+        bool up = can_be_taken(w, (int)i), standby = protect_has_roles(w) && p->role == PROTECT_STANDBY;
+        if (standby && is_passed_over(w, i)) continue;
         ret_pod[n] = i;
         all[n++] = (struct group_replica){.known = p->heard, .shared = true, .reachable = p->heard, .standby = standby, .serving = up && !standby, .caught_up = up,
                                           .ready = is_due_for_one(w, i, h), .turn_us = last_turn(w, i) * 1000};
@@ -419,6 +450,29 @@ static void plan_recovery(const struct protect_world *w, struct protect_plan *p)
     }
 }
 
+/* ---- as the status shows it ------------------------------------------------------------------------------------ */
+
+static enum protect_state state_of(const struct protect_world *w)
+{
+    bool injected = false, active = false, lost = false, dies = false, gone = false;
+    if (w->record_deleting) return PROTECT_ENDING;
+    if (!w->policy_valid) return PROTECT_INVALID;
+    for (uint32_t i = 0; i < w->n_pods; i++) {
+        const struct protect_pod *pod = &w->pods[i];
+        if (!pod->injected || pod->terminating) continue;
+        injected = true;
+        lost = lost || pod->node_lost;
+        dies = dies || pod->backing_off || pod->diverged != 0;
+        active = active || pod->active;
+        gone = gone || !pod->active;
+    }
+    if (dies && replacements(w) == PROTECT_REPLACEMENTS) return PROTECT_CRASH_LOOP;
+    if (lost) return PROTECT_NODE_LOST;
+    if (!injected) return w->n_checkpoints > 0 ? PROTECT_RECOVERING : PROTECT_PENDING;
+    if (active && !gone) return PROTECT_PROTECTED;
+    return w->n_checkpoints > 0 || active ? PROTECT_RECOVERING : PROTECT_STARTING;
+}
+
 /* ---- replicas ------------------------------------------------------------------------------------------------- */
 
 /* A surge counts like any other. While a rollout goes on, those that are still to come, or were there, are not counted: of which template would they be? */
@@ -443,11 +497,24 @@ static void plan_replicas(const struct protect_world *w, struct protect_plan *p)
     }
 }
 
-static void plan_roles(const struct protect_world *w, struct protect_plan *p)
+void protect_plan_roles(const struct protect_world *w, struct protect_plan *ret_plan)
 {
-    struct roles_plan roles;
-    roles_plan(w, has_roles(w), &roles);
+    struct roles_plan roles = {0};
+    struct protect_plan *p = ret_plan;
+    memset(p, 0, sizeof *p);
+    p->look_ms = w->now_ms + PROTECT_LOOK_MS;
+    p->state = state_of(w);
+    if (protect_has_roles(w)) roles_plan(w, &roles);
     for (uint32_t i = 0; i < roles.n; i++) add(p, roles.actions[i].what, roles.actions[i].which);
+}
+
+/* The Services lead to all of them first. */
+static void plan_roles_end(const struct protect_world *w, struct protect_plan *p)
+{
+    for (uint32_t i = 0; i < w->n_services; i++)
+        if (w->services[i].chooses) return;
+    for (uint32_t i = 0; i < w->n_pods && !protect_has_roles(w); i++)
+        if (w->pods[i].role != PROTECT_NO_ROLE && !w->pods[i].terminating) add(p, PROTECT_CLEAR_ROLE, i);
 }
 
 /* ---- the end of protection ------------------------------------------------------------------------------------ */
@@ -465,27 +532,6 @@ static void plan_ending(const struct protect_world *w, struct protect_plan *p)
 
 /* ---- all of it ------------------------------------------------------------------------------------------------ */
 
-static enum protect_state state_of(const struct protect_world *w)
-{
-    bool injected = false, active = false, lost = false, dies = false, gone = false;
-    if (w->record_deleting) return PROTECT_ENDING;
-    if (!w->policy_valid) return PROTECT_INVALID;
-    for (uint32_t i = 0; i < w->n_pods; i++) {
-        const struct protect_pod *pod = &w->pods[i];
-        if (!pod->injected || pod->terminating) continue;
-        injected = true;
-        lost = lost || pod->node_lost;
-        dies = dies || pod->backing_off || pod->diverged != 0;
-        active = active || pod->active;
-        gone = gone || !pod->active;
-    }
-    if (dies && replacements(w) == PROTECT_REPLACEMENTS) return PROTECT_CRASH_LOOP;
-    if (lost) return PROTECT_NODE_LOST;
-    if (!injected) return w->n_checkpoints > 0 ? PROTECT_RECOVERING : PROTECT_PENDING;
-    if (active && !gone) return PROTECT_PROTECTED;
-    return w->n_checkpoints > 0 || active ? PROTECT_RECOVERING : PROTECT_STARTING;
-}
-
 void protect_plan(const struct protect_world *w, struct protect_plan *ret_plan)
 {
     bool started[PROTECT_STREAMS_MAX] = {false};
@@ -493,7 +539,7 @@ void protect_plan(const struct protect_world *w, struct protect_plan *ret_plan)
     memset(p, 0, sizeof *p);
     p->look_ms = w->now_ms + PROTECT_LOOK_MS;
     p->state = state_of(w);
-    plan_roles(w, p); /* before all: clients wait for who is promoted */
+    plan_roles_end(w, p);
     plan_record(w, p);
     if (is_kept(w)) plan_recovery(w, p); /* before the rest: somebody waits for it */
     plan_services(w, p);

@@ -13,14 +13,19 @@
  *       epoch. A replica (`shared`) owns no stream: it is never fenced, as that would be the end of its healthy siblings.
  *   P5  at most PROTECT_REPLACEMENTS pods are replaced in PROTECT_WINDOW_MS because they die, are fenced or diverge; those that missed the webhook not before
  *       they are PROTECT_MISSED_MS old.
- *   P6  one checkpoint of a stream at a time, and of replicas only of one that is caught up and sound; they take turns (group.h decides whose it is).
+ *   P6  one checkpoint of a stream at a time, and of replicas only of one that is caught up and sound; they take turns (group.h decides whose it is). A
+ *       standby whose checkpoints always fail does not keep the others from theirs.
  *   P7  no workload is left with pods alone that answer nothing because a newer epoch, whose producer is gone, owns their stream.
  *   P8  a replica that has diverged is deleted only when what it took since its last agreement is no way back for anybody any more.
  *   P9  replicas of different templates do not judge each other: each is told how many there are of its own.
- *   P10 with standbys: when one that serves is lost, one that can serve is promoted in the first plan; a Service chooses by role only when one that can serve
- *       has the label, and no role is cleared while a Service chooses (roles.h).
+ *   P10 with standbys: when one that serves is lost, one that can serve is promoted in the first plan of roles; a Service chooses by role only when one that
+ *       can serve has the label, and no role is cleared while a Service chooses (roles.h). In a rollout the new pods that can serve do so, as far as they go.
  *   P11 a pod that cannot begin with the checkpoint that its image is of (backend: kubelet) is replaced, and that checkpoint has failed before: its successor
  *       begins with another one, or without. Such replacements are no deaths, and bounded by whoever chooses for new pods.
+ *
+ * There are two plans, and both may be carried out at the same time, from worlds that are not equally old: a promotion must not wait for an agent that
+ * hangs. They are in no order in each other's way: roles are given by the plan of roles alone, and taken away altogether by the other one, which leads
+ * the Services back first.
  * Thread: any. No pointer is kept. */
 #ifndef CRSC_OPERATOR_RECONCILE_PROTECT_H
 #define CRSC_OPERATOR_RECONCILE_PROTECT_H
@@ -78,10 +83,12 @@ struct protect_pod {
     /* replicas */
     bool shared;          /* its interceptor is one of several that follow the stream, each with an app of its own */
     bool heard;           /* shared: what follows is known, from its agent */
-    bool sound;           /* its app is neither lost nor suspect, nor has it diverged */
+    bool sound;           /* its interceptor answers and is to stay; its app is neither lost nor suspect, nor has it diverged */
+    bool silent;          /* its node's agent was asked, for a while, and does not answer: all of the node may be gone */
     enum protect_role role;
     uint32_t counts;      /* so many replicas there are, as its interceptor was told; 0: nobody is judged */
     uint32_t template;    /* pods of one template have the same */
+    uint32_t revision;    /* pods of one ReplicaSet have the same: of one template, and of one restart by hand */
     uint64_t diverged;    /* the majority answered the request at that offset otherwise; 0: no */
     uint64_t agreed;      /* with `diverged`: before that its answers were like the others' up to there; 0: unknown */
 };
@@ -179,7 +186,13 @@ struct protect_plan {
     uint64_t look_ms; /* look again then, though nothing changes */
 };
 
+/* All but the changes of roles. */
 void protect_plan(const struct protect_world *w, struct protect_plan *ret_plan);
+
+/* Whether there are to be roles; and then the changes of them that are due: PROTECT_PROMOTE and PROTECT_DEMOTE. */
+bool protect_has_roles(const struct protect_world *w);
+void protect_plan_roles(const struct protect_world *w, struct protect_plan *ret_plan);
+
 const char *protect_do_name(enum protect_do what);
 const char *protect_state_name(enum protect_state state); /* as in status.phase */
 

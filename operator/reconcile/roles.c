@@ -5,8 +5,8 @@
 bool roles_can_serve(const struct protect_world *w, uint32_t pod)
 {
     const struct protect_pod *p = &w->pods[pod];
-    bool here = p->shared && p->ready && !p->terminating && !p->node_lost && !p->backing_off && !p->fenced && p->diverged == 0;
-    return here && (!p->heard || (p->active && p->sound)); /* an agent that says nothing says nothing against it */
+    bool here = p->shared && p->ready && !p->terminating && !p->node_lost && !p->silent && !p->backing_off && !p->fenced && p->diverged == 0;
+    return here && (!p->heard || (p->active && p->sound)); /* an agent that answers and does not know it says nothing against it */
 }
 
 bool roles_somebody_serves(const struct protect_world *w)
@@ -43,37 +43,54 @@ static void add(struct roles_plan *p, enum protect_do what, uint32_t which)
     p->actions[p->n++] = (struct protect_action){.what = what, .which = which};
 }
 
-static bool somebody_chooses(const struct protect_world *w)
+/* Of which ReplicaSet the newest pod is: the one that a rollout goes to. */
+static uint32_t newest_revision(const struct protect_world *w, const uint32_t *pod, size_t n)
 {
-    for (uint32_t i = 0; i < w->n_services; i++)
-        if (w->services[i].chooses) return true;
-    return false;
+    size_t newest = 0;
+    for (size_t i = 1; i < n; i++)
+        if (w->pods[pod[i]].created_ms > w->pods[pod[newest]].created_ms) newest = i;
+    return n > 0 ? w->pods[pod[newest]].revision : 0;
 }
 
-static void clear(const struct protect_world *w, struct roles_plan *p)
+/* The one of them that is the longest there, of this revision or not; n: none. A standby counts when it could serve at once and is not being dumped. */
+static size_t oldest(const struct protect_world *w, const struct group_replica *all, const uint32_t *pod, size_t n, bool standby, bool newest)
 {
-    if (somebody_chooses(w)) return; /* it leads to all of them first */
-    for (uint32_t i = 0; i < w->n_pods; i++)
-        if (w->pods[i].role != PROTECT_NO_ROLE && !w->pods[i].terminating) add(p, PROTECT_CLEAR_ROLE, i);
+    uint32_t revision = newest_revision(w, pod, n);
+    size_t best = n;
+    for (size_t i = 0; i < n; i++) {
+        if (all[i].standby != standby || (w->pods[pod[i]].revision == revision) != newest || (standby && (!all[i].caught_up || all[i].busy))) continue;
+        if (best == n || w->pods[pod[i]].created_ms < w->pods[pod[best]].created_ms) best = i;
+    }
+    return best;
 }
 
-void roles_plan(const struct protect_world *w, bool on, struct roles_plan *p)
+static void change(struct group_replica *one, bool standby)
+{
+    one->standby = standby;
+    one->serving = !standby; /* only who is caught up is promoted */
+}
+
+/* One for one: those of before a rollout give their role to those that came with it. */
+static void prefer_new(const struct protect_world *w, struct group_replica *all, const uint32_t *pod, size_t n)
+{
+    size_t old, new;
+    while ((old = oldest(w, all, pod, n, false, false)) < n && (new = oldest(w, all, pod, n, true, true)) < n) {
+        change(&all[new], false);
+        change(&all[old], true);
+    }
+}
+
+void roles_plan(const struct protect_world *w, struct roles_plan *p)
 {
     struct group_replica all[PROTECT_PODS_MAX];
     uint32_t pod[PROTECT_PODS_MAX];
     struct group g;
     size_t which = 0;
     p->n = 0;
-    if (!on) {
-        clear(w, p);
-        return;
-    }
     size_t n = see(w, all, pod), serve = w->replicas > w->standby ? w->replicas - w->standby : 1;
     group_init(&g, &(struct group_policy){.standbys = n > serve ? (unsigned)(n - serve) : 0, .spares = true}); /* spares: roles are looked after in any case */
-    for (enum group_change change; (change = group_role(&g, all, n, &which)) != GROUP_NOTHING;) {
-        all[which].standby = change == GROUP_DEMOTE;
-        all[which].serving = change == GROUP_PROMOTE; /* only who is caught up is promoted */
-    }
+    for (enum group_change due; (due = group_role(&g, all, n, &which)) != GROUP_NOTHING;) change(&all[which], due == GROUP_DEMOTE);
+    prefer_new(w, all, pod, n);
     for (size_t i = 0; i < n; i++)
         if (!all[i].standby && w->pods[pod[i]].role != PROTECT_SERVING) add(p, PROTECT_PROMOTE, pod[i]);
     for (size_t i = 0; i < n; i++)

@@ -6,7 +6,9 @@
  *
  * Pods are born serving, by the webhook, and the operator makes standbys of those that are too many: while there is no operator, a pod that is new
  * takes clients as soon as it is ready. One without a role takes clients as long as no Service chooses; it gets one in any case.
- * Whose turn it is to change is decided by group.h, from what is there now. Pure. Thread: any. */
+ * Whose turn it is to change is decided by group.h, from what is there now; and in a rollout clients go to the new pods as soon as these can serve: so it is
+ * standbys whose deletion follows. Who is suspected only (its agent is silent) loses its role to one that is well, and keeps it while there is none: a
+ * promotion too many does no harm. Pure. Thread: any. */
 #ifndef CRSC_OPERATOR_RECONCILE_ROLES_H
 #define CRSC_OPERATOR_RECONCILE_ROLES_H
 
@@ -14,11 +16,11 @@
 
 struct roles_plan {
     uint32_t n;
-    struct protect_action actions[PROTECT_PODS_MAX]; /* PROTECT_PROMOTE before PROTECT_DEMOTE; or PROTECT_CLEAR_ROLE alone */
+    struct protect_action actions[PROTECT_PODS_MAX]; /* PROTECT_PROMOTE before PROTECT_DEMOTE */
 };
 
-/* The changes of roles that are due. `on`: there are to be roles; else there are to be none, as soon as no Service chooses by them any more. */
-void roles_plan(const struct protect_world *w, bool on, struct roles_plan *ret_plan);
+/* The changes that are due. */
+void roles_plan(const struct protect_world *w, struct roles_plan *ret_plan);
 
 /* It takes clients, or could at once: as far as the API server and its agent say. */
 bool roles_can_serve(const struct protect_world *w, uint32_t pod);

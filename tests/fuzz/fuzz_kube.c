@@ -53,6 +53,11 @@ bool agents_lists(const struct agents *a, const char *node)
     return true;
 }
 
+bool agents_lost(const struct agents *a, const char *node)
+{
+    return node[0] == object_text(a->answers, "lost")[0];
+}
+
 const struct agent_checkpoint *agents_checkpoint(const struct agents *a, const char *node, const char *stream, const char *id)
 {
     (void)a, (void)node, (void)stream, (void)id;
@@ -78,6 +83,8 @@ static void check_view(const struct view *v)
     for (uint32_t i = 0; i < w->n_services; i++) FUZZ_CHECK(v->services[i][0] != '\0' || w->services[i].matches);
     view_template_annotations(v, one_annotation, NULL);
     protect_plan(w, &plan);
+    protect_plan_roles(w, &plan);
+    FUZZ_CHECK(plan.n <= w->n_pods);
 }
 
 static void views(yyjson_val *root)

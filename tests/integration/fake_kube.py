@@ -81,6 +81,7 @@ class Kube:
         self.faults = []    # functions (method, path) -> None or Refused or "cut" or "garbage"
         self.lists = {}     # version -> the objects then, for the pages of a list
         self.requests = []  # (method, path)
+        self.mistaken = []  # (plural, name): a patch that named the uid of another object
         self.closing = False
 
     # -- direct access for tests
@@ -185,6 +186,10 @@ class Kube:
             if key not in self.objects:
                 raise Refused(404, "NotFound", f"{plural} \"{name}\" not found")
             old = self.objects[key]
+            uid = body["metadata"].get("uid") if isinstance(body, dict) and "metadata" in body else None
+            if uid and uid != old["metadata"]["uid"]:
+                self.mistaken.append((plural, name))
+                raise Refused(409, "Conflict", f"Precondition failed: UID in precondition: {uid}, UID in object meta: {old['metadata']['uid']}")
             if kind == "application/json-patch+json":
                 new = json_patch(copy.deepcopy(old), body)
             elif method == "PUT":
@@ -288,12 +293,13 @@ class Handler(BaseHTTPRequestHandler):
                 kind = self.headers.get("Content-Type") or ""
                 o = kube.write(self.command, plural, space, name, sub, body, kind, query.get("fieldManager"))
                 self._send(201 if self.command == "POST" else 200, o)
-        except Refused as r:
-            self._refuse(r)
-        except (ValueError, KeyError, TypeError, IndexError) as e:
-            self._refuse(Refused(422, "Invalid", repr(e)))
         except OSError:
             self.close_connection = True
+        except (Refused, ValueError, KeyError, TypeError, IndexError) as e:
+            try:
+                self._refuse(e if isinstance(e, Refused) else Refused(422, "Invalid", repr(e)))
+            except OSError:  # who asked is gone
+                self.close_connection = True
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _any
 

@@ -127,13 +127,20 @@ class Interceptor:
 
     def __init__(self):
         self.offset, self.identity, self.drain, self.suspect, self.diverged, self.replicas, self.looks = 0, "", "", False, 0, 0, 0
+        self.lost, self.watchers, self.told, self.closed = False, 0, threading.Condition(), False
         interceptor = self
 
         class Handler(Quiet):
             def do_GET(self):
+                if self.path == "/watch":
+                    interceptor.watch(self)
+                    return
+                if interceptor.closed:
+                    self.close_connection = True
+                    return
                 interceptor.looks += 1
                 self.say(200, json.dumps({"instance": "i1", "replicas": interceptor.replicas, "state": "draining" if interceptor.drain else "active", "drain": {"token": interceptor.drain},
-                                          "app": {"identity": interceptor.identity, "lost": False, "suspect": interceptor.suspect, "diverged": interceptor.diverged}}).encode())
+                                          "app": {"identity": interceptor.identity, "lost": interceptor.lost, "suspect": interceptor.suspect, "diverged": interceptor.diverged}}).encode())
 
             def do_POST(self):
                 if self.path.startswith("/replicas"):
@@ -150,6 +157,27 @@ class Interceptor:
                 self.say(200, json.dumps({"offset": interceptor.offset, "unbroken": True}).encode())
         self.server = serve(Handler)
         self.address = f"127.0.0.1:{self.server.server_port}"
+
+    def watch(self, request):
+        """Says something when it is told to, and ends with the interceptor."""
+        request.close_connection = True
+        with self.told:
+            self.watchers += 1
+            request.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+            while not self.closed:
+                self.told.wait()
+                request.wfile.write(b"{}\n")
+            self.watchers -= 1
+
+    def tell(self):
+        with self.told:
+            self.told.notify_all()
+
+    def close(self):
+        self.closed = True
+        self.server.shutdown()
+        self.server.server_close()
+        self.tell()
 
 
 class Kubelet:
@@ -772,6 +800,53 @@ def test_kubelet_killed(bench, rng):
     wait_until("the app is ended", lambda: not app.alive())
 
 
+def test_followed(bench, rng):
+    """?after=VERSION waits for a change that matters, and only for that: an app that is lost, one that is not answered for, a container that is gone."""
+    world = World(bench)
+    stream = world.stream("s")
+    node = Node(world, "n1")
+    process = node.run_pod(stream, "a", 3)
+
+    def containers(query=""):
+        said = node.ask("GET", f"/v1/containers{query}")[1]
+        return said["version"], {c["pod"]: c for c in said["containers"]}
+
+    def change(what, wanted):
+        """By the time that the question is over it has changed, and was told before the time that it may wait was over: else it is the version of before."""
+        before = containers()[0]
+        answer = []
+        asking = threading.Thread(target=lambda: answer.append(containers(f"?after={before}&wait_ms=10000")))
+        asking.start()
+        what()
+        asking.join(60)
+        check(answer and answer[0][0] > before, "nothing was told: %s", answer)
+        wait_until("it is as it should be", lambda: wanted(containers()[1]))
+    looks = node.pods["a"].looks
+    wait_until("what is known of its beginning", lambda: node.pods["a"].looks > looks + 3)
+    version = containers()[0]
+    check(containers("?after=0&wait_ms=10000")[0] == version, "who knows another version need not wait")
+    node.pods["a"].offset = 7
+    check(containers(f"?after={version}&wait_ms=500")[0] == version, "nothing that matters has changed")
+
+    def lose(lost):
+        node.pods["a"].lost = lost
+        node.pods["a"].tell()
+    change(lambda: lose(True), lambda all: all["a"]["interceptor"]["app"]["lost"])
+    change(lambda: lose(False), lambda all: not all["a"]["interceptor"]["app"]["lost"])
+    check(process.alive(), "a moment is no reason")
+    looks = node.pods["a"].looks
+    wait_until("it is watched", lambda: node.pods["a"].watchers == 1)
+    node.pods["a"].tell()
+    wait_until("it is asked when it says something", lambda: node.pods["a"].looks > looks)
+    change(node.pods["a"].close, lambda all: all["a"]["silent"] and all["a"]["interceptor"])
+    process.expected_dead = True
+
+    def end():
+        process.kill()
+        os.unlink(os.path.join(node.here, "run", "started", "ca.json"))
+    change(end, lambda all: not all)
+
+
 if __name__ == "__main__":
     main([test_same_name, test_delete_after_restart, test_killed_while_recording, test_killed_in_dump, test_cut_dump, test_valid_or_not, test_valid_never_came, test_damaged_here,
-          test_damaged_everywhere, test_log_away, test_replicas, test_kubelet, test_kubelet_doubt, test_kubelet_refuses, test_kubelet_killed])
+          test_damaged_everywhere, test_log_away, test_replicas, test_followed, test_kubelet, test_kubelet_doubt, test_kubelet_refuses, test_kubelet_killed])

@@ -152,7 +152,7 @@ def test_replace_and_refuse(bench, rng):
     cluster.kill(3)
     shutil.rmtree(cluster.data(3))
     cluster.start(3)
-    waits = "this server's data directory is empty, and the cluster knows it by another one: it waits to be added"
+    waits = "this server has no log, and the cluster does not take it as it is: it waits to be added"
     said = wait_until("it says what to do", lambda: cluster.running[3].find(waits), 30)
     check("members remove 3" in said["reason"], "it does not say what to do: %s", said)
     load.goes_on()

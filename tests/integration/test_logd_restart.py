@@ -33,7 +33,7 @@ def refused(bench, argv, status, words):
 
 def test_stop_hands_over(bench, rng):
     """SIGTERM of a leader: it hands over, ends with 0, and no append fails."""
-    cluster = Cluster(bench).start()
+    cluster = Cluster(bench, flags=["--stop-timeout", "60s"]).start()
     leader = cluster.wait_leader()
     loader = bench.spawn("appendload", ["crsc-appendload", "--servers", cluster.servers, "--stream", f"{STREAM}-stop", "--out",
                                         bench.path("acked-stop"), "--seconds", "6", "--rate", "500", "--timeout", "60"])

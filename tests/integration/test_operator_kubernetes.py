@@ -23,12 +23,15 @@ SPACE = "crsc-system"
 
 
 class Agent:
-    """One for all nodes here: they have the same address. Checkpoints become valid when `hold` is not set."""
+    """One for all nodes here: they have the same address. Checkpoints become valid when `hold` is not set; while `stuck` is, none is begun and no answer comes."""
 
     def __init__(self, port, ca, cert, key, directory):
         self.rng = random.Random(1)
         self.containers, self.checkpoints, self.deleted, self.puts, self.hold, self.fail_next = {}, {}, [], [], False, False
         self.lock = threading.Lock()
+        self.changed, self.version, self.said = threading.Condition(self.lock), int(time.time() * 1e6), None
+        self.stuck, self.waiting = threading.Event(), 0
+        self.plain = False  # as agents were that had to be asked again and again
         names = [os.path.join(directory, n) for n in ("agent.ca", "agent.crt", "agent.key")]
         for name, text in zip(names, (ca, cert, key)):
             with open(name, "w") as f:
@@ -50,10 +53,13 @@ class Agent:
                 body = json.loads(self.rfile.read(length)) if length else None
                 code, value = agent.handle(self.command, self.path, body)
                 text = json.dumps(value).encode()
-                self.send_response(code)
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
+                try:
+                    self.send_response(code)
+                    self.send_header("Content-Length", str(len(text)))
+                    self.end_headers()
+                    self.wfile.write(text)
+                except OSError:  # who asked is gone
+                    self.close_connection = True
 
             do_GET = do_PUT = do_DELETE = do_POST = answer
 
@@ -65,11 +71,60 @@ class Agent:
         self.http.shutdown()
         self.http.server_close()
 
-    def handle(self, method, path, body):
+    def follow(self, uid, replica):
+        """Hears of each change, as the real one does."""
+        while self.containers.get(uid, {}).get("replica") is replica:
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1", replica.admin_port, timeout=5)
+                connection.request("GET", "/watch")
+                for _ in connection.getresponse():
+                    with self.lock:
+                        self.changed.notify_all()
+            except (OSError, http.client.HTTPException):
+                pass
+            with self.lock:
+                self.changed.notify_all()
+            time.sleep(0.02)
+
+    def list_containers(self):
+        found = []
+        for c in self.containers.values():
+            if not c.get("replica"):
+                found.append(c)
+                continue
+            try:
+                now = c["replica"].status(strict=False)
+            except http.client.HTTPException:
+                now = None
+            c["words"] = now or c.get("words")
+            found.append({**c, "interceptor": c["words"], "silent": now is None, "replica": None, "words": None})
+        return found
+
+    def wait_containers(self, after, wait_ms):
+        until = time.monotonic() + wait_ms / 1000
         with self.lock:
-            path, _, query = path.partition("?")
-            if path == "/v1/containers":
-                return 200, {"containers": [{**c, "interceptor": c["replica"].status(strict=False), "replica": None} if c.get("replica") else c for c in self.containers.values()]}
+            while True:
+                found = self.list_containers()
+                if self.plain:
+                    return 200, {"containers": found}
+                matters = [(c["id"], c["attached"], c.get("silent"), *((c["interceptor"] or {}).get(k) for k in ("state", "fenced", "leaving")),
+                            json.dumps((c["interceptor"] or {}).get("app"))) for c in found]
+                if matters != self.said:
+                    self.version, self.said = self.version + 1, matters
+                left = until - time.monotonic()
+                if after != self.version or left <= 0:
+                    return 200, {"version": self.version, "containers": found}
+                self.changed.wait(left)
+
+    def handle(self, method, path, body):
+        path, _, query = path.partition("?")
+        if path == "/v1/containers":
+            words = parse_qs(query)
+            return self.wait_containers(int(words.get("after", ["0"])[0]), int(words.get("wait_ms", ["0"])[0]))
+        if method == "PUT" and self.stuck.is_set():
+            self.waiting += 1
+            wait_until("the agent goes on", lambda: not self.stuck.is_set(), 120)
+        with self.lock:
             if path == "/v1/checkpoints":
                 for c in self.checkpoints.values():
                     if c["phase"] == "dumping" and not self.hold:
@@ -107,6 +162,7 @@ class Agent:
         self.run(pod, 0)
         with self.lock:
             self.containers[pod["metadata"]["uid"]]["replica"] = replica
+        threading.Thread(target=self.follow, args=(pod["metadata"]["uid"], replica), daemon=True).start()
 
     def gone(self, pod):
         with self.lock:
@@ -156,6 +212,7 @@ class World:
         self.webhook_port, self.agent_port = free_ports(2)
         self.agent = None
         self.operator = None
+        self.poll = "50ms"
         self.kube.put("nodes", node("n1"), "")
         self.kube.put("nodes", node("n2"), "")
         self.kube.put("mutatingwebhookconfigurations", WEBHOOK, "")
@@ -171,7 +228,7 @@ class World:
     def start(self, name="operator", port=None, elect=False):
         process = self.bench.spawn(name, ["crsc-operator", "kubernetes", "--servers", self.log.servers, "--kubeconfig", self.server.kubeconfig,
                                           "--webhook-listen", f"127.0.0.1:{port or self.webhook_port}", "--webhook-names", "localhost,127.0.0.1", "--agent-port",
-                                          str(self.agent_port), "--agent-poll", "50ms", "--node-grace", "0s", "--identity", name, "--leader-elect",
+                                          str(self.agent_port), "--agent-poll", self.poll, "--node-grace", "0s", "--identity", name, "--leader-elect",
                                           "true" if elect else "false", "--log-level", "debug", "--log-tls", "false"])
         process.wait_for("certificates are here", 120)
         return process
@@ -201,18 +258,19 @@ class World:
             pod = json_patch(copy.deepcopy(pod), json.loads(base64.b64decode(answer["patch"])))
         return pod, answer.get("warnings", [])
 
-    def admit(self, name, node_name="n1", workload="deployments/counter"):
+    def admit(self, name, node_name="n1", workload="deployments/counter", ready="True", labels=None):
         """What the Deployment's controller, the scheduler and a kubelet do: a pod of the template, admitted, running, ready."""
-        return self.kube.put("pods", self.admitted(name, node_name, workload))
+        return self.kube.put("pods", self.admitted(name, node_name, workload, ready, labels))
 
-    def admitted(self, name, node_name="n1", workload="deployments/counter"):
+    def admitted(self, name, node_name="n1", workload="deployments/counter", ready="True", labels=None):
         """The same pod, which is not there yet."""
         plural, _, owner = workload.partition("/")
         template = self.kube.get(plural, owner)["spec"]["template"]
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, **copy.deepcopy(template["metadata"])}, "spec": copy.deepcopy(template["spec"])}
+        pod["metadata"]["labels"].update(labels or {})
         pod, _ = self.review(pod)
         pod["spec"]["nodeName"] = node_name
-        pod["status"] = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}],
+        pod["status"] = {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}],
                          "containerStatuses": [{"name": "app", "restartCount": 0, "state": {"running": {}}}]}
         return pod
 
@@ -538,6 +596,7 @@ def test_replicas(bench, rng):
     scale-down are their own affair, and no sibling is fenced."""
     with World(bench) as w:
         deployment = begin_three(w)
+        w.agent.plain = True
         w.annotate(checkpoint_restore="true", checkpoint_interval="1s")
         for annotations, word in (({}, "crsc.io/replication=log"), ({"replication": "log", "ordering": "concurrent"}, "ordering: serial"),
                                   ({"ordering": "serial", "upgrade": "pass"}, "upgrade: pass")):
@@ -650,10 +709,27 @@ def roles(w):
     return found
 
 
+COST = "controller.kubernetes.io/pod-deletion-cost"
+
+
+def costs(w):
+    return {pod["metadata"]["name"]: pod["metadata"].get("annotations", {}).get(COST) for pod in w.kube.all("pods")}
+
+
 def test_standby(bench, rng):
     """crsc.io/standby: so many replicas take no clients, and are those that are dumped; when one that serves is lost, one of them is promoted. All of it is undone."""
     with World(bench) as w:
+        w.poll = "1s"  # as it is when nobody says otherwise: what is seen sooner was told
         deployment = begin_three(w)
+        patches = []
+
+        def note(method, path):
+            if method == "PATCH" and "/pods/" in path:
+                patches.append((time.monotonic(), path.partition("?")[0].rpartition("/")[2]))
+
+        def told(what, begun, spare):
+            print(f"{what}: the standby's role was written {1000 * min(at - begun for at, name in patches if name == spare and at >= begun):.0f} ms later")
+        w.kube.faults.append(note)
         w.annotate(checkpoint_restore="true", checkpoint_interval="1s", standby="1")
         for annotations, word in (({}, "standby wants"), ({"replication": "log", "traffic": "redirect"}, "traffic: redirect")):
             w.annotate(**annotations)
@@ -663,10 +739,19 @@ def test_standby(bench, rng):
         check("crsc.io/standby" not in w.template(), "another number of standbys is no rollout")
         shelf, pods = [(0, None)], {}
 
+        def is_ready(name):
+            w.kube.change("pods", name, {"status": {"conditions": [{"type": "Ready", "status": "True"}]}})
+
         def add(name):
-            pod = w.admit(name)
+            pod = w.admit(name, ready="False")
             check(pod["metadata"]["labels"].get("crsc.io/role") == "serving", "born to serve, for the time without an operator: %s", pod["metadata"])
             pods[name] = PodReplica(w, pod, shelf)
+            is_ready(name)
+
+        def comes_back(name):
+            pods[name].start_app()
+            w.agent.run_replica(pods[name].pod, pods[name])
+            pods[name].wait_active()
 
         def chooses():
             return w.kube.get("services", "counter")["spec"]["selector"] == {"app": "counter", "crsc.io/role": "serving"}
@@ -691,27 +776,105 @@ def test_standby(bench, rng):
         wait_until("checkpoints", taken, 60)
         none_under_way(w)
         of = {o["spec"]["pod"] for o in w.kube.all("checkpoints") if o["metadata"]["name"] not in before}
-        check(of == now["standby"], "of %s, and the standby is %s", of, now["standby"])
+        failed = any(o["status"]["phase"] == "Failed" for o in w.kube.all("checkpoints"))  # then another one's turn comes
+        check(of == now["standby"] or failed, "of %s, and the standby is %s", of, now["standby"])
         w.annotate(checkpoint_interval="3600s")
 
         # the app of one that serves dies: its interceptor says so before any kubelet does
+        check([costs(w)[k] for k in (min(now["standby"]), min(now["serving"]))] == ["-1000", None], "a scale-down would take others: %s", costs(w))
         victim, spare = min(now["serving"]), min(now["standby"])
+        begun = time.monotonic()
         pods[victim].app.kill()
         wait_until("they have changed roles", lambda: spare in roles(w)["serving"] and roles(w)["standby"] == {victim}, 30)
+        told("its app was killed", begun, spare)
+        check([costs(w)[k] for k in (victim, spare)] == ["-1000", None], "%s", costs(w))
         def promotion():  # the event follows the label
             return next((e["message"] for e in w.kube.all("events") if e["reason"] == "StandbyPromoted" and spare in e["message"]), None)
         print(wait_until("an event tells of it", promotion))
-        pods[victim].start_app()
-        w.agent.run_replica(pods[victim].pod, pods[victim])
-        pods[victim].wait_active()
+        comes_back(victim)
 
-        # a pod is deleted: its successor is born serving, and ready at once here, so that one of three steps back
-        w.kube.delete("pods", spare)
-        pods.pop(spare).end()
-        wait_until("the standby takes over", lambda: victim in roles(w)["serving"], 30)
+        # an interceptor dies, and nobody says that its pod is not ready
+        lost, spare = min(roles(w)["serving"]), victim
+        begun = time.monotonic()
+        pods[lost].process.kill()
+        wait_until("the standby takes over", lambda: spare in roles(w)["serving"] and lost in roles(w)["standby"], 30)
+        told("its interceptor was killed", begun, spare)
+        w.kube.delete("pods", lost)
+        pods.pop(lost).end()
         add("counter-d")
-        settled(2, 1)
+        now = settled(2, 1)
+
+        # a pod is deleted: its successor is born serving, so that one of three steps back
+        lost, spare = min(now["serving"]), min(now["standby"])
+        begun = time.monotonic()
+        w.kube.delete("pods", lost)
+        wait_until("the standby takes over", lambda: spare in roles(w)["serving"], 30)
+        told("its pod was deleted", begun, spare)
+        pods.pop(lost).end()
+        add("counter-e")
+        now = settled(2, 1)
         same_lists(pods.values())
+
+        # an agent hangs, in a checkpoint: that is no reason to wait
+        w.agent.stuck.set()
+        lost, spare = min(now["serving"]), min(now["standby"])
+        w.kube.put("checkpoints", {"apiVersion": "crsc.io/v1alpha1", "kind": "Checkpoint", "metadata": {"name": "hangs"}, "spec": {"workload": "counter", "pod": spare}})
+        wait_until("the agent hangs", lambda: w.agent.waiting, 30)
+        begun = time.monotonic()
+        pods[lost].app.kill()
+        wait_until("the standby takes over", lambda: spare in roles(w)["serving"] and lost in roles(w)["standby"], 30)
+        told("its app was killed, and an agent hung", begun, spare)
+        check(w.operator.find("action failed", action="start-checkpoint") is None, "only when the agent had been given up")
+        w.agent.stuck.clear()
+        wait_until("the checkpoint ends", lambda: w.kube.get("checkpoints", "hangs").get("status", {}).get("phase") in ("Valid", "Failed"), 60)
+        comes_back(lost)
+
+        # a node goes silent, of which Kubernetes says nothing yet: its pod is ready, and its role another one's
+        lost, spare = min(roles(w)["serving"]), lost
+        w.kube.put("nodes", node("n3", address="127.0.0.9"), "")
+        begun = time.monotonic()
+        w.kube.change("pods", lost, {"spec": {"nodeName": "n3"}})
+        wait_until("the standby takes over", lambda: spare in roles(w)["serving"] and lost in roles(w)["standby"], 30)
+        told("its node went silent", begun, spare)
+        w.kube.change("pods", lost, {"spec": {"nodeName": "n1"}})
+        now = settled(2, 1)
+
+        # a rollout: the new pod is a standby while it cannot serve, and serves then, though enough of the old ones do
+        new = w.admit("counter-new", ready="False", labels={"pod-template-hash": "new"})
+        pods["counter-new"] = PodReplica(w, new, shelf)
+        wait_until("it is no hindrance", lambda: "counter-new" in roles(w)["standby"], 30)
+        is_ready("counter-new")
+        wait_until("it takes clients over", lambda: "counter-new" in roles(w)["serving"] and len(roles(w)["serving"]) == 2, 30)
+        old = min(roles(w)["standby"])
+        w.kube.delete("pods", old)
+        pods.pop(old).end()
+        now = settled(2, 1)
+
+        # the standby's pod is made anew under its name, in the moment in which it is promoted: that is another one
+        lost, spare = min(now["serving"]), min(now["standby"])
+        made = []
+        def made_anew(method, path):
+            if method == "PATCH" and path.split("?")[0].endswith("/pods/" + spare) and not made:
+                another = copy.deepcopy(pods[spare].pod)
+                for key in ("uid", "resourceVersion", "creationTimestamp"):
+                    another["metadata"].pop(key, None)
+                made.append(another)
+                w.kube.delete("pods", spare)
+                made.append(w.kube.put("pods", another))
+        w.kube.faults.append(made_anew)
+        pods[lost].app.kill()
+        wait_until("it was another one", lambda: ("pods", spare) in w.kube.mistaken, 30)
+        w.agent.gone(pods[spare].pod)
+        pods[spare].pod = made[1]
+        w.agent.run_replica(made[1], pods[spare])
+        is_ready(spare)
+        wait_until("that one serves", lambda: spare in roles(w)["serving"] and lost in roles(w)["standby"], 30)
+        w.kube.faults.remove(made_anew)
+        comes_back(lost)
+        same_lists(pods.values())
+
+        for name in pods:  # what somebody else says of that is theirs
+            w.kube.change("pods", name, {"metadata": {"annotations": {COST: "7"}}} if name in now["serving"] else {})
 
         # an operator that is killed finds it as it is; more standbys, less replicas: one serves in any case
         w.operator.kill()
@@ -725,6 +888,7 @@ def test_standby(bench, rng):
         wait_until("the Service leads to the one that serves", chooses, 60)
         end(w)
         check(roles(w)[""] == set(pods), "roles are left: %s", roles(w))
+        check(all(v == ("7" if k in now["serving"] else None) for k, v in costs(w).items()), "what is ours goes, what is somebody else's stays: %s", costs(w))
         undone(w, (deployment, SERVICE))
 
 
@@ -962,7 +1126,7 @@ def test_stopped(bench, rng):
         for _ in range(int(os.environ.get("CRSC_ROUNDS", "6"))):
             time.sleep(rng.uniform(0, 0.6))
             check(w.operator.stop() == 0, "it did not stop well:\n%s", w.operator.tail(60))
-            w.operator = w.start()
+            w.operator = w.start(elect=rng.random() < 0.5)  # with a lease to give back, or without
         ended.set()
         thread.join()
         w.agent.run(pod, 9000)

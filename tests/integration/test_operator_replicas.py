@@ -58,7 +58,7 @@ class Replica:
         self.where = self.place.address, PORT
         self.process = None
 
-    def http(self, port=PORT, timeout=30):
+    def http(self, port=PORT, timeout=60):
         return Http(port, timeout=timeout, host=self.place.address)
 
     def make_bundle(self):
@@ -283,7 +283,8 @@ def test_rotation(bench, rng):
     group.check_checkpoints()
     check(foreign > 0, "no replica was restored from another one's checkpoint")
     causes = {r["cause"] for r in group.check_restores(*group.said("recovered"))}
-    check("its process ended" in causes, "%s", causes)
+    either = {"its process ended", "it dropped a request: nobody knows whether it executed it"}  # whichever is seen first
+    check(causes and causes <= either, "%s", causes)
     print(f"  {rounds} kills, {foreign} restored from another one's checkpoint, {len(group.said('checkpoint valid'))} checkpoints, {total} executed in "
           f"{time.monotonic() - begun:.0f} s, {clients.reads} reads, {clients.moves} times a client moved", flush=True)
 
@@ -350,8 +351,8 @@ def test_standby(bench, rng):
     took, outages, gaps = [], [], []
     for k in range(2 if bench.build.sanitized else 6):
         (active,), (standby,) = group.by_role()
-        event = group.next_checkpoint()
-        check(event["workload"] == standby.name, "the one that serves was dumped: %s", event)
+        event = group.next_checkpoint()  # one of another only where the standby could not be dumped
+        check(event["workload"] == standby.name or group.said("checkpoint failed"), "the one that serves was dumped: %s", event)
         time.sleep(rng.uniform(0, 0.4))
         probe = Probe(group.replicas)
         bench.at_end.append(probe.ended.set)

@@ -119,11 +119,11 @@ def test_cut(bench, rng):
     """An upload that breaks off leaves nothing that is replayed: the client gone, the interceptor killed, a chunk that is none, too large when it was
     nearly there."""
     cluster, app, front = prepare(bench, ("--max-body", "6MiB"))
-    with socket.create_connection(("127.0.0.1", front.port), timeout=30) as s:
+    with socket.create_connection(("127.0.0.1", front.port), timeout=60) as s:
         s.sendall(b"POST /gone HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n\r\n" + bytes(4_000_000))
         wait_until("parts in the log", lambda: front.status()["offsets"]["last"] >= 6)
     for target, last, status in (("/chunk", b"zz\r\n", b"400"), ("/over", b"400000\r\n" + bytes(4 * MIB), b"413")):
-        with socket.create_connection(("127.0.0.1", front.port), timeout=30) as s:
+        with socket.create_connection(("127.0.0.1", front.port), timeout=60) as s:
             s.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n300000\r\n%s\r\n%s" % (target.encode(), bytes(3 * MIB), last))
             got = s.recv(1000)
             check(got.startswith(b"HTTP/1.1 " + status), "%s: %s", target, got)

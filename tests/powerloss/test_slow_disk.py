@@ -26,16 +26,17 @@ def alarm(cluster, i):
 
 def test_a_slow_leader_hands_over(bench, rng):
     with contextlib.ExitStack() as stack:
-        cluster = OnDisks(bench, flags=["--segment-size", "1MiB", "--election-timeout", "4s", "--slow-disk", "500ms"])
+        # a bound above what others may do to the disk that is below all three
+        cluster = OnDisks(bench, flags=["--segment-size", "1MiB", "--election-timeout", "4s", "--slow-disk", "1s"])
         cluster.disks = {i: stack.enter_context(Disk(bench, rng, f"disk-{i}")) for i in (1, 2, 3)}
         stack.callback(lambda: [cluster.stop(i) for i in list(cluster.running)])
         cluster.start()
         slow = cluster.wait_leader()
         out = bench.path("acked")
-        loader = bench.spawn("loader", ["crsc-appendload", "--servers", cluster.servers, "--stream", STREAM, "--out", out, "--seconds", "20", "--rate", "100",
+        loader = bench.spawn("loader", ["crsc-appendload", "--servers", cluster.servers, "--stream", STREAM, "--out", out, "--seconds", "30", "--rate", "100",
                                         "--timeout", "120"])
         wait_until("appends are acknowledged", lambda: os.path.exists(out) and os.path.getsize(out) > 100, 60, 0.01)
-        cluster.disks[slow].tell("slow 900")
+        cluster.disks[slow].tell("slow 1800")
         process = cluster.running[slow]
         process.wait_for("the disk is slow", 120)
         process.wait_for("leadership is handed over, as the disk is slow", 60)

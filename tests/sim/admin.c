@@ -9,6 +9,7 @@
 #include "logctl/verbs.h"
 #include "tests/sim/check.h"
 #include "tests/sim/cluster.h"
+#include "tests/sim/founders.h"
 #include "tests/sim/net.h"
 #include "tests/sim/workload.h"
 
@@ -56,8 +57,20 @@ static bool is_broken(unsigned i)
 static bool is_whole(void)
 {
     for (unsigned i = 1; i <= cluster_size(); i++)
-        if (cluster_server(i)->damaged || is_broken(i)) return false;
+        if (cluster_server(i)->damaged || cluster_server(i)->loses_disk || is_broken(i)) return false;
     return true;
+}
+
+bool admin_may_empty(unsigned machine)
+{
+    unsigned voters = x.known ? x.n_voters : cluster_shape()->first, whole = 0;
+    for (unsigned i = 0; i < x.n_steps; i++)
+        if (x.steps[i].kind != LOOK && x.steps[i].machine != machine) return false;
+    for (unsigned i = 1; i <= cluster_size(); i++) {
+        const struct server *s = cluster_server(i);
+        whole += i != machine && (x.known ? x.voters[i] : !s->spare) && !s->wiped && !s->damaged && !s->loses_disk;
+    }
+    return 2 * whole > voters;
 }
 
 bool admin_may_damage(void)
@@ -106,7 +119,12 @@ static void decide(void)
     if (broken != 0) {
         admin_counts[ADMIN_REPLACED]++;
         plan(REMOVE, broken);
-        plan_new(broken);
+        if (cluster_server(broken)->wiped && cluster_server(broken)->known && dice_chance(&world_dice, 500)) { /* it has an empty disk, and may go on as it was started */
+            plan(ADD, broken);
+            plan(PROMOTE, broken);
+        } else {
+            plan_new(broken);
+        }
         return;
     }
     if (x.n_queue == 0) {
@@ -119,6 +137,7 @@ static void decide(void)
     unsigned left = choose(n, is_voter), free = choose(n, is_free);
     if (job == ADMIN_GROW && free != 0) plan_new(free);
     if (job == ADMIN_SHRINK && x.n_voters > (is_whole() ? 1 : 3)) plan(REMOVE, left);
+    if (job == ADMIN_DISMISS && x.voters[n] && x.n_voters > (is_whole() ? 1 : 3)) plan(REMOVE, n);
     if (job == ADMIN_TRANSFER) plan(TRANSFER, n % 3 == 0 ? 0 : left);
     if (job == ADMIN_WIPE && x.n_voters >= 3 && x.met && is_whole()) plan(EMPTY, left);
     if (job == ADMIN_BACKUP) {
@@ -271,6 +290,9 @@ static void take(struct step *s)
         done();
         break;
     case ADD:
+        server->leaving = false;
+        founders_added(s->machine); /* by what it has now */
+        /* fall through */
     case PROMOTE:
     case REMOVE:
     case TRANSFER:
@@ -306,6 +328,7 @@ static void on_time(uv_timer_t *timer)
         done();
     }
     if (x.busy) return;
+    if (x.n_steps > 0 && x.steps[x.at].kind == PROMOTE && is_broken(x.steps[x.at].machine)) x.n_steps = x.at = 0; /* it has to be added once more */
     if (x.n_steps == 0) {
         bool broken = choose(0, is_broken) != 0;
         if (x.known && x.n_queue == 0 && !broken && (!x.calm || x.looked)) return; /* nothing to do */

@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum admin_job { ADMIN_GROW, ADMIN_SHRINK, ADMIN_TRANSFER, ADMIN_WIPE, ADMIN_BACKUP, ADMIN_JOBS };
+enum admin_job { ADMIN_GROW, ADMIN_SHRINK, ADMIN_TRANSFER, ADMIN_WIPE, ADMIN_BACKUP, ADMIN_DISMISS /* server n is removed */, ADMIN_JOBS };
 
 void admin_begin(void);
 void admin_ask(enum admin_job job, unsigned n); /* n: chooses the server */
@@ -21,6 +21,8 @@ const char *admin_waits_for(void);
 bool admin_is_member(unsigned machine); /* when it looked last */
 /* May one server's data be damaged now, and the others are a majority with all of it, whatever is done next? */
 bool admin_may_damage(void);
+/* May that one lose its disk now, and the others are a majority, known to all or not yet founded? */
+bool admin_may_empty(unsigned machine);
 extern uint64_t admin_counts[8];
 enum { ADMIN_ADDED, ADMIN_PROMOTED, ADMIN_REMOVED, ADMIN_TRANSFERRED, ADMIN_WIPED, ADMIN_REPLACED, ADMIN_BACKUPS, ADMIN_RESTORED };
 

@@ -6,7 +6,7 @@
 
 #include "tests/sim/world.h"
 
-enum { KEPT = 4, ENTRIES = 1 << 16, OFFSETS = 1 << 15, SNAPSHOTS = 512, MACHINES = 16 };
+enum { KEPT = 4, RETAINS = 512, ENTRIES = 1 << 16, OFFSETS = 1 << 15, SNAPSHOTS = 512, MACHINES = 16 };
 
 struct append {
     uint64_t begun, epoch, offset; /* offset 0: not acknowledged */
@@ -32,6 +32,9 @@ static struct {
         struct check_policy policy;
         uint64_t newest[KEPT]; /* offsets of snapshots that were asked to be recorded, the highest first */
         uint64_t trim_asked;   /* the highest */
+        struct { uint64_t first, last; } retains[RETAINS];
+        unsigned n_retains;
+        uint64_t begins; /* as far as any server has applied a trim */
     } streams[CHECK_STREAMS];
     uint32_t where[CHECK_APPENDS]; /* offset of each append that was seen */
     int64_t clock_min_us, clock_max_us; /* how far servers' clocks were off */
@@ -49,7 +52,8 @@ void check_begin(void)
         memset(s->newest, 0, sizeof s->newest);
         s->has_policy = false;
         s->trim_asked = 0;
-        s->last = s->epoch = s->fenced_at = s->trimmed = s->n_snapshots = 0;
+        s->last = s->epoch = s->fenced_at = s->trimmed = s->n_snapshots = s->n_retains = 0;
+        s->begins = 0;
     }
     memset(c.where, 0, (c.n_appends + 1) * sizeof *c.where);
     c.n_appends = c.n_acknowledged = c.n_seen = c.last_entry = 0;
@@ -293,6 +297,41 @@ void check_first(const char *who, unsigned stream, uint64_t first)
     if (bound && !(p->age_us > 0 && most_age_us(stream, first - 1) > p->age_us) && !(p->bytes > 0 && most_behind(stream, first) > p->bytes))
         world_violation("L5: stream %u begins at %" PRIu64 " for %s, but its policy keeps the last %" PRIu64 " us and %" PRIu64 " bytes", stream, first, who, p->age_us,
                         p->bytes);
+}
+
+void check_trims(unsigned stream, uint64_t first)
+{
+    if (first > c.streams[stream].begins) c.streams[stream].begins = first;
+}
+
+void check_retained(unsigned stream, uint64_t first, uint64_t last)
+{
+    struct stream *s = &c.streams[stream];
+    const struct check_policy *p = &s->policy;
+    bool was = first <= s->begins; /* a person's trim went further, or another server did this */
+    check_trims(stream, first);
+    if (was || p->bytes == 0 || s->n_retains == RETAINS) return;
+    if (p->age_us > 0 && most_age_us(stream, first - 1) > p->age_us) return;
+    s->retains[s->n_retains].first = first;
+    s->retains[s->n_retains++].last = last;
+}
+
+/* What was left is more than its policy keeps, or one event more could have been. Of an event that nobody was given the most is assumed. */
+void check_retains(void)
+{
+    for (unsigned i = 0; i < CHECK_STREAMS; i++) {
+        const struct stream *s = &c.streams[i];
+        uint64_t largest = 0;
+        for (uint64_t j = 0; j < c.n_appends; j++)
+            if (c.appends[j].stream == i && c.appends[j].size > largest) largest = c.appends[j].size;
+        for (unsigned k = 0; k < s->n_retains; k++) {
+            uint64_t left = 0;
+            for (uint64_t o = s->retains[k].first; o <= s->retains[k].last && o < OFFSETS; o++) left += s->events[o] == 0 ? largest : c.appends[s->events[o] - 1].size;
+            if (left <= s->policy.bytes)
+                world_violation("L5: stream %u ended at %" PRIu64 " when its policy made it begin at %" PRIu64 ": that leaves %" PRIu64 " bytes, and it keeps %" PRIu64, i,
+                                s->retains[k].last, s->retains[k].first, left, s->policy.bytes);
+        }
+    }
 }
 
 void check_status(uint64_t asked_at, uint64_t applied, uint64_t commit)

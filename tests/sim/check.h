@@ -46,6 +46,11 @@ bool check_has_policy(unsigned stream);
 void check_clock(int64_t wall_offset_us); /* a server's clock is off by that now */
 void check_snapshot_asked(unsigned stream, uint64_t offset);
 void check_trim_asked(unsigned stream, uint64_t offset);
+/* A trim was applied, after which it begins there. */
+void check_trims(unsigned stream, uint64_t first);
+/* Its policy made it begin at `first` when it ended at `last`; looked at by check_retains(), when it is known what was there. */
+void check_retained(unsigned stream, uint64_t first, uint64_t last);
+void check_retains(void);
 /* Somebody was told that the stream begins there. */
 void check_first(const char *who, unsigned stream, uint64_t first_offset);
 

@@ -13,9 +13,11 @@
 #include "logd/server/peers.h"
 #include "logd/server/restore.h"
 #include "tests/sim/check.h"
+#include "tests/sim/founders.h"
 #include "tests/sim/fs.h"
 #include "tests/sim/net.h"
 #include "tests/sim/plan.h"
+#include "tests/sim/workload.h"
 
 enum { CRASHES = 3, ARGS = 20, ARG = 256 };
 
@@ -159,13 +161,22 @@ static void start(void *arg, uint64_t life)
         return;
     }
     cluster_counts[CLUSTER_STARTS]++;
-    s->asked_to_stop = false;
+    s->asked_to_stop = s->refused = false;
     s->node = NULL;
     const struct fs_faults *f = fs_faults(s->process.number);
     s->disk_hurt = f->full || f->fail_writes + f->fail_reads + f->fail_syncs > 0;
     world_trace("server %u starts", s->process.number);
     net_machine_up(s->process.number);
     process_start(&s->process, run_server, s);
+}
+
+static void lose_disk(struct server *s)
+{
+    fs_wipe(s->process.number);
+    check_forget(s->process.number);
+    s->loses_disk = s->damaged = s->disk_hurt = s->out = false;
+    s->crashes = 0;
+    founders_emptied(s->process.number);
 }
 
 /* Who looks after the processes: starts what has ended. */
@@ -182,10 +193,12 @@ static void on_end(struct process *p)
     }
     if (p->status == PROCESS_POWER) {
         cluster_counts[CLUSTER_POWER]++;
-        fs_power_cut(p->number);
+        if (s->loses_disk) lose_disk(s);
+        else fs_power_cut(p->number);
     } else {
         fs_process_ended(p->number);
     }
+    s->loses_disk = false;
     switch (p->status) {
     case PROCESS_POWER: break;
     case PROCESS_KILLED: cluster_counts[CLUSTER_KILLED]++; break;
@@ -224,14 +237,18 @@ static void on_end(struct process *p)
 
 /* ---- machines ------------------------------------------------------------------------------------------------- */
 
+void cluster_empty(struct server *s)
+{
+    bool ran = s->process.running;
+    s->loses_disk = ran;
+    process_end(&s->process, PROCESS_POWER);
+    if (!ran) lose_disk(s);
+}
+
 void cluster_wipe(struct server *s)
 {
-    process_end(&s->process, PROCESS_POWER);
-    fs_wipe(s->process.number);
-    check_forget(s->process.number);
-    s->damaged = s->disk_hurt = s->out = false;
-    s->crashes = 0;
-    s->wiped = true;
+    cluster_empty(s);
+    s->wiped = s->known = true;
     if (x.options.first == 1) s->joins = true; /* told to be a cluster of its own, it would be one: docs/OPERATIONS.md */
 }
 
@@ -240,7 +257,8 @@ void cluster_join(struct server *s)
     bool ran = s->process.running;
     cluster_wipe(s);
     s->joins = true;
-    s->spare = s->wiped = s->leaving = false;
+    s->spare = s->leaving = false;
+    founders_added(s->process.number);
     if (!ran) world_at(world_now() + dice_between(&world_dice, 1, 500) * MS, start, s, s->process.life);
 }
 
@@ -279,6 +297,7 @@ void cluster_begin(const struct cluster_options *options)
     memset(cluster_counts, 0, sizeof cluster_counts);
     x.options = *options;
     x.cut_at_copy = -1;
+    founders_begin();
     snprintf(x.each[CLUSTER_RESTORED], sizeof x.each[0], "10.0.0.%u:%d", CLUSTER_RESTORED, CLUSTER_PORT);
     for (unsigned i = 1; i <= options->n; i++) {
         snprintf(x.each[i], sizeof x.each[i], options->by_name ? "logd-%u:%d" : "10.0.0.%u:%d", i, CLUSTER_PORT);
@@ -294,7 +313,7 @@ void cluster_begin(const struct cluster_options *options)
         s->process.wall_offset_us = (int64_t)dice_below(&world_dice, 4000000) - 2000000;
         check_clock(s->process.wall_offset_us);
         s->spare = i > options->first;
-        if (!s->spare) world_at(dice_below(&world_dice, 300 * MS), start, s, 0);
+        if (!s->spare) world_at(dice_below(&world_dice, options->late_ms * MS), start, s, 0);
     }
 }
 
@@ -317,12 +336,12 @@ void cluster_stop(struct server *s)
 
 /* ---- what is watched in logd ---------------------------------------------------------------------------------- */
 
-enum watch { WATCH_APPLY, WATCH_HARD_STATE, WATCH_START, WATCH_COMPACT, WATCH_SEND, WATCH_LOG, WATCHES };
+enum watch { WATCH_APPLY, WATCH_HARD_STATE, WATCH_START, WATCH_COMPACT, WATCH_APPEND, WATCH_SEND, WATCH_LOG, WATCHES };
 static bool watched[WATCHES]; /* called at all */
 
 const char *cluster_unwatched(void)
 {
-    static const char *const names[WATCHES] = {"streams_apply", "wal_set_hard_state", "consensus_start", "wal_compact", "peers_send", "log_write"};
+    static const char *const names[WATCHES] = {"streams_apply", "wal_set_hard_state", "consensus_start", "wal_compact", "wal_append", "peers_send", "log_write"};
     for (unsigned i = 0; i < WATCHES; i++)
         if (!watched[i]) return names[i];
     return NULL;
@@ -339,6 +358,16 @@ static uint64_t hash(uint64_t h, const void *bytes, size_t len)
     }
     for (; len > 0; p++, len--) h = (h ^ *p) * UINT64_C(0x100000001b3);
     return h;
+}
+
+static void look_at_retain(const struct streams *s, const struct streams_outcome *o)
+{
+    struct streams_info info;
+    if ((o->type != FRAME_RETAIN && o->type != FRAME_TRIM) || o->code != ERROR_NONE || streams_info(s, o->stream_id, &info) != 0) return;
+    int stream = workload_stream(info.name);
+    if (stream < 0) return;
+    if (o->type == FRAME_TRIM) check_trims((unsigned)stream, o->offset);
+    else check_retained((unsigned)stream, o->offset, info.last_offset);
 }
 
 int __real_streams_apply(struct streams *s, uint64_t index, const void *data, size_t len, struct wal_location where,
@@ -367,6 +396,7 @@ int __wrap_streams_apply(struct streams *s, uint64_t index, const void *data, si
         const struct streams_outcome *o = &update->outcomes[i];
         uint64_t what[] = {o->type, o->code, o->stream_id, o->offset, o->count, o->duplicate, o->epoch, o->expected};
         outcome = hash(outcome, what, sizeof what);
+        look_at_retain(s, o);
     }
     check_applied(p->number, p->life, index, hash(UINT64_C(0xcbf29ce484222325), data, len) | 1, outcome);
     return rv;
@@ -415,6 +445,15 @@ int __wrap_wal_compact(struct wal *wal, uint64_t limit, const void *note, size_t
     return __real_wal_compact(wal, limit, note, note_len, e);
 }
 
+int __real_wal_append(struct wal *wal, const struct wal_entry *entries, unsigned n);
+int __wrap_wal_append(struct wal *wal, const struct wal_entry *entries, unsigned n);
+int __wrap_wal_append(struct wal *wal, const struct wal_entry *entries, unsigned n)
+{
+    watched[WATCH_APPEND] = true;
+    if (n > 0) founders_entry(process_current()->number, entries[0].index, entries[0].payload->data, entries[0].payload->len);
+    return __real_wal_append(wal, entries, n);
+}
+
 int __real_index_copy(struct index *index, const char *dir, struct error *e);
 int __wrap_index_copy(struct index *index, const char *dir, struct error *e);
 int __wrap_index_copy(struct index *index, const char *dir, struct error *e)
@@ -434,8 +473,11 @@ void __wrap_peers_send(struct peers *peers, const struct consensus_message *m)
 {
     watched[WATCH_SEND] = true;
     unsigned self = process_current()->number;
-    if (m->type == CONSENSUS_REQUEST_VOTE && !m->request_vote.pre_vote) check_votes(self, m->term, self);
-    if (m->type == CONSENSUS_REQUEST_VOTE_RESULT && m->request_vote_result.granted && !m->request_vote_result.pre_vote) check_votes(self, m->term, m->to);
+    bool runs = m->type == CONSENSUS_REQUEST_VOTE && !m->request_vote.pre_vote;
+    bool grants = m->type == CONSENSUS_REQUEST_VOTE_RESULT && m->request_vote_result.granted && !m->request_vote_result.pre_vote;
+    if (runs || grants) founders_votes(self);
+    if (runs) check_votes(self, m->term, self);
+    if (grants) check_votes(self, m->term, m->to);
     __real_peers_send(peers, m);
 }
 
@@ -450,6 +492,9 @@ void __wrap_log_write(enum log_level level, const char *message, const char *fie
     if (strcmp(message, "events were moved out of sparse segments") == 0) cluster_moves++;
     if (strcmp(message, "ready") == 0 && p != NULL && p->is_node && !uv_is_active((const uv_handle_t *)&x.servers[p->number].signals.handles[0]))
         world_violation("server %u says that it is ready, and a SIGTERM would kill it", p->number);
+    if (strcmp(message, "this server has no log, and the cluster does not take it as it is: it waits to be added") == 0 && p != NULL) x.servers[p->number].refused = true;
+    if (strncmp(message, "the state is fetched from another server", 40) == 0 && p != NULL) plan_fetches(p->number);
+    if (strcmp(message, "the cluster cannot be founded") == 0 && p != NULL) founders_complained(p->number);
     bool blames = strcmp(message, "the index is damaged") == 0 || strcmp(message, "a row of the index is wrong") == 0;
     if (blames && p != NULL && p->number != CLUSTER_RESTORED && !x.servers[p->number].damaged && !x.servers[p->number].disk_hurt)
         world_violation("L6: server %u says that its index is damaged, and it is not", p->number);

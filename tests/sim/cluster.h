@@ -27,8 +27,11 @@ struct server {
     bool held_down;         /* a fault keeps it down */
     bool spare;             /* it has no disk and no program yet */
     bool joins;             /* it was started to be added to a cluster that exists */
-    bool wiped;             /* it lost its disk: the cluster may refuse it, and must once it has met it */
+    bool wiped;             /* it lost its disk: the cluster may refuse it until it is added anew, */
+    bool known;             /* and must, as it had noted which it was */
+    bool loses_disk;        /* when it loses power next */
     bool leaving;           /* its removal was asked for: it may be told so, and end */
+    bool refused;           /* without a log it was told that it is none of the cluster's, and waits */
     unsigned restarts;
     unsigned crashes;       /* of one that is damaged */
 };
@@ -36,6 +39,7 @@ struct server {
 struct cluster_options {
     unsigned n, first; /* machines; the first so many of them make the cluster */
     bool by_name; /* addresses are names to be looked up */
+    unsigned late_ms; /* the servers start within that */
     unsigned election_ms, heartbeat_ms, segment_kib, keep_kib, commit_ms, retention_ms, scrub_ms;
 };
 
@@ -48,6 +52,7 @@ const char *cluster_address(unsigned machine);
 void cluster_stop(struct server *s);            /* as SIGTERM does; it is started again after a while */
 struct server *cluster_leader(void);            /* NULL: nobody leads now */
 void cluster_wipe(struct server *s);            /* its disk is empty from now on; it starts again as it did before */
+void cluster_empty(struct server *s);           /* the same, whoever knows it or not: its founding may not be over */
 void cluster_join(struct server *s);            /* as a new server, with an empty disk, to be added */
 /* A cluster of one, on a machine of its own, made from a backup; node: what runs there. */
 void cluster_restore(const char *backup);

@@ -128,6 +128,15 @@ int sim_fallocate(int fd, off_t at, off_t len)
     return -rv;
 }
 int posix_fallocate(int fd, off_t at, off_t len) TWIN("sim_fallocate");
+
+int sim_reserve(int fd, int mode, off_t at, off_t len)
+{
+    if (!ours(fd)) return (int)syscall(SYS_fallocate, fd, mode, at, len);
+    return (int)result(-sim_fallocate(fd, at, len));
+}
+int fallocate(int fd, int mode, off_t at, off_t len) TWIN("sim_reserve");
+int fallocate64(int fd, int mode, off_t at, off_t len) TWIN("sim_reserve");
+
 int posix_fallocate64(int fd, off_t at, off_t len) TWIN("sim_fallocate");
 
 off_t sim_lseek(int fd, off_t to, int whence)

@@ -18,12 +18,12 @@
 #include "tests/sim/cluster.h"
 #include "tests/sim/run.h"
 
-enum { CALM_MS = 60000, MUTANT_SEEDS = 300, ENOUGH_SEEDS = 20 /* everything that is watched happens in so many */ };
+enum { CALM_MS = 60000, EARLY_CALM_MS = 12000, MUTANT_SEEDS = 300, ENOUGH_SEEDS = 20 /* everything that is watched happens in so many */ };
 
 struct options {
     uint64_t seed, seeds, skip;
     unsigned calm_ms;
-    bool one, verbose, twice, mutants, minimise;
+    bool one, traces, verbose, twice, mutants, minimise, founding;
     const char *mutant;
 };
 
@@ -81,7 +81,7 @@ static void minimise(struct run_options o)
     run_apart(&o);
     printf("with as few faults as it takes: %s\n", shared->failure);
     run_print_plan(&o);
-    printf("to see it: crsc-sim --seed %" PRIu64 " --skip %#" PRIx64 " --verbose\n", o.seed, o.skip);
+    printf("to see it: crsc-sim --seed %" PRIu64 "%s --calm-ms %u --skip %#" PRIx64 " --verbose\n", o.seed, o.founding ? " --founding" : "", o.calm_ms, o.skip);
 }
 
 static int report(const struct run_options *o, const char *failure, bool smaller)
@@ -149,7 +149,7 @@ static int run_many(const struct options *o)
     static struct run_result r;
     helper_begin();
     for (uint64_t seed = o->seed; seed < o->seed + o->seeds; seed++) {
-        struct run_options run_options = {.seed = seed, .skip = o->skip, .calm_ms = o->calm_ms, .verbose = o->verbose};
+        struct run_options run_options = {.seed = seed, .skip = o->skip, .calm_ms = o->calm_ms, .verbose = o->verbose, .founding = o->founding};
         if (isatty(STDOUT_FILENO)) printf("seed %" PRIu64 " runs\r", seed);
         running = seed;
         fflush(stdout);
@@ -172,7 +172,7 @@ static int run_many(const struct options *o)
                 return 1;
             }
         }
-        if (o->one) printf("seed %" PRIu64 ": trace %016" PRIx64 "\n", seed, r.hash);
+        if (o->one || o->traces) printf("seed %" PRIu64 ": trace %016" PRIx64 "\n", seed, r.hash);
     }
     double took = now() - begun;
     printf("%" PRIu64 " seeds from %" PRIu64 " in %.1f s: %.1f seeds/s of %.0f simulated seconds (%.1f hours in all), %.0f events each\n", done, o->seed, took,
@@ -197,6 +197,12 @@ static bool is_listed(const char *list, const char *name)
     return false;
 }
 
+/* Of how a cluster is founded: tried in worlds in which that is disturbed, and little follows; four of those take the time of one. */
+static bool is_early(int mutant)
+{
+    return mutant >= MUTANT_found_by_majority && mutant <= MUTANT_unused_segment;
+}
+
 static int run_mutants(const struct options *o)
 {
     unsigned missed = 0, tried = 0;
@@ -206,9 +212,9 @@ static int run_mutants(const struct options *o)
         mutant_active = (enum mutant)m;
         tried++;
         bool found = false;
-        uint64_t needed = 0;
-        while (!found && needed < (o->seeds > 1 ? o->seeds : MUTANT_SEEDS)) {
-            struct run_options r = {.seed = o->seed + needed++, .calm_ms = o->calm_ms};
+        uint64_t needed = 0, most = o->seeds > 1 ? o->seeds : is_early(m) ? 4 * MUTANT_SEEDS : MUTANT_SEEDS;
+        while (!found && needed < most) {
+            struct run_options r = {.seed = o->seed + needed++, .calm_ms = is_early(m) ? EARLY_CALM_MS : o->calm_ms, .founding = o->founding || is_early(m), .verbose = o->verbose};
             found = run_apart(&r);
         }
         if (found) printf("| %s | %s | %" PRIu64 " | %.100s |\n", mutants[m].name, mutants[m].what, needed, shared->failure);
@@ -240,7 +246,7 @@ static void on_crash(int number)
 
 static void usage(void)
 {
-    puts("Usage: crsc-sim [--seed N] [--seeds N] [--skip MASK] [--calm-ms N] [--verbose] [--twice] [--mutants] [--mutant NAME] [--no-minimise]\n"
+    puts("Usage: crsc-sim [--seed N] [--seeds N] [--skip MASK] [--calm-ms N] [--verbose] [--twice] [--traces] [--founding] [--mutants] [--mutant NAME] [--no-minimise]\n"
          "Runs logd's servers and libcrsc's clients in a simulated world per seed, and checks what the log promises.\n"
          "  --seed N      the first seed, or the one to run again (then --seeds is 1)\n"
          "  --seeds N     how many\n"
@@ -248,6 +254,8 @@ static void usage(void)
          "  --calm-ms N   when the faults end, in simulated milliseconds\n"
          "  --verbose     print the trace\n"
          "  --twice       run each seed twice and compare the traces\n"
+         "  --traces      print each seed's trace as a number: a change that means to change nothing leaves it\n"
+         "  --founding    each world's founding is disturbed (else: of a quarter of the seeds)\n"
          "  --mutants     how many seeds it takes to find each seeded fault of logd (a build with -Dmutants=true); --seeds bounds it\n"
          "  --mutant LIST only these: \"skip_sync,leak\"\n"
          "  --no-minimise say which seed failed, and no more");
@@ -259,6 +267,7 @@ int main(int argc, char **argv)
     static const struct option table[] = {
         {"seed", required_argument, NULL, 's'}, {"seeds", required_argument, NULL, 'n'},  {"skip", required_argument, NULL, 'k'},
         {"calm-ms", required_argument, NULL, 'c'}, {"verbose", no_argument, NULL, 'v'}, {"twice", no_argument, NULL, 't'},
+        {"founding", no_argument, NULL, 'f'}, {"traces", no_argument, NULL, 'T'},
         {"mutants", no_argument, NULL, 'm'},    {"mutant", required_argument, NULL, 'M'}, {"no-minimise", no_argument, NULL, 'x'},
         {"help", no_argument, NULL, 'h'},       {NULL, 0, NULL, 0}};
     struct options o = {.seed = 1, .seeds = 0, .calm_ms = CALM_MS, .minimise = true};
@@ -272,6 +281,8 @@ int main(int argc, char **argv)
         case 'c': o.calm_ms = (unsigned)strtoul(optarg, NULL, 0); break;
         case 'v': o.verbose = true; break;
         case 't': o.twice = true; break;
+        case 'f': o.founding = true; break;
+        case 'T': o.traces = true; break;
         case 'm': o.mutants = true; break;
         case 'M': o.mutants = true, o.mutant = optarg; break;
         case 'x': o.minimise = false; break;

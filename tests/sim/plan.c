@@ -15,7 +15,7 @@ const char *const plan_names[PLAN_KINDS] = {
     "kill", "kill-at-io", "power-cut", "power-cut-at-io", "power-cut-all", "down", "stop", "stop-leader", "pause", "isolate", "split", "reject", "one-way",
     "slow-link", "lossy", "resets", "disk-slow", "disk-full", "eio-write", "eio-read", "eio-sync", "clock-jump", "bit-rot", "client-kill",
     "grow", "shrink", "transfer", "wipe", "backup", "hang", "power-cut-at-copy",
-    "stop-all",
+    "emptied", "emptied-at-io", "remove-fetching", "stop-all",
 };
 uint64_t plan_counts[PLAN_KINDS];
 
@@ -30,21 +30,72 @@ static const struct { unsigned weight, min_ms, max_ms; } table[PLAN_KINDS] = {
     [PLAN_DISK_FULL] = {4, 500, 6000}, [PLAN_EIO_WRITE] = {3, 0, 0},        [PLAN_EIO_READ] = {2, 0, 0},        [PLAN_EIO_SYNC] = {4, 0, 0},
     [PLAN_CLOCK] = {3, 0, 0},          [PLAN_ROT] = {2, 0, 0},              [PLAN_CLIENT] = {4, 0, 0},
     [PLAN_GROW] = {8, 0, 0},           [PLAN_SHRINK] = {8, 0, 0},           [PLAN_TRANSFER] = {6, 0, 0},        [PLAN_WIPE] = {4, 0, 0},
-    [PLAN_BACKUP] = {2, 0, 0},         [PLAN_HANG] = {5, 500, 7000},        [PLAN_POWER_AT_COPY] = {6, 0, 0},   [PLAN_STOP_ALL] = {6, 2000, 6000},
+    [PLAN_BACKUP] = {2, 0, 0},         [PLAN_HANG] = {5, 500, 7000},        [PLAN_POWER_AT_COPY] = {6, 0, 0},   [PLAN_STOP_ALL] = {6, 2000, 6000}, [PLAN_REMOVE_FETCHING] = {6, 2000, 9000},
 };
 
-void plan_make(struct plan *p, uint64_t seed, unsigned servers, unsigned clients, uint64_t calm_ms)
+/* While a cluster is founded: what tears a meeting apart, and what makes a server forget whom it has met. */
+static const unsigned early_weights[PLAN_KINDS] = {
+    [PLAN_KILL] = 3,      [PLAN_KILL_AT_IO] = 6, [PLAN_POWER] = 3,    [PLAN_POWER_AT_IO] = 10, [PLAN_POWER_ALL] = 2, [PLAN_DOWN] = 4,     [PLAN_STOP] = 2,
+    [PLAN_PAUSE] = 4,     [PLAN_ISOLATE] = 6,    [PLAN_SPLIT] = 4,    [PLAN_ONE_WAY] = 8,      [PLAN_SLOW] = 3,      [PLAN_LOSSY] = 2,    [PLAN_RESETS] = 4,
+    [PLAN_DISK_SLOW] = 3, [PLAN_DISK_FULL] = 1,  [PLAN_EIO_WRITE] = 2, [PLAN_EIO_READ] = 1,    [PLAN_EIO_SYNC] = 3,  [PLAN_CLOCK] = 1,    [PLAN_HANG] = 3,
+    [PLAN_EMPTY] = 8,     [PLAN_EMPTY_AT_IO] = 12,
+};
+enum { EARLY_IO = 140, INDEX_IO = 60, MEETING_IO = 110 /* about so many boundaries of I/O has a server until it has founded, makes its index, meets others */ };
+
+static unsigned draw(struct dice *d, const unsigned *weights)
+{
+    unsigned sum = 0, k = 0;
+    for (unsigned i = 0; i < PLAN_KINDS; i++) sum += weights[i];
+    for (uint64_t choice = dice_below(d, sum); choice >= weights[k]; k++) choice -= weights[k];
+    return k;
+}
+
+/* Anywhere; while the index is made; or from the meeting on. */
+static unsigned early_io(struct dice *d)
+{
+    switch (dice_below(d, 4)) {
+    case 0: return (unsigned)dice_below(d, EARLY_IO);
+    case 1: return (unsigned)dice_between(d, INDEX_IO, INDEX_IO + 25);
+    default: return (unsigned)dice_between(d, MEETING_IO, EARLY_IO);
+    }
+}
+
+/* Of three founders one may lose its disk, however often: the others are a majority that knows what it was. Of five, two. */
+static void plan_early(struct plan *p, struct dice *d, const struct plan_shape *shape)
+{
+    unsigned n = (unsigned)dice_between(d, 3, PLAN_EARLY), servers = shape->founders, victims[2];
+    uint64_t end = dice_between(d, 1000, 8000);
+    if (end > shape->calm_ms - 1000) end = shape->calm_ms - 1000;
+    victims[0] = victims[1] = (unsigned)dice_between(d, 1, servers);
+    if (servers == 5) victims[1] = (unsigned)dice_between(d, 1, servers);
+    for (unsigned i = 0; i < n; i++) {
+        struct plan_fault *f = &p->faults[p->n++];
+        unsigned k = draw(d, early_weights);
+        uint64_t at = dice_chance(d, 300) ? 0 : dice_below(d, end);
+        *f = (struct plan_fault){.kind = (enum plan_kind)k, .at = at, .until = at + dice_between(d, table[k].min_ms, table[k].max_ms)};
+        if (f->until > shape->calm_ms) f->until = shape->calm_ms;
+        f->a = (unsigned)dice_between(d, 1, servers);
+        f->b = 1 + (f->a + (unsigned)dice_below(d, servers - 1)) % servers;
+        f->n = (unsigned)dice_between(d, 0, 400);
+        if (k == PLAN_KILL_AT_IO || k == PLAN_POWER_AT_IO || k == PLAN_EMPTY_AT_IO) f->n = early_io(d);
+        if (k == PLAN_EMPTY || k == PLAN_EMPTY_AT_IO) f->a = victims[f->n % 2];
+    }
+}
+
+void plan_make(struct plan *p, uint64_t seed, const struct plan_shape *shape)
 {
     struct dice d = {seed * 977 + 5};
-    unsigned weights[PLAN_KINDS], sum = 0;
-    bool rotten = false, wiped = false;
+    unsigned weights[PLAN_KINDS], sum = 0, servers = shape->servers;
+    uint64_t calm_ms = shape->calm_ms;
+    bool rotten = false, wiped = shape->early;
     memset(p, 0, sizeof *p);
     p->calm_ms = calm_ms;
+    if (shape->early) plan_early(p, &d, shape);
     for (unsigned k = 0; k < PLAN_KINDS; k++) {
         weights[k] = dice_chance(&d, 300) ? 0 : table[k].weight * (unsigned)dice_between(&d, 1, 4);
         sum += weights[k];
     }
-    unsigned n = (unsigned)dice_between(&d, 4, 40);
+    unsigned n = shape->early ? (unsigned)dice_between(&d, 0, 20) : (unsigned)dice_between(&d, 4, 40);
     for (unsigned i = 0; i < n && sum > 0; i++) {
         uint64_t choice = dice_below(&d, sum);
         unsigned k = 0;
@@ -57,7 +108,7 @@ void plan_make(struct plan *p, uint64_t seed, unsigned servers, unsigned clients
         f->a = (unsigned)dice_between(&d, 1, servers);
         f->b = 1 + (f->a + (unsigned)dice_below(&d, servers - 1)) % servers;
         f->n = (unsigned)dice_between(&d, 0, 400);
-        if (f->kind == PLAN_CLIENT) f->a = (unsigned)dice_below(&d, clients);
+        if (f->kind == PLAN_CLIENT) f->a = (unsigned)dice_below(&d, shape->clients);
         if (f->kind == PLAN_ROT && (rotten || wiped)) f->kind = PLAN_KILL; /* damage stays in one server: the others are a majority */
         if (f->kind == PLAN_WIPE && rotten) f->kind = PLAN_TRANSFER;
         rotten = rotten || f->kind == PLAN_ROT;
@@ -88,6 +139,7 @@ static void hurt_network(const struct plan_fault *f)
             struct net_link *l = net_link(i, j);
             bool servers = i <= cluster_size() && j <= cluster_size();
             if (f->kind == PLAN_ISOLATE && (i == f->a || j == f->a)) l->blocked = true;
+            if (f->kind == PLAN_REMOVE_FETCHING && f->fired && (i == f->a || j == f->a)) l->blocked = true;
             if (f->kind == PLAN_SPLIT && servers && ((f->n >> i & 1) != (f->n >> j & 1))) l->blocked = true;
             bool others = servers || i == WORKLOAD_FIRST || j == WORKLOAD_FIRST;
             if (f->kind == PLAN_REJECT && others && (i == f->a || j == f->a)) l->blocked = true;
@@ -135,7 +187,7 @@ static void refresh(void *arg, uint64_t token)
         if (!goes_on(f)) continue;
         hurt_network(f);
         hurt_disks(f);
-        if (f->kind == PLAN_DOWN) cluster_server(f->a)->held_down = true;
+        if (f->kind == PLAN_DOWN || (f->kind == PLAN_REMOVE_FETCHING && !f->fired)) cluster_server(f->a)->held_down = true;
         for (unsigned s = 1; f->kind == PLAN_STOP_ALL && s <= cluster_size(); s++) cluster_server(s)->held_down = true;
     }
     net_healed();
@@ -197,16 +249,25 @@ static void rot(const struct plan_fault *f)
     }
 }
 
-static void hurt_process(const struct plan_fault *f, struct server *s)
+static void hurt_process(struct plan_fault *f, struct server *s)
 {
     switch (f->kind) {
     case PLAN_KILL: process_end(&s->process, PROCESS_KILLED); break;
     case PLAN_POWER: process_end(&s->process, PROCESS_POWER); break;
+    case PLAN_REMOVE_FETCHING: f->armed = true; /* fall through */
     case PLAN_DOWN: process_end(&s->process, f->n % 2 == 0 ? PROCESS_KILLED : PROCESS_POWER); break;
     case PLAN_KILL_AT_IO:
     case PLAN_POWER_AT_IO:
         s->process.die_at_io = f->n;
         s->process.die_with_power = f->kind == PLAN_POWER_AT_IO;
+        break;
+    case PLAN_EMPTY:
+        if (admin_may_empty(f->a)) cluster_empty(s);
+        break;
+    case PLAN_EMPTY_AT_IO:
+        if (!admin_may_empty(f->a)) break;
+        s->process.die_at_io = f->n;
+        s->process.die_with_power = s->loses_disk = true;
         break;
     case PLAN_STOP: cluster_stop(s); break;
     case PLAN_STOP_LEADER:
@@ -293,10 +354,37 @@ static void calm(void *arg, uint64_t token)
         struct process *p = &cluster_server(i)->process;
         d->fail_writes = d->fail_reads = d->fail_syncs = 0;
         p->die_at_io = UINT64_MAX;
+        cluster_server(i)->loses_disk = false;
     }
     cluster_cut_at_copy(-1);
+    for (unsigned i = 0; i < current->n; i++) current->faults[i].armed = false;
     world_trace("calm");
     refresh(NULL, 0);
+}
+
+static void cut_fetching(void *arg, uint64_t machine)
+{
+    (void)arg;
+    for (unsigned i = 0; i < current->n; i++) {
+        struct plan_fault *f = &current->faults[i];
+        if (!f->armed || goes_on(f)) continue;
+        f->armed = false;
+        f->fired = true;
+        f->a = (unsigned)machine;
+        f->at = world_now() / MS;
+        f->until = f->at + 500 + f->n * 10;
+        if (f->until > current->calm_ms) f->until = current->calm_ms;
+        world_trace("server %u fetches: it is cut off, and is to be removed", f->a);
+        admin_ask(ADMIN_DISMISS, f->a);
+        world_at(f->until * MS, refresh, NULL, 0);
+        refresh(NULL, 0);
+        return;
+    }
+}
+
+void plan_fetches(unsigned machine)
+{
+    world_at(world_now(), cut_fetching, NULL, machine);
 }
 
 void plan_start(struct plan *p)
@@ -306,7 +394,8 @@ void plan_start(struct plan *p)
     for (unsigned i = 0; i < p->n; i++) {
         struct plan_fault *f = &p->faults[i];
         if (f->skipped) continue;
-        world_at(f->at * MS, happen, f, 0);
+        if (f->at == 0) happen(f, 0); /* before anybody has started */
+        else world_at(f->at * MS, happen, f, 0);
         if (f->until > f->at) world_at(f->until * MS, refresh, NULL, 0);
         if (f->kind == PLAN_HANG) world_at(f->until * MS, hang_over, f, 0);
     }

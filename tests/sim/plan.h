@@ -40,19 +40,22 @@ enum plan_kind {
     PLAN_HANG,       /* its program stands still, its kernel goes on answering: its connections break, new ones are accepted, nothing
                         is said on them; then the machine is reset. Who waits for its answer is told nothing, for ever */
     PLAN_POWER_AT_COPY, /* the next server that copies its state for another one loses power at the n-th boundary of I/O in that */
+    PLAN_EMPTY,      /* its disk is emptied, before the cluster was founded, while it is, or soon after: see founders.h */
+    PLAN_EMPTY_AT_IO, /* and it loses power for that at the n-th boundary of I/O from now */
+    PLAN_REMOVE_FETCHING, /* it is off for a while; the next server that begins to fetch another's state is cut off in that, and removed */
     PLAN_STOP_ALL,   /* SIGTERM to one server after the other, all of them, which then stay off for a while: the last one has nobody to hand over to,
                         and clients still ask it */
     PLAN_KINDS
 };
 extern const char *const plan_names[PLAN_KINDS];
 
-enum { PLAN_FAULTS = 64 };
+enum { PLAN_FAULTS = 64, PLAN_EARLY = 12 /* at most so many while a cluster is founded */ };
 
 struct plan_fault {
     enum plan_kind kind;
     uint64_t at, until; /* ms */
     unsigned a, b, n;
-    bool skipped;
+    bool skipped, armed, fired; /* armed: something has to happen first; fired: it has */
 };
 
 struct plan {
@@ -61,8 +64,14 @@ struct plan {
     uint64_t calm_ms;
 };
 
-void plan_make(struct plan *p, uint64_t seed, unsigned servers, unsigned clients, uint64_t calm_ms);
+struct plan_shape {
+    unsigned servers, founders, clients;
+    bool early;       /* faults begin at once, and so many as founding may bear lose their disk in it; else after 2 s, when it is over */
+    uint64_t calm_ms;
+};
+void plan_make(struct plan *p, uint64_t seed, const struct plan_shape *shape);
 void plan_start(struct plan *p);
+void plan_fetches(unsigned machine); /* it begins to fetch another's state */
 void plan_print(const struct plan *p);
 extern uint64_t plan_counts[PLAN_KINDS];
 extern uint64_t plan_index_rots; /* of the rots of this run, in the index */

@@ -9,6 +9,7 @@
 #include "tests/sim/admin.h"
 #include "tests/sim/check.h"
 #include "tests/sim/cluster.h"
+#include "tests/sim/founders.h"
 #include "tests/sim/fs.h"
 #include "tests/sim/linear.h"
 #include "tests/sim/net.h"
@@ -16,7 +17,7 @@
 #include "tests/sim/workload.h"
 
 /* After the faults: how long the cluster may take until everything is answered, and until all replicas are equal. */
-enum { SETTLE_S = 60, STEP_MS = 200 };
+enum { SETTLE_S = 60, STEP_MS = 200, SCRUB_ALWAYS_MS = 500, SCRUB_OFTEN_MS = 3000 };
 /* When nothing is asked any more: until what was under way has ended, how long is looked then, and how much a server may say beside heartbeats (trims of
  * policies, alarms, attempts to reach one that is gone). */
 enum { REST_MS = 500, QUIET_MS = 1500, IDLE_PER_S = 40 };
@@ -28,14 +29,24 @@ static void add(uint64_t *sums, const uint64_t *counts)
     for (int i = 0; i < 8; i++) sums[i] += counts[i];
 }
 
-static struct cluster_options shape(uint64_t seed)
+/* In these the faults begin with the world, before the cluster is founded. */
+static bool disturbs_founding(const struct run_options *o)
 {
+    struct dice d = {o->seed * 59 + 11};
+    return dice_chance(&d, 250) || o->founding;
+}
+
+static struct cluster_options shape(const struct run_options *run)
+{
+    uint64_t seed = run->seed;
     struct dice d = {seed * 31 + 7};
     static const unsigned elections[] = {500, 1000, 2000}, segments[] = {64, 64, 128}, keeps[] = {0, 64, 256, 4096};
     static const unsigned heartbeats[] = {10, 5, 5, 4}; /* so many of them in an election timeout */
     static const struct { unsigned n, first; } sizes[] = {{3, 3}, {3, 3}, {3, 3}, {3, 3}, {4, 3}, {4, 3}, {3, 1}, {5, 3}, {5, 5}, {5, 5}};
     uint64_t size = dice_below(&d, sizeof sizes / sizeof *sizes);
     struct cluster_options o = {.n = sizes[size].n, .first = sizes[size].first};
+    if (disturbs_founding(run) && o.first == 1) o.first = 3;
+    o.late_ms = !disturbs_founding(run) ? 300 : dice_chance(&d, 500) ? 300 : (unsigned)dice_between(&d, 300, 6000);
     o.by_name = dice_chance(&d, 300);
     o.election_ms = elections[dice_below(&d, 3)];
     o.heartbeat_ms = o.election_ms / heartbeats[dice_below(&d, 4)];
@@ -43,7 +54,7 @@ static struct cluster_options shape(uint64_t seed)
     o.keep_kib = keeps[dice_below(&d, 4)];
     o.commit_ms = (unsigned)dice_between(&d, 20, 300);
     o.retention_ms = (unsigned)dice_between(&d, 500, 4000);
-    static const unsigned scrubs[] = {0, 500, 5000};
+    static const unsigned scrubs[] = {0, SCRUB_ALWAYS_MS, 5000};
     o.scrub_ms = scrubs[dice_below(&d, 3)];
     return o;
 }
@@ -63,8 +74,18 @@ static struct check_policy policy(struct dice *d)
 
 static void make_plan(const struct run_options *o, struct plan *p)
 {
-    plan_make(p, o->seed, shape(o->seed).n, WORKLOAD_CLIENTS, o->calm_ms);
+    struct cluster_options c = shape(o);
+    const struct plan_shape s = {.servers = c.n, .founders = c.first, .clients = WORKLOAD_CLIENTS, .early = disturbs_founding(o), .calm_ms = o->calm_ms};
+    plan_make(p, o->seed, &s);
     for (unsigned i = 0; i < p->n; i++) p->faults[i].skipped = (o->skip >> i & 1) != 0;
+}
+
+/* Everything is read again and again only where there is something to find: that was a fifth of all the work. */
+static unsigned scrub_ms(const struct plan *p, unsigned drawn)
+{
+    for (unsigned i = 0; i < p->n; i++)
+        if (p->faults[i].kind == PLAN_ROT) return drawn;
+    return drawn == SCRUB_ALWAYS_MS ? SCRUB_OFTEN_MS : drawn;
 }
 
 bool run_damages_index(const struct run_options *o)
@@ -77,7 +98,7 @@ bool run_damages_index(const struct run_options *o)
 void run_print_plan(const struct run_options *o)
 {
     struct plan p;
-    struct cluster_options s = shape(o->seed);
+    struct cluster_options s = shape(o);
     make_plan(o, &p);
     printf("  %u servers, and room for %u more, election %u ms, heartbeat %u ms, segments of %u KiB, %u KiB of log kept, index commits every %u ms\n", s.first, s.n - s.first, s.election_ms, s.heartbeat_ms, s.segment_kib, s.keep_kib,
            s.commit_ms);
@@ -109,7 +130,8 @@ static bool is_equal(char *ret_why, size_t size)
     for (unsigned i = 1; i <= cluster_size(); i++) {
         const struct server *s = cluster_server(i);
         if (!admin_is_member(i)) {
-            if (!s->leaving || !s->process.running) continue;
+            if (!s->leaving || s->wiped || !s->process.running) continue;
+            if (s->refused && s->node != NULL && wal_last_index(s->node->wal) == 0) continue; /* it knows, and has nothing to stop for */
             snprintf(ret_why, size, "server %u was removed, and nobody has told it", i);
             return false;
         }
@@ -165,6 +187,7 @@ static void conclude(const struct run_options *o)
     workload_audit(NULL);
     for (until = now + SETTLE_S * SECOND; !world_failed() && !workload_audited() && now < until;) world_run(now += STEP_MS * MS);
     if (!world_failed() && !workload_audited()) world_violation("liveness: the replicas could not be read in %d s", SETTLE_S);
+    if (!world_failed()) check_retains();
     if (!world_failed()) check_rest(now);
     for (unsigned i = 0; i < CHECK_STREAMS && !world_failed(); i++)
         if (!linear_check(i, why, sizeof why)) world_violation("%s", why);
@@ -173,7 +196,7 @@ static void conclude(const struct run_options *o)
 void run(const struct run_options *o, struct run_result *ret)
 {
     struct plan plan;
-    struct cluster_options cluster = shape(o->seed);
+    struct cluster_options cluster = shape(o);
     struct dice d = {o->seed * 13 + 3};
     *ret = (struct run_result){0};
     world_verbose = o->verbose;
@@ -183,6 +206,7 @@ void run(const struct run_options *o, struct run_result *ret)
     check_begin();
     linear_begin();
     make_plan(o, &plan);
+    cluster.scrub_ms = scrub_ms(&plan, cluster.scrub_ms);
     cluster_begin(&cluster);
     uint32_t pause_ms = (uint32_t)dice_between(&d, 100, 800), size_max = (uint32_t)dice_between(&d, 64, 900);
     struct check_policy policies[CHECK_STREAMS];
@@ -229,6 +253,8 @@ void run_print_counts(void)
            ", turned away %" PRIu64 "; backups %" PRIu64 ", restored and read %" PRIu64 "\n",
            sums_admin[ADMIN_ADDED], sums_admin[ADMIN_PROMOTED], sums_admin[ADMIN_REMOVED], sums_admin[ADMIN_TRANSFERRED], sums_admin[ADMIN_WIPED],
            sums_admin[ADMIN_REPLACED], sums_cluster[CLUSTER_TURNED_AWAY], sums_admin[ADMIN_BACKUPS], sums_admin[ADMIN_RESTORED]);
+    printf("founding: %" PRIu64 " times; disks lost at any time %" PRIu64 ", all servers emptied because they could not found %" PRIu64 "\n",
+           founders_counts[FOUNDERS_FOUNDED], founders_counts[FOUNDERS_LOST], founders_counts[FOUNDERS_HELPED]);
     printf("disks: syncs %" PRIu64 ", slow ones %" PRIu64 ", full %" PRIu64 ", EIO of writes %" PRIu64 ", reads %" PRIu64 ", syncs %" PRIu64
            "; unsynced sectors lost %" PRIu64 ", kept %" PRIu64 "\n",
            sums_fs[FS_SYNCS], sums_fs[FS_SPIKES], sums_fs[FS_FULL], sums_fs[FS_EIO_WRITE], sums_fs[FS_EIO_READ], sums_fs[FS_EIO_SYNC], sums_fs[FS_LOST],

@@ -11,7 +11,7 @@ struct run_options {
     uint64_t seed;
     uint64_t skip; /* bit i: the plan's fault i does not happen */
     unsigned calm_ms;
-    bool verbose;
+    bool verbose, founding; /* founding: a world whose founding is disturbed, whatever the seed says */
 };
 
 struct run_result {

@@ -430,6 +430,13 @@ void workload_begin(unsigned n_clients, uint32_t pause_ms, uint32_t size_max, co
     }
 }
 
+int workload_stream(const char *name)
+{
+    for (int i = 0; i < CHECK_STREAMS; i++)
+        if (strcmp(names[i], name) == 0) return i;
+    return -1;
+}
+
 void workload_kill(unsigned client)
 {
     if (client < x.n) process_end(&clients[client].process, PROCESS_KILLED);

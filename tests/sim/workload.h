@@ -16,6 +16,7 @@ enum { WORKLOAD_FIRST = 8, WORKLOAD_CLIENTS = 3, WORKLOAD_AUDITOR = WORKLOAD_FIR
 struct check_policy;
 /* policies: of each stream of check.h; `keep`, `age_us` and `bytes` 0: none */
 void workload_begin(unsigned n_clients, uint32_t pause_ms, uint32_t size_max, const struct check_policy *policies);
+int workload_stream(const char *name); /* of check.h; -1: none */
 void workload_kill(unsigned client);
 void workload_calm(void);         /* no new operations but one append each, which must be acknowledged */
 bool workload_is_done(void);      /* after workload_calm(): it was, and everybody has an answer */

@@ -9,6 +9,8 @@
 #include "operator/kube/object.h"
 #include "operator/webhook/inject.h"
 
+#define STANDBY_COST "-1000" /* others: 0 */
+
 static const struct view_pod *act_pod(const struct act *a)
 {
     return &a->view->pods[a->action.which];
@@ -140,13 +142,27 @@ static void on_promoted(struct act *a)
     act_finish(a, 0, NULL);
 }
 
+/* Without an operator a scale-down leaves those that serve. What somebody else wrote there is theirs. */
+static void set_cost(const struct act *a, struct body *j, yyjson_mut_val *head)
+{
+    const char *cost = act_pod(a)->cost;
+    bool standby = a->action.what == PROTECT_DEMOTE, ours = strcmp(cost, STANDBY_COST) == 0;
+    if (standby ? cost[0] != '\0' : !ours) return;
+    yyjson_mut_val *annotations = body_map(j, head, "annotations");
+    if (standby) body_text(j, annotations, VIEW_COST, STANDBY_COST);
+    else yyjson_mut_obj_add_null(j->doc, annotations, VIEW_COST);
+}
+
+/* With the uid: a pod that was made anew under that name meanwhile is another one, and the API server says so (409). */
 void act_set_role(struct act *a)
 {
     struct body j = body_new();
-    yyjson_mut_val *labels = body_map(&j, body_map(&j, j.root, "metadata"), "labels");
+    yyjson_mut_val *head = body_map(&j, j.root, "metadata"), *labels = body_map(&j, head, "labels");
+    body_text(&j, head, "uid", act_pod(a)->uid);
     if (a->action.what == PROTECT_CLEAR_ROLE) yyjson_mut_obj_add_null(j.doc, labels, INJECT_ROLE);
     else body_text(&j, labels, INJECT_ROLE, a->action.what == PROTECT_PROMOTE ? INJECT_SERVING : INJECT_STANDBY);
-    a->gone_is_good = true;
+    set_cost(a, &j, head);
+    a->gone_is_good = a->action.what == PROTECT_CLEAR_ROLE;
     a->into = a->parts->caches->pods;
     if (a->action.what == PROTECT_PROMOTE && a->view->world.pods[a->action.which].role == PROTECT_STANDBY) a->then = on_promoted;
     ACT_SEND(a, &j, "PATCH", KUBE_MERGE, "/api/v1/namespaces/%s/pods/%s", a->view->space, act_pod(a)->name);

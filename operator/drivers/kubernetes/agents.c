@@ -10,14 +10,16 @@
 #include "common/loop.h"
 #include "operator/kube/object.h"
 
-enum { ENTRIES_MAX = 1024 /* containers or checkpoints that one agent may list */ };
+enum { ENTRIES_MAX = 1024 /* containers or checkpoints that one agent may list */, HURRIES_MAX = 50 };
 
 struct node {
     UT_hash_handle hh;
     struct agents *agents;
     char name[AGENTS_NODE_MAX], address[64];
-    bool wanted, complained;
-    uint64_t heard_ms, listed_ms; /* 0: never */
+    bool wanted, complained, was_lost;
+    uint64_t asked_ms, heard_ms, listed_ms; /* when it was first asked there, when it answered last; 0: never */
+    uint64_t version;  /* of the containers, as it counts; 0: it does not */
+    unsigned hurries;  /* questions since the last beat of the timer: a bound, should it not wait at all */
     struct http_call *containers_call, *checkpoints_call;
     struct agent_container *containers;
     size_t n_containers;
@@ -64,6 +66,12 @@ static bool is_heard(const struct node *n)
     return n->heard_ms != 0 && now_ms() - n->heard_ms < AGENTS_SILENCE_MS;
 }
 
+static bool is_lost(const struct node *n)
+{
+    uint64_t since = n->heard_ms > n->asked_ms ? n->heard_ms : n->asked_ms, poll_ms = n->agents->poll_ms;
+    return since != 0 && now_ms() - since >= AGENTS_LOST_MS + (poll_ms > AGENTS_WAIT_MS ? poll_ms : 0);
+}
+
 static void url_of(const struct node *n, const char *path, char *to, size_t cap)
 {
     const char *format = strchr(n->address, ':') != NULL ? "https://[%s]:%u%s" : "https://%s:%u%s";
@@ -91,6 +99,7 @@ static void read_container(yyjson_val *o, const struct node *n, struct agent_con
     snprintf(c->node, sizeof c->node, "%s", n->name);
     c->offset = object_number(o, "offset");
     c->attached = object_true(o, "attached");
+    c->silent = object_true(o, "silent");
     c->restored_us = object_number(o, "restored_us");
     c->attached_us = object_number(o, "attached_us");
     c->executed = object_number(o, "interceptor.offsets.executed");
@@ -102,6 +111,7 @@ static void read_container(yyjson_val *o, const struct node *n, struct agent_con
     c->replicas = (uint32_t)object_number(o, "interceptor.replicas");
     c->lost = object_true(o, "interceptor.app.lost");
     c->suspect = object_true(o, "interceptor.app.suspect");
+    c->leaving = object_true(o, "interceptor.leaving");
     c->diverged = object_number(o, "interceptor.app.diverged");
     c->agreed = object_number(o, "interceptor.app.agreed");
     c->disagreement = object_number(o, "interceptor.app.disagreement");
@@ -148,6 +158,8 @@ static bool differs(const void *a, size_t n_a, const void *b, size_t n_b, size_t
     return n_a != n_b || (n_a > 0 && memcmp(a, b, n_a * size) != 0);
 }
 
+static void follow(struct node *n);
+
 static void on_containers(void *user, const struct http_reply *reply)
 {
     struct node *n = user;
@@ -157,6 +169,7 @@ static void on_containers(void *user, const struct http_reply *reply)
     bool was = is_heard(n);
     heard(n, reply);
     if (reply->status != 0 || reply->code != 200) {
+        n->version = 0; /* the one that is there next may be another one */
         if (was != is_heard(n)) n->agents->on_change(n->agents->user);
         return;
     }
@@ -173,11 +186,13 @@ static void on_containers(void *user, const struct http_reply *reply)
         free(n->containers);
         n->containers = list;
         n->n_containers = count;
+        n->version = object_number(yyjson_doc_get_root(doc), "version");
         if (changed) n->agents->on_change(n->agents->user);
     } else {
         free(list);
     }
     yyjson_doc_free(doc);
+    if (n->version != 0 && n->hurries++ < HURRIES_MAX) follow(n);
 }
 
 static void on_checkpoints(void *user, const struct http_reply *reply)
@@ -220,14 +235,34 @@ static void ask(struct node *n, const char *path, http_call_cb *cb, struct http_
     if (*call == NULL && http_client_call(n->agents->http, &o, cb, n, call, &e) != 0) *call = NULL;
 }
 
+static bool is_asked(const struct node *n)
+{
+    return n->wanted && n->address[0] != '\0' && n->agents->ca != NULL && !n->agents->closing;
+}
+
+static void follow(struct node *n)
+{
+    char path[96] = "/v1/containers";
+    uint32_t wait_ms = n->agents->poll_ms < AGENTS_WAIT_MS ? n->agents->poll_ms : AGENTS_WAIT_MS;
+    if (!is_asked(n)) return;
+    if (n->version != 0) snprintf(path, sizeof path, "/v1/containers?after=%llu&wait_ms=%u", (unsigned long long)n->version, wait_ms);
+    ask(n, path, on_containers, &n->containers_call);
+}
+
 static void on_timer(uv_timer_t *timer)
 {
     struct agents *a = timer->data;
+    bool changed = false;
     for (struct node *n = a->nodes; n != NULL; n = n->hh.next) {
-        if (!n->wanted || n->address[0] == '\0' || a->ca == NULL) continue;
-        ask(n, "/v1/containers", on_containers, &n->containers_call);
+        if (!is_asked(n)) continue;
+        if (n->asked_ms == 0) n->asked_ms = now_ms();
+        n->hurries = 0;
+        follow(n);
         ask(n, "/v1/checkpoints", on_checkpoints, &n->checkpoints_call);
+        changed = changed || n->was_lost != is_lost(n);
+        n->was_lost = is_lost(n);
     }
+    if (changed) a->on_change(a->user);
 }
 
 void agents_node(struct agents *a, const char *name, const char *address)
@@ -241,7 +276,7 @@ void agents_node(struct agents *a, const char *name, const char *address)
     }
     if (strcmp(n->address, address) == 0) return;
     snprintf(n->address, sizeof n->address, "%s", address);
-    n->heard_ms = 0;
+    n->heard_ms = n->asked_ms = 0;
 }
 
 void agents_want(struct agents *a, const char *node, bool wanted)
@@ -254,6 +289,12 @@ bool agents_answers(const struct agents *a, const char *node)
 {
     const struct node *n = find(a, node);
     return n != NULL && is_heard(n);
+}
+
+bool agents_lost(const struct agents *a, const char *node)
+{
+    const struct node *n = find(a, node);
+    return n != NULL && is_lost(n);
 }
 
 bool agents_lists(const struct agents *a, const char *node)

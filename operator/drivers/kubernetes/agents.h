@@ -1,8 +1,10 @@
-/* The agents of the nodes, as the operator sees them (docs/AGENT.md): asked for their containers and checkpoints from time to time, and
- * called. Each node has one, at the node's address; its certificate must carry the node's name.
+/* The agents of the nodes, as the operator sees them (docs/AGENT.md): their containers are followed, their checkpoints asked for, and calls are made. Each
+ * node has one, at the node's address; its certificate must carry the node's name.
  *
- * Only nodes that are wanted (they have protected pods, or checkpoints under way) are asked. What an agent said last is kept while it
- * answers, and forgotten when it did not for AGENTS_SILENCE_MS. Thread: the loop's. What it shows is borrowed until the loop goes on. */
+ * Only nodes that are wanted (they have protected pods, or checkpoints under way) are asked. A question for containers waits at the agent until something
+ * changes there that matters, or for a poll's time; then comes the next one. An agent that does not answer, or cannot wait, is asked once in a poll's
+ * time, as all are for checkpoints. What an agent said last is kept while it answers, and forgotten when it did not for AGENTS_SILENCE_MS.
+ * Thread: the loop's. What it shows is borrowed until the loop goes on. */
 #ifndef CRSC_OPERATOR_DRIVERS_KUBERNETES_AGENTS_H
 #define CRSC_OPERATOR_DRIVERS_KUBERNETES_AGENTS_H
 
@@ -14,7 +16,7 @@
 #include "common/error.h"
 #include "common/http_client.h"
 
-enum { AGENTS_SILENCE_MS = 5000, AGENTS_CALL_MS = 10000, AGENTS_ID_MAX = 64, AGENTS_NODE_MAX = 254, AGENTS_REASON_MAX = 200, AGENTS_STREAM_MAX = 256 };
+enum { AGENTS_LOST_MS = 3000, AGENTS_SILENCE_MS = 5000, AGENTS_CALL_MS = 10000, AGENTS_WAIT_MS = 1000, AGENTS_ID_MAX = 64, AGENTS_NODE_MAX = 254, AGENTS_REASON_MAX = 200, AGENTS_STREAM_MAX = 256 };
 
 struct agents;
 
@@ -22,8 +24,10 @@ struct agent_container {
     char id[72], pod_uid[64], node[AGENTS_NODE_MAX], identity[64], began[16], snapshot[AGENTS_ID_MAX + 1], reason[AGENTS_REASON_MAX];
     uint64_t offset, executed, last, replayed;
     bool attached, active, fenced;
+    bool silent;              /* its interceptor does not answer, or its app has ended: the rest is what was said before */
     bool shared;              /* its interceptor is a replica; only then what follows means anything */
     bool lost, suspect;       /* its app */
+    bool leaving;             /* its interceptor is about to end */
     uint32_t replicas;        /* so many there are, as the interceptor was told; 0: nobody is judged */
     uint64_t diverged, agreed, disagreement; /* offsets, as `app` of the interceptor's status */
     uint64_t restored_us, attached_us, lost_us, active_us;
@@ -51,6 +55,8 @@ int agents_set_tls(struct agents *a, const struct http_tls *tls); /* a renewed c
 void agents_node(struct agents *a, const char *node, const char *address); /* it is there, at this address; "": it is gone */
 void agents_want(struct agents *a, const char *node, bool wanted);
 bool agents_answers(const struct agents *a, const char *node);
+/* It has been asked for AGENTS_LOST_MS (and a poll's time, where that is long), and has not answered in that time. */
+bool agents_lost(const struct agents *a, const char *node);
 bool agents_lists(const struct agents *a, const char *node); /* it said lately which checkpoints it has */
 const struct agent_container *agents_container(const struct agents *a, const char *pod_uid);           /* NULL: unknown */
 /* An interceptor took that, a moment ago: until its agent is heard again, this is what it says. */

@@ -12,11 +12,16 @@
 #include "operator/kube/object.h"
 #include "operator/kube/queue.h"
 
-enum { JOBS_MAX = 8 };
+enum { JOBS_MAX = 8 /* in each lane */, ROLES_AGAIN_MS = 200 };
+
+/* Changes of roles have a lane of their own: clients wait for who is promoted, and that must not wait for an agent that hangs, nor for the pause
+ * after something else failed. A workload is in it as long as it has roles. */
+enum lane { LANE_MAIN, LANE_ROLES, LANES };
 
 struct job {
     LIST_ENTRY(job) entry;
     struct controller *controller;
+    enum lane lane;
     char key[VIEW_KEY_MAX];
     struct view view;
     struct protect_plan plan;
@@ -25,10 +30,10 @@ struct job {
 
 struct controller {
     struct act_parts parts;
-    struct queue *queue;
+    struct queue *queues[LANES];
     uv_timer_t timer;
     LIST_HEAD(, job) jobs;
-    unsigned n_jobs;
+    unsigned n_jobs[LANES];
     bool leads, closing;
     uint64_t looks, actions, failures;
     void (*done)(void *user);
@@ -44,18 +49,29 @@ static uint64_t wall_ms(void)
 
 /* ---- a job: one look at one workload -------------------------------------------------------------------------- */
 
+/* Something was done: look again soon at what it led to; else when the plan says so. */
+static uint64_t next_look(const struct job *j)
+{
+    return j->plan.n > 0 ? wall_ms() + 50 : j->plan.look_ms;
+}
+
 static void job_end(struct job *j, bool ok)
 {
     struct controller *c = j->controller;
+    struct queue *q = c->queues[j->lane];
     uint64_t random = 0;
     if (getrandom(&random, sizeof random, GRND_NONBLOCK) < 0) random = loop_monotonic_us();
     if (!ok) c->failures++;
-    /* something was done: look again soon at what it led to; else when the plan says so */
-    bool alive = j->view.world.record || (j->view.world.exists && j->view.world.annotated);
-    if (ok && alive) queue_add(c->queue, j->key, j->plan.n > 0 ? wall_ms() + 50 : j->plan.look_ms);
-    queue_done(c->queue, j->key, ok, wall_ms(), random);
+    if (j->lane == LANE_ROLES) { /* its pauses do not grow */
+        if (protect_has_roles(&j->view.world)) queue_add(q, j->key, ok ? next_look(j) : wall_ms() + ROLES_AGAIN_MS);
+        queue_done(q, j->key, true, wall_ms(), random);
+    } else {
+        bool alive = j->view.world.record || (j->view.world.exists && j->view.world.annotated);
+        if (ok && alive) queue_add(q, j->key, next_look(j));
+        queue_done(q, j->key, ok, wall_ms(), random);
+    }
     LIST_REMOVE(j, entry);
-    c->n_jobs--;
+    c->n_jobs[j->lane]--;
     free(j);
     wake(c);
 }
@@ -92,11 +108,11 @@ static void on_acted(void *user, int status, const struct error *e);
 static void go_on(struct job *j)
 {
     struct controller *c = j->controller;
-    if (j->next == j->plan.n && !c->closing && c->leads) {
+    if (j->next == j->plan.n && !c->closing && c->leads && j->lane == LANE_MAIN) {
         act_restores(&c->parts, &j->view, on_restores, j);
         return;
     }
-    if (!c->leads || c->closing) {
+    if (!c->leads || c->closing || j->next == j->plan.n) {
         job_end(j, true);
         return;
     }
@@ -114,34 +130,47 @@ static void on_acted(void *user, int status, const struct error *e)
         return;
     }
     const char *name = protect_do_name(j->plan.actions[j->next - 1].what);
-    if (status == -ERROR_CONFLICT || status == -ERROR_BUSY)
+    bool gone = j->lane == LANE_ROLES && status == -ERROR_NOT_FOUND; /* its pod: the watch will say so */
+    if (status == -ERROR_CONFLICT || status == -ERROR_BUSY || gone)
         log_debug("not now; looking again", "workload=%s action=%s reason=%s", j->key, name, e->text);
     else if (status != -ERROR_CANCELED)
         log_warn("action failed", "workload=%s action=%s code=%s reason=%s", j->key, name, error_name(status), e->text);
     job_end(j, false);
 }
 
-static void begin(struct controller *c, const char *key)
+static void want_agents(const struct job *j)
+{
+    struct agents *agents = j->controller->parts.caches->agents;
+    for (uint32_t i = 0; i < j->view.world.n_pods; i++) agents_want(agents, j->view.pods[i].node, true);
+    for (uint32_t i = 0; i < j->view.world.n_checkpoints; i++)
+        if (j->view.world.checkpoints[i].phase == PROTECT_RUNNING) agents_want(agents, j->view.checkpoints[i].node, true);
+}
+
+static void begin(struct controller *c, const char *key, enum lane lane)
 {
     struct job *j = calloc(1, sizeof *j);
     if (j == NULL || strlen(key) >= sizeof j->key) {
         free(j);
-        queue_done(c->queue, key, j != NULL, wall_ms(), 0);
+        queue_done(c->queues[lane], key, j != NULL, wall_ms(), 0);
         return;
     }
     memcpy(j->key, key, strlen(key) + 1);
     j->controller = c;
-    c->n_jobs++;
+    j->lane = lane;
+    c->n_jobs[lane]++;
     c->looks++;
     LIST_INSERT_HEAD(&c->jobs, j, entry);
     if (!view_make(c->parts.caches, j->key, wall_ms(), &j->view)) {
         job_end(j, true);
         return;
     }
-    for (uint32_t i = 0; i < j->view.world.n_pods; i++) agents_want(c->parts.caches->agents, j->view.pods[i].node, true);
-    for (uint32_t i = 0; i < j->view.world.n_checkpoints; i++)
-        if (j->view.world.checkpoints[i].phase == PROTECT_RUNNING) agents_want(c->parts.caches->agents, j->view.checkpoints[i].node, true);
-    protect_plan(&j->view.world, &j->plan);
+    want_agents(j);
+    if (lane == LANE_ROLES) {
+        protect_plan_roles(&j->view.world, &j->plan);
+    } else {
+        protect_plan(&j->view.world, &j->plan);
+        if (protect_has_roles(&j->view.world) && !queue_hasten(c->queues[LANE_ROLES], j->key, UINT64_MAX)) queue_add(c->queues[LANE_ROLES], j->key, wall_ms());
+    }
     go_on(j);
 }
 
@@ -163,15 +192,26 @@ static void on_timer(uv_timer_t *timer)
         uv_timer_start(&c->timer, on_timer, 50, 0);
         return;
     }
-    while (c->n_jobs < JOBS_MAX && (key = queue_take(c->queue, wall_ms())) != NULL) begin(c, key);
+    for (int lane = LANES - 1; lane >= 0; lane--) /* roles first */
+        while (c->n_jobs[lane] < JOBS_MAX && (key = queue_take(c->queues[lane], wall_ms())) != NULL) begin(c, key, (enum lane)lane);
     wake(c);
 }
 
 static void wake(struct controller *c)
 {
-    uint64_t next = queue_next(c->queue), now = wall_ms();
-    if (c->closing || !c->leads || next == UINT64_MAX || c->n_jobs >= JOBS_MAX) return;
+    uint64_t next = UINT64_MAX, now = wall_ms();
+    for (int lane = 0; lane < LANES; lane++) {
+        uint64_t at = c->n_jobs[lane] < JOBS_MAX ? queue_next(c->queues[lane]) : UINT64_MAX;
+        if (at < next) next = at;
+    }
+    if (c->closing || !c->leads || next == UINT64_MAX) return;
     uv_timer_start(&c->timer, on_timer, next > now ? next - now : 0, 0);
+}
+
+static void look_soon(struct controller *c, const char *key)
+{
+    queue_add(c->queues[LANE_MAIN], key, wall_ms());
+    queue_hasten(c->queues[LANE_ROLES], key, wall_ms());
 }
 
 struct each {
@@ -185,7 +225,7 @@ static bool each_record(void *user, yyjson_val *o)
     struct each *e = user;
     char key[VIEW_KEY_MAX];
     if ((e->space == NULL || strcmp(object_space(o), e->space) == 0) && view_key_of(e->controller->parts.caches, e->kind, o, key))
-        queue_add(e->controller->queue, key, wall_ms());
+        look_soon(e->controller, key);
     return true;
 }
 
@@ -201,7 +241,7 @@ void controller_changed(struct controller *c, const struct kube_watch *kind, yyj
     char key[VIEW_KEY_MAX];
     struct each each = {.controller = c, .kind = k->records, .space = o != NULL && kind != k->nodes ? object_space(o) : NULL};
     bool own = kind != NULL && (kind == k->deployments || kind == k->statefulsets || kind == k->pods || kind == k->records);
-    if (own && is_of_interest(k, kind, o) && view_key_of(k, kind, o, key)) queue_add(c->queue, key, wall_ms());
+    if (own && is_of_interest(k, kind, o) && view_key_of(k, kind, o, key)) look_soon(c, key);
     bool own_note = kind == k->restores && o != NULL && object_text(o, "spec.cause")[0] != '\0';
     if (kind != k->pods && !own_note) kube_watch_each(k->records, each_record, &each); /* what they belong to is seen from the records */
     wake(c);
@@ -212,7 +252,7 @@ static bool each_annotated(void *user, yyjson_val *o)
     struct each *e = user;
     char key[VIEW_KEY_MAX];
     if (is_of_interest(e->controller->parts.caches, e->kind, o) && view_key_of(e->controller->parts.caches, e->kind, o, key))
-        queue_add(e->controller->queue, key, wall_ms());
+        look_soon(e->controller, key);
     return true;
 }
 
@@ -228,7 +268,7 @@ void controller_lead(struct controller *c, bool leads)
 
 void controller_counts(const struct controller *c, struct controller_counts *ret)
 {
-    *ret = (struct controller_counts){.looks = c->looks, .actions = c->actions, .failures = c->failures, .waiting = queue_waiting(c->queue)};
+    *ret = (struct controller_counts){.looks = c->looks, .actions = c->actions, .failures = c->failures, .waiting = queue_waiting(c->queues[LANE_MAIN])};
 }
 
 /* ---- begin and end -------------------------------------------------------------------------------------------- */
@@ -236,7 +276,9 @@ void controller_counts(const struct controller *c, struct controller_counts *ret
 int controller_new(uv_loop_t *loop, const struct act_parts *parts, struct controller **ret_controller, struct error *e)
 {
     struct controller *c = calloc(1, sizeof *c);
-    if (c == NULL || (c->queue = queue_new()) == NULL) {
+    for (int lane = 0; c != NULL && lane < LANES; lane++) c->queues[lane] = queue_new();
+    if (c == NULL || c->queues[LANE_MAIN] == NULL || c->queues[LANE_ROLES] == NULL) {
+        for (int lane = 0; c != NULL && lane < LANES; lane++) queue_free(c->queues[lane]);
         free(c);
         return error_set(e, ERROR_NOMEM, "no memory");
     }
@@ -253,7 +295,7 @@ static void on_closed(uv_handle_t *handle)
     struct controller *c = handle->data;
     void (*done)(void *user) = c->done;
     void *user = c->done_user;
-    queue_free(c->queue);
+    for (int lane = 0; lane < LANES; lane++) queue_free(c->queues[lane]);
     free(c);
     if (done != NULL) done(user);
 }
@@ -267,7 +309,7 @@ void controller_stop(struct controller *c)
 
 void controller_close(struct controller *c, void (*done)(void *user), void *user)
 {
-    assert(c->closing && c->n_jobs == 0);
+    assert(c->closing && LIST_EMPTY(&c->jobs));
     c->done = done;
     c->done_user = user;
     uv_close((uv_handle_t *)&c->timer, on_closed);

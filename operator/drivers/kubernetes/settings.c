@@ -35,7 +35,7 @@ static const struct config_setting table[] = {
     {"image-pull-policy", CONFIG_STRING, AT(pull_policy), "IfNotPresent", 0, 0, "Of the sidecar: IfNotPresent, Always or Never."},
     {"runtime-class", CONFIG_STRING, AT(runtime_class), "crsc", 0, 0, "The RuntimeClass of crsc-runtime."},
     {"agent-port", CONFIG_UINT, AT(agent_port), "7443", 1, 65535, "Where the agents listen, at their nodes' addresses."},
-    {"agent-poll", CONFIG_DURATION, AT(agent_poll), "1s", 50, 60000, "How often the agents of protected pods are asked."},
+    {"agent-poll", CONFIG_DURATION, AT(agent_poll), "1s", 50, 60000, "How often the agents of protected pods are asked; of what happens to a container they tell at once."},
     {"node-grace", CONFIG_DURATION, AT(node_grace), "5s", 0, 3600000,
      "A node that is not ready for longer is taken for lost: its producers are fenced, its protected pods replaced. On top of the cluster's own node-monitor-grace-period."},
     {"ca-secret", CONFIG_STRING, AT(ca_secret), "crsc-ca", 0, 0, "The Secret of our CA; made when it is not there."},

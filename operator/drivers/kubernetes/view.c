@@ -179,10 +179,15 @@ static void read_pod(struct view *v, const struct caches *c, yyjson_val *o, uint
     const char *role = object_label(o, INJECT_ROLE);
     p->role = strcmp(role, INJECT_SERVING) == 0 ? PROTECT_SERVING : role[0] != '\0' ? PROTECT_STANDBY : PROTECT_NO_ROLE;
     while (p->template < v->world.n_pods - 1 && strcmp(v->pods[p->template].hash, names->hash) != 0) p->template++;
+    const char *revision = object_label(o, "pod-template-hash"); /* its ReplicaSet's */
+    COPY(names->cost, "%s", object_annotation(o, VIEW_COST));
+    COPY(names->revision, "%s", revision);
+    while (p->revision < v->world.n_pods - 1 && strcmp(v->pods[p->revision].revision, revision) != 0) p->revision++;
     p->ready = strcmp(object_text(object_condition(o, "Ready"), "status"), "True") == 0;
     p->terminating = object_deleting(o);
     p->node_lost = view_node_lost(c, names->node, v->world.now_ms);
     p->agent = names->node[0] != '\0' && agents_answers(c->agents, names->node);
+    p->silent = names->node[0] != '\0' && agents_lost(c->agents, names->node);
     yyjson_val *status = object_named(object_get(o, "status.containerStatuses"), names->container);
     read_backoff(status, v->world.now_ms, p);
     COPY(names->begins, "%s", object_annotation(o, INJECT_CHECKPOINT));
@@ -201,7 +206,7 @@ static void read_pod(struct view *v, const struct caches *c, yyjson_val *o, uint
     p->fenced = seen->fenced;
     p->executed = seen->executed;
     p->heard = p->shared && seen->shared;
-    p->sound = !seen->lost && !seen->suspect && seen->diverged == 0;
+    p->sound = !seen->silent && !seen->lost && !seen->suspect && !seen->leaving && seen->diverged == 0;
     p->counts = seen->replicas;
     p->diverged = p->heard ? seen->diverged : 0;
     p->agreed = seen->agreed;

@@ -13,6 +13,7 @@ enum { VIEW_NAME_MAX = 254, VIEW_STREAM_MAX = 256, VIEW_KEY_MAX = 600, VIEW_IMAG
 
 #define VIEW_FINALIZER "crsc.io/protection"
 #define VIEW_SCHEDULED "crsc.io/scheduled" /* label of the Checkpoints that we make */
+#define VIEW_COST "controller.kubernetes.io/pod-deletion-cost"
 #define VIEW_PORTS "crsc.io/original-ports" /* annotation of a switched Service */
 
 struct caches {
@@ -26,6 +27,7 @@ struct view_pod {
     char name[VIEW_NAME_MAX], uid[64], node[VIEW_NAME_MAX], container[64], hash[130], stream[VIEW_STREAM_MAX];
     char begins[INJECT_CHECKPOINT_MAX]; /* its image is that of this checkpoint; "": of the app */
     char unable[256];  /* why it cannot begin with that */
+    char revision[64], cost[16]; /* which ReplicaSet is its; how dear a scale-down holds it, as annotated */
     char refusal[256]; /* why the webhook gave it no interceptor; "": it did, or was not asked */
     struct agent_container seen; /* what its agent says; seen.pod_uid "" for nothing */
 };
