@@ -40,7 +40,10 @@ struct container {
     char *status; /* the interceptor's last words, or NULL */
     char word[SIDECAR_WORD_MAX]; /* what of them the operator is to hear at once */
     bool silent;  /* since then it does not answer, or the app's process has ended */
-    bool busy;    /* a checkpoint of it is under way */
+    bool busy;    /* a checkpoint of it is under way, or what one left is removed */
+    uint64_t left_us, sweep_ms, sweep_until_ms; /* backend kubelet: since then its checkpoints may have left files, which are looked for next then, and until then (aftermath.h) */
+    unsigned late;        /* so many of its checkpoints in a row did not end in time */
+    uint64_t rest_ms;     /* until then none is begun for that */
     bool doubt;   /* nobody knows which state it began with: `reason` says why. It is not attached; from the beginning on, or when the log is asked */
 };
 
@@ -79,6 +82,7 @@ struct agent {
     struct job *jobs;             /* lock; the newest first */
     struct failure *failures;     /* lock */
     struct kubelet kubelet;
+    bool kubelet_away;                  /* lock; it would take none, when it was asked last */
     char kubelet_why[AGENT_REASON_MAX]; /* lock; why the kubelet takes no checkpoints; "": it does, as far as is known */
     atomic_bool stopping;
 };

@@ -19,7 +19,7 @@
 #include "checkpoint/tree.h"
 #include "common/log.h"
 
-enum { DRAIN_MS = 5000, TIMEOUT_MS = 30000, TIME_MAX_MS = 3600000, WAIT_MAX_MS = 10000 };
+enum { DRAIN_MS = 5000, TIME_MAX_MS = 3600000, WAIT_MAX_MS = 10000 };
 
 static void fail(struct https_answer *a, const struct error *e)
 {
@@ -167,7 +167,7 @@ static void put_checkpoint(struct agent *a, const char *stream, const char *id, 
     struct job_request r = {.stream = stream, .id = id, .namespace = yyjson_get_str(yyjson_obj_get(root, "namespace")), .pod = yyjson_get_str(yyjson_obj_get(root, "pod")),
         .pod_uid = yyjson_get_str(uid)};
     if (r.namespace == NULL || r.pod == NULL || (uid != NULL && r.pod_uid == NULL) || !get_ms(root, "drain_ms", DRAIN_MS, &r.drain_ms) ||
-        !get_ms(root, "timeout_ms", TIMEOUT_MS, &r.timeout_ms)) {
+        !get_ms(root, "timeout_ms", 0, &r.timeout_ms)) {
         fail_with(answer, ERROR_INVALID, "wanted: {\"namespace\":\"...\",\"pod\":\"...\"}, and perhaps pod_uid, drain_ms, timeout_ms");
     } else {
         struct job known;
@@ -294,6 +294,7 @@ static void list_containers(struct agent *a, const char *query, struct https_ans
     pthread_mutex_lock(&a->lock);
     if (waits) agent_wait_change(a, strtoull(after, NULL, 10), ms < WAIT_MAX_MS ? ms : WAIT_MAX_MS);
     yyjson_mut_obj_add_uint(doc, root, "version", a->changes);
+    yyjson_mut_obj_add_strcpy(doc, root, "kubelet", a->kubelet_why);
     for (struct container *c = a->containers; c != NULL; c = c->next)
         if (!c->gone) add_container(doc, yyjson_mut_arr_add_obj(doc, all), c);
     pthread_mutex_unlock(&a->lock);

@@ -79,9 +79,8 @@ static curl_socket_t on_open(void *user, curlsocktype purpose, struct curl_socka
 
 static bool set_up_tls(CURL *h, const struct call_tls *tls)
 {
-    bool ok = true;
-    if (*tls->ca != '\0') ok = curl_easy_setopt(h, CURLOPT_CAINFO, tls->ca) == CURLE_OK;
-    else ok = curl_easy_setopt(h, CURLOPT_SSL_VERIFYPEER, 0L) == CURLE_OK && curl_easy_setopt(h, CURLOPT_SSL_VERIFYHOST, 0L) == CURLE_OK;
+    bool ok = tls->anybody ? curl_easy_setopt(h, CURLOPT_SSL_VERIFYPEER, 0L) == CURLE_OK && curl_easy_setopt(h, CURLOPT_SSL_VERIFYHOST, 0L) == CURLE_OK
+                           : *tls->ca != '\0' && curl_easy_setopt(h, CURLOPT_CAINFO, tls->ca) == CURLE_OK;
     if (*tls->cert == '\0') return ok;
     return ok && curl_easy_setopt(h, CURLOPT_SSLCERT, tls->cert) == CURLE_OK && curl_easy_setopt(h, CURLOPT_SSLKEY, tls->key) == CURLE_OK;
 }
@@ -115,8 +114,10 @@ static int set_up(CURL *h, struct transfer *t, struct curl_slist **headers, char
     curl_easy_setopt(h, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
     curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_MS);
     curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)c->timeout_ms);
-    curl_easy_setopt(h, CURLOPT_LOW_SPEED_LIMIT, 1L);
-    curl_easy_setopt(h, CURLOPT_LOW_SPEED_TIME, (long)SILENCE_S);
+    if (c->timeout_ms == 0) { /* who has a bound may need all of it before the first byte */
+        curl_easy_setopt(h, CURLOPT_LOW_SPEED_LIMIT, 1L);
+        curl_easy_setopt(h, CURLOPT_LOW_SPEED_TIME, (long)SILENCE_S);
+    }
     if (c->netns_of > 0) {
         curl_easy_setopt(h, CURLOPT_OPENSOCKETFUNCTION, on_open);
         curl_easy_setopt(h, CURLOPT_OPENSOCKETDATA, (void *)(uintptr_t)c);
@@ -146,7 +147,9 @@ int call_do(const struct call *c, struct call_reply *ret_reply, struct error *e)
     int rc = set_up(h, &t, &headers, why) == 0 ? 0 : error_set(e, ERROR_INVALID, "%.120s cannot be called", c->url);
     if (rc == 0) {
         CURLcode code = curl_easy_perform(h);
+        curl_off_t sending_us = 0;
         curl_easy_getinfo(h, CURLINFO_RESPONSE_CODE, &status);
+        if (c->sent != NULL && curl_easy_getinfo(h, CURLINFO_PRETRANSFER_TIME_T, &sending_us) == CURLE_OK) *c->sent = sending_us > 0;
         if (code != CURLE_OK) rc = failure(&t, code, why, e);
     }
     if (rc == 0 && buf_add(&t.answer, "", 1) != 0) rc = error_set(e, ERROR_NOMEM, "no memory for an answer");

@@ -14,7 +14,8 @@
 #include "common/error.h"
 
 struct call_tls {
-    const char *ca, *cert, *key; /* files; "": believe anybody; show no certificate */
+    const char *ca, *cert, *key; /* files; cert "": show none */
+    bool anybody;                /* believe whoever answers; else `ca` says whom */
 };
 
 struct call {
@@ -28,6 +29,7 @@ struct call {
     const struct call_tls *tls; /* for https: our certificate and whom we believe; NULL: the system's */
     pid_t netns_of;             /* > 0: call from the network namespace of this process */
     uint32_t timeout_ms;        /* of the whole; 0: none, but a minute without a byte ends it */
+    bool *sent;                 /* when not NULL: becomes true with the first byte of the request that may have gone out, however the call ends */
     size_t answer_max;          /* 0: 1 MiB */
     int sink_fd;                /* when > 0: the answer's body goes there, at most sink_max bytes */
     uint64_t sink_max;

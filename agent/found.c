@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <yyjson.h>
 
+#include "agent/aftermath.h"
 #include "agent/keeper.h"
 #include "common/log.h"
 #include "common/loop.h"
@@ -215,5 +216,6 @@ static void *look_around(void *user)
 
 int found_start(struct agent *a, struct error *e)
 {
-    return *a->settings.kubelet != '\0' ? agent_thread(look_around, a, e) : 0;
+    aftermath_start(a);
+    return agent_thread(look_around, a, e);
 }

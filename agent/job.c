@@ -6,14 +6,16 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "agent/aftermath.h"
 #include "agent/images.h"
 #include "agent/keeper.h"
 #include "agent/sidecar.h"
+#include "checkpoint/dumped.h"
 #include "checkpoint/tree.h"
 #include "common/log.h"
 #include "common/loop.h"
 
-enum { JOBS_MAX = 256, RECORD_TRIES = 5, ASK_MS = 100, ASK_MAX_MS = 5000 };
+enum { JOBS_MAX = 256, RECORD_TRIES = 5, ASK_MS = 100, ASK_MAX_MS = 5000, TIMEOUT_MS = 30000, KUBELET_TIMEOUT_MS = 120000, LATE_MAX = 2, REST_MS = 600000 };
 
 struct work {
     struct agent *agent;
@@ -148,26 +150,53 @@ static int drain(void *user, struct error *e)
     return rc;
 }
 
-/* The kubelet is asked whether it is there before anybody waits, and told nothing of the drain: the container runtime's whole work is within it. The path of the archive
- * comes into `dump`. */
-static int drain_and_ask_kubelet(struct drain *d, char *dump, uint64_t *ret_us, bool *ret_harmed, struct error *e)
+/* The kubelet knows containers by name: when ours has ended, what is called so is another one, which began with less than the drain says. */
+static int lives(const struct container *c, struct error *e)
 {
-    const struct work *w = d->work;
-    const struct container *c = w->container;
-    struct agent *a = w->agent;
-    if (*w->job->reference == '\0')
-        return error_set(e, ERROR_INVALID, "crsc.io/backend: kubelet wants a registry, from which the node pulls the image: crsc.io/image-registry, or the agent's --image-registry");
-    int rc = kubelet_reach(&a->kubelet, e);
-    if (rc == 0) rc = drain(d, e);
-    if (rc != 0) return rc;
-    keeper_note_dump(a, c->id, true);
-    rc = kubelet_checkpoint(&a->kubelet, c->pod.namespace, c->pod.name, c->pod.container, w->job->timeout_ms, dump, ret_harmed, e);
-    keeper_note_dump(a, c->id, false);
-    *ret_us = loop_monotonic_us() - d->drained;
+    return process_alive(&c->process) ? 0 : error_set(e, ERROR_CONFLICT, "the app ended while its checkpoint was taken: the kubelet may have dumped the next one");
+}
+
+/* A pause that is as long as the kubelet's bound, and for nothing, is not had again and again. */
+static int rests(struct agent *a, const struct container *c, struct error *e)
+{
+    pthread_mutex_lock(&a->lock);
+    uint64_t now_ms = loop_monotonic_us() / 1000, rest_ms = c->late >= LATE_MAX && now_ms < c->rest_ms ? c->rest_ms - now_ms : 0;
+    unsigned late = c->late;
+    pthread_mutex_unlock(&a->lock);
+    return rest_ms == 0 ? 0 : error_set(e, ERROR_UNAVAILABLE, "not tried: the last %u did not end in time; again in %" PRIu64 " s", late, rest_ms / 1000 + 1);
+}
+
+static void note_kubelet(struct agent *a, struct container *c, int rc, const struct error *e)
+{
     pthread_mutex_lock(&a->lock);
     snprintf(a->kubelet_why, sizeof a->kubelet_why, "%.250s", rc == 0 ? "" : e->text);
+    c->late = rc == -ERROR_TIMEOUT ? c->late + 1 : 0;
+    c->rest_ms = loop_monotonic_us() / 1000 + REST_MS;
     pthread_mutex_unlock(&a->lock);
-    return rc;
+}
+
+/* The kubelet is asked whether it is there before anybody waits, and told nothing of the drain: the container runtime's whole work is within it. The path of the archive
+ * comes into `dump`. */
+static int drain_and_ask_kubelet(struct drain *d, char *dump, uint64_t *ret_us, struct error *e)
+{
+    const struct work *w = d->work;
+    struct container *c = w->container;
+    struct agent *a = w->agent;
+    enum kubelet_end end;
+    if (*w->job->reference == '\0')
+        return error_set(e, ERROR_INVALID, "crsc.io/backend: kubelet wants a registry, from which the node pulls the image: crsc.io/image-registry, or the agent's --image-registry");
+    int rc = rests(a, c, e);
+    if (rc == 0) rc = kubelet_reach(&a->kubelet, e);
+    if (rc == 0) rc = drain(d, e);
+    if (rc == 0) rc = lives(c, e);
+    if (rc != 0) return rc;
+    aftermath_note(a, c);
+    rc = kubelet_checkpoint(&a->kubelet, c->pod.namespace, c->pod.name, c->pod.container, w->job->timeout_ms, dump, &end, e);
+    *ret_us = loop_monotonic_us() - d->drained;
+    note_kubelet(a, c, rc, e);
+    if (rc != 0 && end != KUBELET_REFUSED) aftermath_see(a, c, end == KUBELET_ANSWERED); /* before a request comes to it again */
+    else aftermath_forget(a, c);
+    return rc != 0 ? rc : lives(c, e);
 }
 
 /* `dump` names the folder that a dump goes to; with the kubelet it comes to name its archive, "" : there is none. */
@@ -180,7 +209,7 @@ static int drain_and_dump(struct work *w, char dump[PATH_MAX], struct error *e)
     bool unbroken = false, harmed = false;
     uint64_t dump_us = 0;
     struct dump_options options = agent_dump_options(w->agent, w->job->timeout_ms, logs);
-    int rc = c->pod.by_kubelet ? drain_and_ask_kubelet(&d, dump, &dump_us, &harmed, e)
+    int rc = c->pod.by_kubelet ? drain_and_ask_kubelet(&d, dump, &dump_us, e)
                                : dump_container(&options, c->id, dump, drain, &d, &dump_us, &harmed, e);
     if (d.begun == 0) return rc;
     if (harmed) { /* before a request comes to it again; a frozen one does not even die */
@@ -199,10 +228,13 @@ static int drain_and_dump(struct work *w, char dump[PATH_MAX], struct error *e)
 static int wrap(struct agent *a, const struct container *c, const char *archive, const char *path, struct oci_image_labels *labels, struct oci_image *ret_image, struct error *e)
 {
     int fd;
+    char id[DUMPED_ID_MAX];
     memcpy(labels->user, c->pod.user, sizeof labels->user);
     int rc = kubelet_open(&a->kubelet, archive, &fd, e);
     if (rc != 0) return rc;
-    rc = oci_image_wrap(fd, path, labels, ret_image, e);
+    rc = dumped_container(fd, id, e);
+    if (rc == 0 && strcmp(id, c->id) != 0) rc = error_set(e, ERROR_CONFLICT, "the kubelet dumped container %.70s, and not %.70s, which was drained", id, c->id);
+    if (rc == 0) rc = oci_image_wrap(fd, path, labels, ret_image, e);
     close(fd);
     return rc;
 }
@@ -345,7 +377,7 @@ int job_checkpoint(struct agent *a, const struct job_request *r, struct error *e
         memcpy(j->template_hash, c->pod.template_hash, sizeof j->template_hash);
         memcpy(j->container, c->id, sizeof j->container);
         j->drain_ms = r->drain_ms;
-        j->timeout_ms = r->timeout_ms;
+        j->timeout_ms = r->timeout_ms != 0 ? r->timeout_ms : c->pod.by_kubelet ? KUBELET_TIMEOUT_MS : TIMEOUT_MS;
         c->busy = true;
         *w = (struct work){.agent = a, .container = c, .job = j};
     }

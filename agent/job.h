@@ -10,7 +10,7 @@
 
 struct job_request {
     const char *stream, *id, *namespace, *pod, *pod_uid; /* pod_uid NULL: whichever */
-    uint64_t drain_ms, timeout_ms;
+    uint64_t drain_ms, timeout_ms; /* timeout_ms 0: what the backend is usually given */
 };
 
 /* 0: begun; 1: it is known already. -ERROR_NOT_FOUND: no such container here; -ERROR_CONFLICT: another pod of that name, a pod of another

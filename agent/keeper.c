@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 #include <unistd.h>
 #include <yyjson.h>
 
+#include "agent/aftermath.h"
 #include "agent/choose.h"
 #include "agent/dump.h"
 #include "agent/ear.h"
@@ -23,7 +25,7 @@
 #include "common/log.h"
 #include "common/loop.h"
 
-enum { LOOK_MS = 300, ATTACH_AGAIN_MS = 20, LOST_MS = 1500, CONFIG_MAX = 4 << 20, FILE_MAX = 16 << 10 };
+enum { LOOK_MS = 300, ATTACH_AGAIN_MS = 20, LOST_MS = 1500, CONFIG_MAX = 4 << 20, FILE_MAX = 16 << 10, MARK_MAX = 128 };
 
 struct watched {
     struct agent *agent;
@@ -95,25 +97,30 @@ static struct container *read_started(const struct agent *a, const char *id, str
 
 /* ---- one container ----------------------------------------------------------------------------------------------- */
 
-/* Which interceptor was, or was about to be, told of this container. */
-static void read_mark(const struct agent *a, const char *id, char instance[SIDECAR_INSTANCE_MAX])
+/* Which interceptor was, or was about to be, told of this container, and with which offset that began; false: that is not noted. */
+static bool read_mark(const struct agent *a, const char *id, char instance[SIDECAR_INSTANCE_MAX], uint64_t *ret_offset)
 {
     char path[PATH_MAX];
     size_t len = 0;
     file_of(a, id, ".attached", path);
-    char *text = read_file(path, SIDECAR_INSTANCE_MAX, &len);
-    snprintf(instance, SIDECAR_INSTANCE_MAX, "%s", text != NULL ? text : "");
+    char *text = read_file(path, MARK_MAX, &len);
+    size_t end = text != NULL ? strcspn(text, "\n") : 0;
+    snprintf(instance, SIDECAR_INSTANCE_MAX, "%.*s", (int)end, text != NULL ? text : "");
+    bool has_offset = text != NULL && text[end] == '\n' && sscanf(text + end + 1, "%" SCNu64, ret_offset) == 1;
     free(text);
+    return has_offset;
 }
 
-static bool write_mark(const struct agent *a, const char *id, const char *instance)
+static bool write_mark(const struct agent *a, const struct container *c, const char *instance)
 {
+    const char *id = c->id;
     char path[PATH_MAX], aside[PATH_MAX];
     file_of(a, id, ".attached", path);
     file_of(a, id, ".mark", aside);
     FILE *f = fopen(aside, "we");
     if (f == NULL) return false;
     fputs(instance, f);
+    if (c->found) fprintf(f, "\n%" PRIu64 "\n", c->offset); /* not where an agent of an earlier version would read the mark */
     return fclose(f) == 0 && rename(aside, path) == 0;
 }
 
@@ -165,7 +172,7 @@ static bool attach_again(struct agent *a, const struct container *c, const struc
     int rc = sidecar_attach(sidecar, identity, st->proven_offset, c->pod.upstream, true, &e);
     if (rc == 0) {
         log_info("attached again: the log proves its state", "pod=%s/%s container=%s offset=%" PRIu64, c->pod.namespace, c->pod.name, c->id, st->proven_offset);
-        write_mark(a, c->id, st->instance);
+        write_mark(a, c, st->instance);
     } else if (rc == -ERROR_CONFLICT) {
         agent_end_app(c, "its interceptor was restarted, and would not take it");
     } else {
@@ -190,9 +197,10 @@ static bool tell(struct agent *a, const struct container *c, const struct sideca
 {
     char marked[SIDECAR_INSTANCE_MAX];
     struct error e;
-    read_mark(a, c->id, marked);
+    uint64_t unused;
+    read_mark(a, c->id, marked, &unused);
     if (*marked != '\0' && strcmp(marked, st->instance) != 0) return attach_again(a, c, sidecar, st, identity);
-    if (!write_mark(a, c->id, st->instance)) return false;
+    if (!write_mark(a, c, st->instance)) return false;
     int rc = sidecar_attach(sidecar, identity, c->offset, c->pod.upstream, false, &e);
     if (rc == 0)
         log_info("attached", "pod=%s/%s container=%s began=%s snapshot=%s offset=%" PRIu64 " criu_ms=%" PRIu64, c->pod.namespace, c->pod.name, c->id,
@@ -286,23 +294,41 @@ static void settle(struct agent *a, const struct container *c)
     char work[PATH_MAX];
     struct dump_options options = agent_dump_options(a, 0, work);
     struct error e = {0};
-    bool harmed = false, by_kubelet;
-    char note[PATH_MAX];
-    file_of(a, c->id, ".dumping", note);
-    by_kubelet = access(note, F_OK) == 0;
-    if (!by_kubelet && !dump_left(&options, c->id)) return;
+    bool harmed = false;
+    if (!dump_left(&options, c->id)) return;
     if (dump_settle(&options, c->id, &harmed, &e) != 0) log_warn("a container that was being dumped cannot be thawed", "container=%s reason=%s", c->id, e.text);
-    if (harmed || by_kubelet) agent_end_app(c, "the agent ended while it was being dumped");
-    if (by_kubelet) unlink(note);
+    if (harmed) agent_end_app(c, "the agent ended while it was being dumped");
 }
 
-void keeper_note_dump(const struct agent *a, const char *id, bool under_way)
+static void unlist(struct agent *a, struct container *c)
 {
-    char note[PATH_MAX];
-    file_of(a, id, ".dumping", note);
-    FILE *f = under_way ? fopen(note, "we") : NULL;
-    if (f != NULL) fclose(f);
-    if (!under_way) unlink(note);
+    pthread_mutex_lock(&a->lock);
+    c->gone = true;
+    struct container **p = &a->containers;
+    while (*p != c) p = &(*p)->next;
+    *p = c->next;
+    agent_changed(a);
+    pthread_mutex_unlock(&a->lock);
+}
+
+/* An earlier life of ours was certain of how it began, and its interceptor was told: nobody need be asked again, whatever became of the checkpoint since. */
+static bool is_attached(struct agent *a, struct container *c)
+{
+    char identity[PROCESS_IDENTITY_MAX], marked[SIDECAR_INSTANCE_MAX];
+    struct sidecar sidecar = {.admin = c->pod.admin, .pid = c->process.pid};
+    struct sidecar_status st;
+    uint64_t offset = 0;
+    if (!c->found || !read_mark(a, c->id, marked, &offset) || sidecar_status(&sidecar, &st, NULL) != 0) return false;
+    bool is = strcmp(st.instance, marked) == 0 && strcmp(st.identity, process_identity(&c->process, identity)) == 0;
+    sidecar_status_fini(&st);
+    if (!is) return false;
+    pthread_mutex_lock(&a->lock);
+    c->doubt = false;
+    c->restored = *c->pod.checkpoint != '\0';
+    c->offset = offset;
+    snprintf(c->snapshot, sizeof c->snapshot, "%s", c->pod.checkpoint);
+    pthread_mutex_unlock(&a->lock);
+    return true;
 }
 
 static void *stay_with(void *user)
@@ -317,14 +343,16 @@ static void *stay_with(void *user)
     struct ear ear;
     free(w);
     ear_init(&ear, &c->process);
-    settle(a, c);
-    bool known = found_ask(a, c);
+    if (c->found) aftermath_resume(a, c);
+    else settle(a, c);
+    bool known = is_attached(a, c) || found_ask(a, c);
     if (known) judge_start(a, c);
     file_of(a, c->id, ".json", path);
     file_of(a, c->id, ".attached", mark);
     while (known && !a->stopping && (c->found || access(path, F_OK) == 0)) {
         bool alive = process_alive(&c->process);
         if (c->found && !alive) break;
+        aftermath_sweep(a, c, false);
         bool knows = alive && look(a, c, &lost_since_ms);
         if (knows && !orphans_ended) {
             end_orphans(a, c);
@@ -335,14 +363,8 @@ static void *stay_with(void *user)
         else poll(NULL, 0, alive && !c->doubt ? ATTACH_AGAIN_MS : LOOK_MS);
     }
     ear_fini(&ear);
-    if (!a->stopping) unlink(mark);
-    pthread_mutex_lock(&a->lock);
-    c->gone = true;
-    struct container **p = &a->containers;
-    while (*p != c) p = &(*p)->next;
-    *p = c->next;
-    agent_changed(a);
-    pthread_mutex_unlock(&a->lock);
+    if (!a->stopping) aftermath_sweep(a, c, true), unlink(mark);
+    unlist(a, c);
     agent_let_go(a, c);
     return NULL;
 }
@@ -383,11 +405,9 @@ bool keeper_take(struct agent *a, struct container *c)
     agent_changed(a);
     pthread_mutex_unlock(&a->lock);
     if (agent_thread(stay_with, w, &e) == 0) return true;
-    pthread_mutex_lock(&a->lock);
-    a->containers = c->next;
-    pthread_mutex_unlock(&a->lock);
+    unlist(a, c); /* others may have come before it since */
+    agent_let_go(a, c);
     free(w);
-    free(c);
     return false;
 }
 

@@ -15,7 +15,4 @@ int keeper_start(struct agent *a, struct error *e);
 /* A container to be seen to, unless it is known already. Takes it. False: one of that id is seen to still, and was another process: again later. */
 bool keeper_take(struct agent *a, struct container *c);
 
-/* Notes that a dump of that container is under way which nobody of ours could wait for should we end, or that it is over: beside the file of whom was told. */
-void keeper_note_dump(const struct agent *a, const char *id, bool under_way);
-
 #endif

@@ -1,5 +1,6 @@
 #include "agent/kubelet.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -13,7 +14,7 @@
 
 #include "agent/call.h"
 
-enum { REACH_MS = 3000, MORE_MS = 5000, TOKEN_MAX = 16 << 10, SAID_MAX = 150 };
+enum { REACH_MS = 3000, MORE_MS = 10000, TOKEN_MAX = 16 << 10, SAID_MAX = 150, TICK_US = 20000 /* what a file's time may be behind the clock */ };
 
 /* ---- words ------------------------------------------------------------------------------------------------------- */
 
@@ -68,25 +69,41 @@ static int refusal(int code, const char *body, size_t len, struct error *e)
     }
 }
 
-static bool is_archive(const char *path)
+void kubelet_prefix(const char *namespace, const char *pod, const char *container, char ret_prefix[KUBELET_PREFIX_MAX])
+{
+    snprintf(ret_prefix, KUBELET_PREFIX_MAX, "checkpoint-%.253s_%.253s-%.253s-", pod, namespace, container);
+}
+
+/* The time makes the rest: of a container called app, what is of one called app-x is not. */
+bool kubelet_is_archive(const char *name, const char *prefix)
+{
+    static const char time[] = "dddd-dd-ddTdd:dd:dd"; /* then Z or +hh:mm, and .tar */
+    size_t len = strlen(prefix), i = 0;
+    if (strncmp(name, prefix, len) != 0) return false;
+    for (name += len; time[i] != '\0'; i++)
+        if (time[i] == 'd' ? name[i] < '0' || name[i] > '9' : name[i] != time[i]) return false;
+    return (strlen(name) == i + 5 && name[i] == 'Z' && strcmp(name + i + 1, ".tar") == 0) ||
+           (strlen(name) == i + 10 && (name[i] == '+' || name[i] == '-') && strcmp(name + i + 6, ".tar") == 0 && strchr(name + i, '/') == NULL);
+}
+
+static bool is_archive(const char *path, const char *prefix)
 {
     const char *name = strrchr(path, '/');
-    size_t len = strlen(path);
     static const char folder[] = "/checkpoints";
-    if (path[0] != '/' || len >= PATH_MAX || strstr(path, "/../") != NULL || len < 5 || strcmp(path + len - 4, ".tar") != 0) return false;
+    if (path[0] != '/' || strlen(path) >= PATH_MAX || strstr(path, "/../") != NULL || !kubelet_is_archive(name + 1, prefix)) return false;
     return (size_t)(name - path) >= strlen(folder) && strncmp(name - strlen(folder), folder, strlen(folder)) == 0;
 }
 
-int kubelet_answer(int code, const char *body, size_t len, char ret_path[PATH_MAX], struct error *e)
+int kubelet_answer(int code, const char *body, size_t len, const char *prefix, char ret_path[PATH_MAX], struct error *e)
 {
     if (code != 200) return refusal(code, body, len, e);
     yyjson_doc *doc = yyjson_read(body, len, YYJSON_READ_NOFLAG);
     yyjson_val *items = yyjson_obj_get(yyjson_doc_get_root(doc), "items"), *first = yyjson_arr_get_first(items);
     const char *path = yyjson_get_str(first);
-    bool good = yyjson_arr_size(items) == 1 && path != NULL && strlen(path) == yyjson_get_len(first) && is_archive(path);
+    bool good = yyjson_arr_size(items) == 1 && path != NULL && strlen(path) == yyjson_get_len(first) && is_archive(path, prefix);
     if (good) strcpy(ret_path, path);
     yyjson_doc_free(doc);
-    return good ? 0 : error_set(e, ERROR_PROTOCOL, "the kubelet's answer names not exactly one archive: %.100s", body);
+    return good ? 0 : error_set(e, ERROR_PROTOCOL, "the kubelet's answer names not exactly one archive of that container: %.100s", body);
 }
 
 /* ---- calls ------------------------------------------------------------------------------------------------------- */
@@ -110,46 +127,52 @@ static int read_token(const char *file, char **ret_header, struct error *e)
     return 0;
 }
 
-static int ask(const struct kubelet *k, const char *method, const char *url, uint64_t timeout_ms, struct call_reply *ret_reply, struct error *e)
+/* `*ret_sent`: the kubelet may have begun with it, however that ended. */
+static int ask(const struct kubelet *k, const char *url, uint64_t timeout_ms, bool *ret_sent, struct call_reply *ret_reply, struct error *e)
 {
     char *token = NULL;
-    struct call_tls tls = {k->ca, k->cert, k->key};
+    struct call_tls tls = {.ca = k->ca, .cert = k->cert, .key = k->key, .anybody = k->insecure};
     int rc = *k->token != '\0' ? read_token(k->token, &token, e) : 0;
     if (rc != 0) return rc;
     const char *const headers[] = {token, NULL};
-    bool post = strcmp(method, "POST") == 0;
-    struct call call = {.method = method, .url = url, .headers = headers, .body = post ? "" : NULL, .tls = &tls, .timeout_ms = (uint32_t)timeout_ms};
+    struct call call = {.method = "POST", .url = url, .headers = headers, .body = "", .tls = &tls, .timeout_ms = (uint32_t)timeout_ms, .sent = ret_sent};
     rc = call_do(&call, ret_reply, e);
+    if (token != NULL) explicit_bzero(token, strlen(token));
     free(token);
     return rc;
 }
 
+/* A pod of that name cannot be, as a namespace's has no dots: a kubelet that would take checkpoints says so, after it has found that we may ask. */
 int kubelet_reach(const struct kubelet *k, struct error *e)
 {
     char url[KUBELET_URL_MAX];
     struct call_reply reply;
+    bool unused = false;
     if (*k->url == '\0') return error_set(e, ERROR_UNAVAILABLE, "not configured: --kubelet");
-    snprintf(url, sizeof url, "%.1000s/healthz", k->url);
-    int rc = ask(k, "GET", url, REACH_MS, &reply, e);
-    if (rc == 0) call_reply_fini(&reply);
-    return rc;
+    snprintf(url, sizeof url, "%.1000s/checkpoint/no.such/no.such/no.such", k->url);
+    int rc = ask(k, url, REACH_MS, &unused, &reply, e);
+    if (rc != 0) return rc;
+    rc = reply.code / 100 == 2 ? error_set(e, ERROR_PROTOCOL, "what answers at %.100s is no kubelet", k->url) : refusal(reply.code, reply.body, reply.len, e);
+    call_reply_fini(&reply);
+    return rc == -ERROR_NOT_FOUND ? 0 : rc;
 }
 
 int kubelet_checkpoint(const struct kubelet *k, const char *namespace, const char *pod, const char *container, uint64_t timeout_ms, char ret_path[PATH_MAX],
-                       bool *ret_harmed, struct error *e)
+                       enum kubelet_end *ret_end, struct error *e)
 {
-    char url[KUBELET_URL_MAX];
+    char url[KUBELET_URL_MAX], prefix[KUBELET_PREFIX_MAX];
     struct call_reply reply;
-    *ret_harmed = false;
+    bool sent = false;
+    *ret_end = KUBELET_REFUSED;
     int rc = kubelet_target(k->url, namespace, pod, container, timeout_ms, url, e);
-    if (rc != 0) return rc;
-    rc = ask(k, "POST", url, timeout_ms + MORE_MS, &reply, e);
+    if (rc == 0) rc = ask(k, url, timeout_ms + MORE_MS, &sent, &reply, e);
     if (rc != 0) {
-        *ret_harmed = rc != -ERROR_DENIED; /* begun, for all we know */
+        if (sent) *ret_end = KUBELET_SILENT;
         return rc;
     }
-    rc = kubelet_answer(reply.code, reply.body, reply.len, ret_path, e);
-    *ret_harmed = rc == -ERROR_TIMEOUT;
+    kubelet_prefix(namespace, pod, container, prefix);
+    rc = kubelet_answer(reply.code, reply.body, reply.len, prefix, ret_path, e);
+    if (reply.code / 100 != 4) *ret_end = KUBELET_ANSWERED;
     call_reply_fini(&reply);
     return rc;
 }
@@ -158,8 +181,11 @@ int kubelet_checkpoint(const struct kubelet *k, const char *namespace, const cha
 
 struct visit {
     const struct kubelet *kubelet;
-    const char *path;
+    const char *path;   /* of an archive; NULL: all of ... */
+    const char *prefix; /* ... those of `since_us` and later */
+    uint64_t since_us;
     bool remove;
+    unsigned n; /* so many were removed */
     int fd, rc;
     struct error error;
 };
@@ -174,12 +200,31 @@ static int enter(const char *mount_namespace, struct error *e)
     return rc;
 }
 
+static void sweep(struct visit *v)
+{
+    DIR *dir = opendir(v->kubelet->archives);
+    struct dirent *entry;
+    struct stat st;
+    if (dir == NULL && errno != ENOENT) v->rc = error_errno(&v->error, ERROR_IO, errno, "%.150s cannot be read", v->kubelet->archives);
+    while (dir != NULL && (entry = readdir(dir)) != NULL) {
+        if (!kubelet_is_archive(entry->d_name, v->prefix) || fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0) continue;
+        if ((uint64_t)st.st_mtim.tv_sec * 1000000 + (uint64_t)st.st_mtim.tv_nsec / 1000 + TICK_US < v->since_us) continue; /* somebody else's */
+        if (unlinkat(dirfd(dir), entry->d_name, 0) == 0) v->n++;
+        else if (errno != ENOENT) v->rc = error_errno(&v->error, ERROR_IO, errno, "%.80s in %.80s cannot be removed", entry->d_name, v->kubelet->archives);
+    }
+    if (dir != NULL) closedir(dir);
+}
+
 static void *visit_thread(void *user)
 {
     struct visit *v = user;
     struct stat st;
     v->rc = enter(v->kubelet->mount_namespace, &v->error);
     if (v->rc != 0) return NULL;
+    if (v->path == NULL) {
+        sweep(v);
+        return NULL;
+    }
     if (v->remove) {
         if (unlink(v->path) != 0 && errno != ENOENT) v->rc = error_errno(&v->error, ERROR_IO, errno, "%.150s cannot be removed", v->path);
         return NULL;
@@ -217,4 +262,12 @@ int kubelet_remove(const struct kubelet *k, const char *path, struct error *e)
 {
     struct visit v = {.kubelet = k, .path = path, .remove = true};
     return visit(&v, e);
+}
+
+int kubelet_sweep(const struct kubelet *k, const char *prefix, uint64_t since_us, unsigned *ret_n, struct error *e)
+{
+    struct visit v = {.kubelet = k, .prefix = prefix, .since_us = since_us, .remove = true};
+    int rc = visit(&v, e);
+    *ret_n = v.n;
+    return rc;
 }

@@ -65,9 +65,10 @@ static int install_runtime(const char *folder, struct error *e)
 static int start(struct agent *a, struct error *e)
 {
     const struct settings *s = &a->settings;
-    a->tls = (struct call_tls){s->tls_ca, s->tls_cert, s->tls_key};
+    a->tls = (struct call_tls){.ca = s->tls_ca, .cert = s->tls_cert, .key = s->tls_key};
     a->ledger = (struct ledger){s->servers, s->log_tls_ca, s->log_tls_cert, s->log_tls_key, (uint32_t)s->log_timeout};
-    a->kubelet = (struct kubelet){s->kubelet, s->kubelet_ca, s->kubelet_token, s->kubelet_cert, s->kubelet_key, s->mount_namespace};
+    a->kubelet = (struct kubelet){.url = s->kubelet, .ca = s->kubelet_ca, .insecure = s->kubelet_insecure, .token = s->kubelet_token, .cert = s->kubelet_cert, .key = s->kubelet_key,
+        .mount_namespace = s->mount_namespace, .archives = s->kubelet_archives};
     pthread_condattr_t monotonic;
     pthread_mutex_init(&a->lock, NULL);
     pthread_condattr_init(&monotonic);

@@ -1,6 +1,7 @@
 #include "agent/probe.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +12,7 @@
 
 #include "common/log.h"
 
-enum { SAID_MAX = 512 };
+enum { SAID_MAX = 512, REACH_AGAIN_MS = 30000 };
 
 /* Written once, before the API listens. */
 static struct {
@@ -74,12 +75,40 @@ static void *look(void *user)
     return NULL;
 }
 
+static bool reach(struct agent *a)
+{
+    struct error e = {0};
+    bool away = kubelet_reach(&a->kubelet, &e) != 0;
+    pthread_mutex_lock(&a->lock);
+    bool news = away != a->kubelet_away;
+    if (away || news) snprintf(a->kubelet_why, sizeof a->kubelet_why, "%.250s", away ? e.text : "");
+    a->kubelet_away = away;
+    pthread_mutex_unlock(&a->lock);
+    return news;
+}
+
+/* A kubelet is configured after its agent at times, and certificates and rights change. */
+static void *reach_again(void *user)
+{
+    struct agent *a = user;
+    while (!a->stopping) {
+        poll(NULL, 0, REACH_AGAIN_MS);
+        if (!reach(a)) continue;
+        pthread_mutex_lock(&a->lock);
+        if (a->kubelet_away) log_warn("the kubelet cannot be asked for checkpoints", "reason=%s", a->kubelet_why);
+        else log_info("the kubelet takes checkpoints", "url=%s", a->kubelet.url);
+        pthread_mutex_unlock(&a->lock);
+    }
+    return NULL;
+}
+
 void probe_look(struct agent *a)
 {
     pthread_t thread; /* of its own: it goes to another mount namespace for good */
     if (pthread_create(&thread, NULL, look, a) == 0) pthread_join(thread, NULL);
     struct error e = {0};
-    if (kubelet_reach(&a->kubelet, &e) != 0) snprintf(a->kubelet_why, sizeof a->kubelet_why, "%.250s", e.text);
+    reach(a);
+    if (*a->settings.kubelet != '\0' && agent_thread(reach_again, a, &e) != 0) log_warn("the kubelet is not asked again", "reason=%s", e.text);
     if (*a->settings.kubelet != '\0' && *a->kubelet_why != '\0') log_warn("the kubelet cannot be asked for checkpoints", "reason=%s", a->kubelet_why);
     if (found.works) log_info("checkpoints by runc and CRIU", "runc=%s criu=%s", found.runc, found.criu);
     else log_error("no checkpoints can be taken or restored here: pods start fresh, and everything is replayed", "reason=%s", found.why);

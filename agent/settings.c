@@ -31,7 +31,10 @@ static const struct config_setting table[] = {
      "Folder of the host, as seen by the agent, into which crsc-runtime, which lies beside crsc-agent, is copied at the start; empty: it is there already."},
     {"kubelet", CONFIG_STRING, AT(kubelet), "", 0, 0,
      "https://address:10250 of this node's kubelet, which takes the checkpoints of pods with crsc.io/backend: kubelet; empty: there are none of them here."},
-    {"kubelet-ca", CONFIG_STRING, AT(kubelet_ca), "", 0, 0, "PEM file of the CAs that the kubelet is certified by; empty: whoever answers there is believed, and gets the token."},
+    {"kubelet-ca", CONFIG_STRING, AT(kubelet_ca), "", 0, 0, "PEM file of the CAs that the kubelet is certified by: nobody else gets the token. Wanted with kubelet, but for kubelet-insecure."},
+    {"kubelet-insecure", CONFIG_BOOL, AT(kubelet_insecure), "false", 0, 0, "true: without kubelet-ca; whoever answers at the kubelet's address is believed, and gets the token."},
+    {"kubelet-archives", CONFIG_STRING, AT(kubelet_archives), "/var/lib/kubelet/checkpoints", 0, 0,
+     "The kubelet's folder of checkpoints, as the host has it: what a failed one of ours leaves there is removed."},
     {"kubelet-token", CONFIG_STRING, AT(kubelet_token), "", 0, 0, "File with a service account's token for the kubelet: it wants create on nodes/checkpoint. Read at each call."},
     {"kubelet-cert", CONFIG_STRING, AT(kubelet_cert), "", 0, 0, "Instead of a token: PEM file of our certificate for the kubelet."},
     {"kubelet-key", CONFIG_STRING, AT(kubelet_key), "", 0, 0, "PEM file of its key."},
@@ -67,6 +70,10 @@ static int check(struct settings *s, struct error *e)
         if (access(files[i], R_OK) != 0) return error_set(e, ERROR_INVALID, "tls-ca, tls-cert, tls-key: \"%.150s\" cannot be read", files[i]);
     if (*s->kubelet != '\0' && (strncmp(s->kubelet, "https://", 8) != 0 || strlen(s->kubelet) > 300 || strpbrk(s->kubelet + 8, "/?# ") != NULL))
         return error_set(e, ERROR_INVALID, "kubelet: https://address:port is wanted, not \"%.100s\"", s->kubelet);
+    if (*s->kubelet != '\0' && (*s->kubelet_ca == '\0') == !s->kubelet_insecure)
+        return error_set(e, ERROR_INVALID, "kubelet wants kubelet-ca, to know the kubelet by, or kubelet-insecure: not both, and not neither");
+    if (*s->kubelet_ca != '\0' && access(s->kubelet_ca, R_OK) != 0) return error_set(e, ERROR_INVALID, "kubelet-ca: \"%.150s\" cannot be read", s->kubelet_ca);
+    if (s->kubelet_archives[0] != '/') return error_set(e, ERROR_INVALID, "kubelet-archives is an absolute path, not \"%.100s\"", s->kubelet_archives);
     if ((*s->kubelet_cert == '\0') != (*s->kubelet_key == '\0')) return error_set(e, ERROR_INVALID, "kubelet-cert and kubelet-key go together");
     return 0;
 }

@@ -11,7 +11,8 @@ struct settings {
     char *tls_ca, *tls_cert, *tls_key, *api_clients;
     char *log_tls_ca, *log_tls_cert, *log_tls_key;
     char *registry, *plain_registries, *peers;
-    char *kubelet, *kubelet_ca, *kubelet_token, *kubelet_cert, *kubelet_key;
+    char *kubelet, *kubelet_ca, *kubelet_token, *kubelet_cert, *kubelet_key, *kubelet_archives;
+    bool kubelet_insecure;
     uint64_t store_budget, replay_cost_us, restore_cost, log_timeout;
     char *log_level;
     enum log_level level;

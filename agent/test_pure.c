@@ -250,16 +250,37 @@ static void test_kubelet_answer(void **state)
         {503, "", ERROR_UNAVAILABLE, "503"},
         {200, "", ERROR_PROTOCOL, "archive"}, {200, "{", ERROR_PROTOCOL, "archive"}, {200, "[]", ERROR_PROTOCOL, "archive"}, {200, "{\"items\":[]}", ERROR_PROTOCOL, "archive"},
         {200, "{\"items\":[1]}", ERROR_PROTOCOL, "archive"}, {200, "{\"items\":[\"/a/checkpoints/x.tar\",\"/a/checkpoints/y.tar\"]}", ERROR_PROTOCOL, "archive"},
+        {200, "{\"items\":[\"/var/lib/kubelet/checkpoints/checkpoint-q_ns-app-2026-11-28T05:00:00Z.tar\"]}", ERROR_PROTOCOL, "archive"}, {200, "{\"items\":[\"/a/checkpoints/x.tar\"]}", ERROR_PROTOCOL, "archive"},
+        {200, "{\"items\":[\"/var/checkpoint-p_ns-app-2026-11-28T05:00:00Z.tar\"]}", ERROR_PROTOCOL, "archive"},
         {200, "{\"items\":[\"checkpoints/x.tar\"]}", ERROR_PROTOCOL, "archive"}, {200, "{\"items\":[\"/checkpoints/../etc/x.tar\"]}", ERROR_PROTOCOL, "archive"},
         {200, "{\"items\":[\"/etc/shadow\"]}", ERROR_PROTOCOL, "archive"}, {200, "{\"items\":[\"/etc/x.tar\"]}", ERROR_PROTOCOL, "archive"},
         {200, "{\"items\":[\"/checkpoints/x.tar\\u0000\"]}", ERROR_PROTOCOL, "archive"}, {200, "{\"items\":[\".tar\"]}", ERROR_PROTOCOL, "archive"}};
-    assert_int_equal(kubelet_answer(200, good, strlen(good), path, &error), 0);
+    assert_int_equal(kubelet_answer(200, good, strlen(good), "checkpoint-p_ns-app-", path, &error), 0);
     assert_string_equal(path, "/var/lib/kubelet/checkpoints/checkpoint-p_ns-app-2026-11-28T05:00:00Z.tar");
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
-        int rc = kubelet_answer(refused[i].code, refused[i].body, strlen(refused[i].body), path, &error);
+        int rc = kubelet_answer(refused[i].code, refused[i].body, strlen(refused[i].body), "checkpoint-p_ns-app-", path, &error);
         if (rc != -(int)refused[i].rc || strstr(error.text, refused[i].words) == NULL) fail_msg("%d %s: %d %s", refused[i].code, refused[i].body, rc, error.text);
     }
-    for (size_t cut = 0; cut < strlen(good); cut++) assert_int_equal(kubelet_answer(200, good, cut, path, &error), -ERROR_PROTOCOL);
+    for (size_t cut = 0; cut < strlen(good); cut++) assert_int_equal(kubelet_answer(200, good, cut, "checkpoint-p_ns-app-", path, &error), -ERROR_PROTOCOL);
+}
+
+static void test_kubelet_archives(void **state)
+{
+    (void)state;
+    char prefix[KUBELET_PREFIX_MAX];
+    kubelet_prefix("ns", "p", "app", prefix);
+    assert_string_equal(prefix, "checkpoint-p_ns-app-");
+    static const char *const good[] = {"checkpoint-p_ns-app-2026-11-28T05:00:00Z.tar", "checkpoint-p_ns-app-2026-11-28T05:00:00+02:00.tar", "checkpoint-p_ns-app-2026-11-28T05:00:00-11:30.tar"},
+                      *const bad[] = {"", "checkpoint-p_ns-app-", "checkpoint-p_ns-app-x-2026-11-28T05:00:00Z.tar", "checkpoint-p_ns-app-2-2026-11-28T05:00:00Z.tar",
+        "checkpoint-p_ns-app-2026-11-28T05:00:00Z", "checkpoint-p_ns-app-2026-11-28T05:00:00Z.tar.gz", "checkpoint-q_ns-app-2026-11-28T05:00:00Z.tar",
+        "checkpoint-p_ns-app-2026-11-28T05:00:00+02:00", "checkpoint-p_ns-app-2026-11-28 05:00:00Z.tar", "checkpoint-p_ns-app-2026-11-28T05:00:00.tar"};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) assert_true(kubelet_is_archive(good[i], prefix));
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_false(kubelet_is_archive(bad[i], prefix));
+    for (size_t cut = 0; cut < strlen(good[1]); cut++) {
+        char name[80];
+        snprintf(name, sizeof name, "%.*s", (int)cut, good[1]);
+        assert_false(kubelet_is_archive(name, prefix));
+    }
 }
 
 static void test_found(void **state)
@@ -279,7 +300,8 @@ static void test_found(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_backend), cmocka_unit_test(test_kubelet_target), cmocka_unit_test(test_kubelet_answer), cmocka_unit_test(test_found),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_backend), cmocka_unit_test(test_kubelet_target), cmocka_unit_test(test_kubelet_answer), cmocka_unit_test(test_kubelet_archives),
+        cmocka_unit_test(test_found),
         cmocka_unit_test(test_words), cmocka_unit_test(test_bad_words), cmocka_unit_test(test_spec),
         cmocka_unit_test(test_choose), cmocka_unit_test(test_eviction)};
     return cmocka_run_group_tests(tests, NULL, NULL);

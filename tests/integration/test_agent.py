@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import ssl
 import tarfile
@@ -181,17 +182,20 @@ class Interceptor:
 
 
 class Kubelet:
-    """Its checkpoint API, over TLS. `refuses`: (code, words) instead of an archive; `begun` is called while it works, `ends`: it hangs up without an answer."""
+    """Its checkpoint API, over TLS. `refuses`: (code, words) instead of an archive, which `partial` leaves all the same; `begun` is called while it works, `ends`: it hangs up without an
+    answer. The archive says that it is of container `dumped`."""
 
     def __init__(self, world):
         self.world, self.calls, self.tokens, self.refuses, self.begun, self.ends = world, [], [], None, None, False
+        self.partial, self.dumped, self.asked, self.got = False, None, 0, []
         self.folder = world.bench.path("kubelet-root", "checkpoints")
         os.makedirs(self.folder)
         kubelet = self
 
         class Handler(Quiet):
             def do_GET(self):
-                self.say(401)  # somebody is there: that is all that is asked
+                kubelet.got.append(self.path)
+                self.say(404, b"404 page not found")
 
             def do_POST(self):
                 kubelet.answer(self)
@@ -202,24 +206,38 @@ class Kubelet:
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         self.url = f"https://127.0.0.1:{self.server.server_port}"
 
+    def archive_of(self, pod, n):
+        return os.path.join(self.folder, f"checkpoint-{pod}_default-app-2026-11-28T05:{n // 60:02}:{n % 60:02}Z.tar")
+
+    def leave(self, path, dumped):
+        with tarfile.open(path, "w") as tar:
+            words = json.dumps({"id": dumped, "name": "app"}).encode()
+            for name, data in (("checkpoint/pages-1.img", os.urandom(70000)), ("config.dump", words), ("spec.dump", os.urandom(100))):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
     def answer(self, request):
         request.body()
+        _, _, _, pod, _ = request.path.partition("?")[0].split("/")
+        refused = self.refuses and (self.refuses[0] in (401, 403) or self.refuses[1].startswith("404 page"))
+        if pod == "no.such":  # whether it would
+            self.asked += 1
+            request.say(*(self.refuses[0], self.refuses[1].encode()) if refused else (404, b"pod does not exist"))
+            return
         self.calls.append(request.path)
         self.tokens.append(request.headers.get("Authorization"))
         if self.begun:
             self.begun()
+        path = self.archive_of(pod, len(self.calls))
+        if self.partial or not (self.ends or self.refuses):
+            self.leave(path, self.dumped or "c" + pod)
         if self.ends:
             request.close_connection = True
             request.connection.close()
         elif self.refuses:
             request.say(self.refuses[0], self.refuses[1].encode())
         else:
-            path = os.path.join(self.folder, f"checkpoint-{len(self.calls)}.tar")
-            with tarfile.open(path, "w") as tar:
-                for name, size in (("config.dump", 100), ("spec.dump", 100), ("checkpoint/pages-1.img", 70000)):
-                    info = tarfile.TarInfo(name)
-                    info.size = size
-                    tar.addfile(info, io.BytesIO(os.urandom(size)))
             with open(path, "rb") as f:
                 self.archive = f.read()
             request.say(200, json.dumps({"items": [path]}).encode())
@@ -302,7 +320,7 @@ class World:
 
 
 class Node:
-    def __init__(self, world, name, peers="", registry=True, log_timeout="20s", node=None, servers=None, kubelet=None):
+    def __init__(self, world, name, peers="", registry=True, log_timeout="20s", node=None, servers=None, kubelet=None, kubelet_ca="ca.crt"):
         self.world, self.name, bench = world, name, world.bench
         self.here = bench.path(name)
         self.port = free_ports(1)[0]
@@ -316,7 +334,7 @@ class Node:
         if kubelet:
             with open(at("token"), "w") as f:
                 f.write("first\n")
-            self.argv += ["--kubelet", kubelet, "--kubelet-ca", at("ca.crt"), "--kubelet-token", at("token")]
+            self.argv += ["--kubelet", kubelet, "--kubelet-ca", at(kubelet_ca), "--kubelet-token", at("token"), "--kubelet-archives", at("kubelet-root", "checkpoints")]
         self.context = ssl.create_default_context(cafile=at("ca.crt"))
         self.context.load_cert_chain(at("crsc-operator.crt"), at("crsc-operator.key"))
         self.start()
@@ -687,7 +705,7 @@ def test_kubelet(bench, rng):
     kubelet.begun = lambda: drained.append(node.pods["a"].drain)
     state = node.take(stream, "a", "c-1")
     check(drained == ["c-1"] and not node.pods["a"].drain, "while the interceptor drains: %s", drained)
-    check(kubelet.calls == ["/checkpoint/default/a/app?timeout=30"] and kubelet.tokens == ["Bearer first"], "%s %s", kubelet.calls, kubelet.tokens)
+    check(kubelet.asked > 0 and not kubelet.got and kubelet.calls == ["/checkpoint/default/a/app?timeout=120"] and kubelet.tokens == ["Bearer first"], "%s %s", kubelet.calls, kubelet.tokens)
     check(not kubelet.left(), "the archive is removed: %s", kubelet.left())
     manifest = json.loads(world.registry.blobs[state["digest"]])
     config = json.loads(world.registry.blobs[manifest["config"]["digest"]])
@@ -707,12 +725,20 @@ def test_kubelet(bench, rng):
     check((b["began"], b["snapshot"], b["offset"]) == ("restored", "c-1", 5), "%s", b)
     node.take(stream, "b", "c-2")
     check(kubelet.tokens[1] == "Bearer second", "a renewed token is read")
-    check(kubelet.calls[1] == "/checkpoint/default/b/app?timeout=30", "%s", kubelet.calls)
+    check(kubelet.calls[1] == "/checkpoint/default/b/app?timeout=120", "%s", kubelet.calls)
     node.process.kill()
     node.start()
     for pod in ("a", "b"):
         node.wait_attached(pod)
     check((node.container("b")["began"], node.container("b")["offset"]) == ("restored", 5), "found again by another life: %s", node.container("b"))
+    # what one life was certain of the next one need not ask: the log is away, or knows the checkpoint no more
+    world.wire.cut = True
+    node.process.kill()
+    node.start()
+    for pod in ("a", "b"):
+        node.wait_attached(pod)
+    check((node.container("b")["began"], node.container("b")["snapshot"], node.container("b")["offset"]) == ("restored", "c-1", 5), "%s", node.container("b"))
+    world.wire.cut = False
 
 
 def test_kubelet_doubt(bench, rng):
@@ -737,67 +763,154 @@ def test_kubelet_doubt(bench, rng):
 
 
 def test_kubelet_refuses(bench, rng):
-    """The kubelet or the container runtime cannot: the checkpoint failed and says why, the app goes on, nothing is left. What was begun and did not end: nobody knows the app's state, it is
-    ended."""
+    """The kubelet or the container runtime cannot: the checkpoint failed and says why, the app goes on, nothing is left in the kubelet's folder. Who refuses anyway is not drained for."""
     world = World(bench)
     stream = world.stream("s", 9)
     kubelet = Kubelet(world)
     node = Node(world, "n1", kubelet=kubelet.url)
     app = node.find_pod(stream, "a", 5)
-    cases = [(404, "404 page not found", "ContainerCheckpoint"), (403, "Forbidden", "nodes/checkpoint"), (401, "Unauthorized", "401"),
-             (500, "checkpointing of default/a/app failed (rpc error: code = Unknown desc = CRIU binary not found)", "CRIU binary not found"), (200, "[]", "archive"),
-             (200, json.dumps({"items": [bench.path("kubelet-root", "checkpoints", "none.tar")]}), "none.tar")]
-    for i, (code, words, reason) in enumerate(cases):
+    drained = []
+    kubelet.begun = lambda: drained.append(node.pods["a"].drain)
+    other = kubelet.archive_of("other", 1)
+    kubelet.leave(other, "cother")  # not ours: it stays
+    cases = [(404, "404 page not found", "ContainerCheckpoint", 0), (403, "Forbidden", "nodes/checkpoint", 0), (401, "Unauthorized", "401", 0),
+             (500, "checkpointing of default/a/app failed (rpc error: code = Unknown desc = CRIU binary not found)", "CRIU binary not found", 1), (200, "[]", "archive", 1),
+             (200, json.dumps({"items": [kubelet.archive_of("a", 3599)]}), "cannot be read", 1), (200, json.dumps({"items": [other]}), "archive of that container", 1)]
+    for i, (code, words, reason, calls) in enumerate(cases):
         kubelet.refuses = (code, words)
-        check(node.begin(stream, "a", f"c-{i}")[0] == 202, "begun")
+        kubelet.partial = reason != "cannot be read"
+        before = len(kubelet.calls)
+        wait_until("nothing is being removed", lambda: node.begin(stream, "a", f"c-{i}")[0] == 202)
         state = node.ended(stream, f"c-{i}", "failed")
         check(reason in state["error"] and world.records(stream)[f"c-{i}"]["state"] == "failed", "%s", state)
-    check(app.alive() and not node.pods["a"].drain and not world.registry.tags, "nothing is left of them")
-    with open(os.path.join(kubelet.folder, "plain.tar"), "w") as f:
+        check(len(kubelet.calls) - before == calls, "who refuses is not drained for, who does not is: %s", state)
+        wait_until(f"{words}: what it left is removed", lambda: kubelet.left() == [os.path.basename(other)])
+    check(drained and all(drained) and app.alive() and not node.pods["a"].drain and not world.registry.tags, "nothing is left of them")
+    os.unlink(other)
+    kubelet.partial = False
+    plain = kubelet.archive_of("a", 3000)
+    with open(plain, "w") as f:
         f.write("no tar" * 200)
-    kubelet.refuses = (200, json.dumps({"items": [f.name]}))
-    node.begin(stream, "a", "c-plain")
+    kubelet.refuses = (200, json.dumps({"items": [plain]}))
+    wait_until("nothing is being removed", lambda: node.begin(stream, "a", "c-plain")[0] == 202)
     check("no tar" in node.ended(stream, "c-plain", "failed")["error"] and not kubelet.left(), "%s", kubelet.left())
     nowhere = Node(world, "n2", registry=False, kubelet=kubelet.url)
     nowhere.find_pod(stream, "b", 5)
     calls = len(kubelet.calls)
     nowhere.begin(stream, "b", "c-nowhere")
     check("registry" in nowhere.ended(stream, "c-nowhere", "failed")["error"] and len(kubelet.calls) == calls, "without a registry it is not even begun")
-    # hung up in the middle
-    kubelet.ends, app.expected_dead = True, True
-    node.begin(stream, "a", "c-cut")
-    node.ended(stream, "c-cut", "failed")
-    wait_until("the app is ended", lambda: not app.alive())
+    without = Node(world, "n3")  # an agent that may ask no kubelet serves such pods all the same, without checkpoints
+    without.find_pod(stream, "d", 5)
+    without.begin(stream, "d", "c-without")
+    check("--kubelet" in without.ended(stream, "c-without", "failed")["error"] and len(kubelet.calls) == calls, "and says why")
     # nobody there: no drain
     kubelet.server.shutdown()
     kubelet.server.server_close()
-    asked = len(kubelet.calls)
     app = node.find_pod(stream, "c", 5)
     node.begin(stream, "c", "c-away")
     node.ended(stream, "c-away", "failed")
-    check(app.alive() and len(kubelet.calls) == asked, "a kubelet that is away harms nothing")
+    check(app.alive() and len(kubelet.calls) == calls, "a kubelet that is away harms nothing")
 
 
-def test_kubelet_killed(bench, rng):
-    """The agent is killed while the kubelet works for it: the next life thaws the container and ends the app, as nobody knows how far that came."""
+def test_kubelet_unknown(bench, rng):
+    """A kubelet that nobody can know is told no token: one that the CA does not know, and none without a CA but by name."""
+    world = World(bench)
+    stream = world.stream("s", 9)
+    kubelet = Kubelet(world)
+    for more, words in (([], "kubelet-ca"), (["--kubelet-ca", bench.path("ca.crt"), "--kubelet-insecure", "true"], "not both"), (["--kubelet-ca", bench.path("none")], "cannot be read")):
+        node = ["crsc-agent", "--node", "n", "--servers", world.wire.address, "--tls-ca", bench.path("ca.crt"), "--tls-cert", bench.path("crsc-agent.crt"), "--tls-key",
+                bench.path("crsc-agent.key"), "--kubelet", kubelet.url, *more]
+        check(words in bench.run(*node, status=2)[1], "it does not start")
+    bench.run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=other", "-keyout", bench.path("other.key"),
+              "-out", bench.path("other.crt"))
+    node = Node(world, "n1", kubelet=kubelet.url, kubelet_ca="other.crt")
+    app = node.find_pod(stream, "a", 5)
+    check(not node.ask("GET", "/v1/node")[1]["backends"]["kubelet"]["ok"], "it says so")
+    node.begin(stream, "a", "c-1")
+    check("ertificate" in node.ended(stream, "c-1", "failed")["error"], "%s", node.state(stream, "c-1"))
+    check(kubelet.asked == 0 and not kubelet.tokens and not kubelet.got and app.alive(), "nothing was asked, and nobody harmed")
+
+
+def test_kubelet_other(bench, rng):
+    """The kubelet dumps by name. When the app ends meanwhile, and another one has its name, that one's archive is not taken for the drained one's: it has less than the drain says."""
+    world = World(bench)
+    stream = world.stream("s", 9)
+    kubelet = Kubelet(world)
+    node = Node(world, "n1", kubelet=kubelet.url)
+    node.find_pod(stream, "a", 5)
+    kubelet.dumped = "another"
+    node.begin(stream, "a", "c-1")
+    check("which was drained" in node.ended(stream, "c-1", "failed")["error"] and not kubelet.left(), "%s", node.state(stream, "c-1"))
+    kubelet.dumped = None
+    app = node.find_pod(stream, "b", 5)
+    app.expected_dead = True
+    kubelet.begun = app.kill
+    node.begin(stream, "b", "c-2")
+    check("the app ended" in node.ended(stream, "c-2", "failed")["error"] and not kubelet.left(), "%s", node.state(stream, "c-2"))
+    check(not world.registry.tags and all(r["state"] == "failed" for r in world.records(stream).values()), "%s", world.records(stream))
+
+
+def test_kubelet_breaks_off(bench, rng):
+    """A checkpoint that does not end well harms no app that goes on: neither a kubelet that hangs up, nor one that is late, which is left in peace after two. One that stands still since is
+    ended, to be restored. What comes into the kubelet's folder later is removed."""
     world = World(bench)
     stream = world.stream("s", 9)
     kubelet = Kubelet(world)
     node = Node(world, "n1", kubelet=kubelet.url)
     app = node.find_pod(stream, "a", 5)
+    kubelet.ends = kubelet.partial = True
+    node.begin(stream, "a", "c-cut")
+    node.ended(stream, "c-cut", "failed")
+    check(app.alive() and not node.pods["a"].drain and not kubelet.left(), "it goes on")
+    kubelet.leave(kubelet.archive_of("a", 50), "ca")  # the container runtime was at work still
+    wait_until("what came later is removed", lambda: not kubelet.left(), 60)
+    kubelet.ends = kubelet.partial = False
+    kubelet.refuses = (500, "checkpointing of default/a/app failed (rpc error: code = DeadlineExceeded desc = context deadline exceeded)")
+    for i in range(2):
+        wait_until("it is not busy", lambda: node.begin(stream, "a", f"c-late-{i}")[0] == 202)
+        check("in time" in node.ended(stream, f"c-late-{i}", "failed")["error"], "%s", node.state(stream, f"c-late-{i}"))
+    calls = len(kubelet.calls)
+    wait_until("it is not busy", lambda: node.begin(stream, "a", "c-rest")[0] == 202)
+    check("not tried" in node.ended(stream, "c-rest", "failed")["error"] and len(kubelet.calls) == calls and app.alive(), "%s", node.state(stream, "c-rest"))
+    app = node.find_pod(stream, "b", 5)
+    kubelet.refuses = (500, "checkpointing of default/b/app failed (CRIU)")
+    kubelet.begun = lambda: os.kill(app.pid, signal.SIGSTOP)
+    app.expected_dead = True
+    node.begin(stream, "b", "c-still")
+    node.process.wait_for("the app is killed, to be restored: nobody knows its state", reason="it stands still since the kubelet's checkpoint")
+    wait_until("the app is ended", lambda: not app.alive())
+    node.ended(stream, "c-still", "failed")
+
+
+def test_kubelet_killed(bench, rng):
+    """The agent is killed while the kubelet works for it: the next life sees that the app goes on, and removes what is left, also of an app that is over since."""
+    world = World(bench)
+    stream = world.stream("s", 9)
+    kubelet = Kubelet(world)
+    node = Node(world, "n1", kubelet=kubelet.url)
+    app = node.find_pod(stream, "a", 5)
+    gone = node.find_pod(stream, "b", 5)
     node.take(stream, "a", "c-1")
-    node.process.kill()
-    node.start()
-    node.wait_attached("a")
-    check(app.alive(), "no dump was under way")
     kubelet.begun = node.process.kill
-    kubelet.ends = True
+    kubelet.ends = kubelet.partial = True
     node.begin(stream, "a", "c-2")
     wait_until("it is killed", lambda: not node.process.alive())
-    app.expected_dead = True
+    wait_until("something is left", kubelet.left)
     node.start()
-    node.process.wait_for("the app is killed, to be restored: nobody knows its state", reason="the agent ended while it was being dumped")
-    wait_until("the app is ended", lambda: not app.alive())
+    node.wait_attached("a")
+    wait_until("what is left is removed", lambda: not kubelet.left(), 60)
+    check(app.alive(), "it goes on")
+    wait_until("the first one is ended", lambda: world.records(stream)["c-2"]["state"] == "failed")
+    kubelet.begun = node.process.kill
+    node.begin(stream, "b", "c-3")
+    wait_until("it is killed", lambda: not node.process.alive())
+    wait_until("something is left", kubelet.left)
+    gone.expected_dead = True
+    gone.kill()
+    shutil.rmtree(os.path.join(node.here, "runc", "cb"))
+    node.start()
+    wait_until("what is left is removed", lambda: not kubelet.left(), 60)
+    check(not [n for n in os.listdir(os.path.join(node.here, "run", "started")) if n == "cb.dumping"], "and no note of it")
 
 
 def test_followed(bench, rng):
@@ -849,4 +962,5 @@ def test_followed(bench, rng):
 
 if __name__ == "__main__":
     main([test_same_name, test_delete_after_restart, test_killed_while_recording, test_killed_in_dump, test_cut_dump, test_valid_or_not, test_valid_never_came, test_damaged_here,
-          test_damaged_everywhere, test_log_away, test_replicas, test_followed, test_kubelet, test_kubelet_doubt, test_kubelet_refuses, test_kubelet_killed])
+          test_damaged_everywhere, test_log_away, test_replicas, test_followed, test_kubelet, test_kubelet_doubt, test_kubelet_refuses, test_kubelet_unknown,
+          test_kubelet_other, test_kubelet_breaks_off, test_kubelet_killed])

@@ -55,8 +55,10 @@ def test_agent_kubelet(bench, rng):
     chart, one = os.path.join(ROOT, "deploy", "helm", "crsc"), ("--show-only", "templates/agent.yaml", "--namespace", "crsc-system", "--kube-version", "1.31.0")
     without, _ = bench.run(find_helm(), "template", "crsc", chart, *one)
     check("rbac" not in without and "kubelet" not in without and "automountServiceAccountToken: true" not in without, "%s", without)
+    _, refused = bench.run(find_helm(), "template", "crsc", chart, *one, "--set", "agent.kubelet.enabled=true", status=1)
+    check("agent.kubelet.ca" in refused, "whom the token is for has to be said: %s", refused)
     for ca in ("", "/etc/kubernetes/pki/ca.crt"):
-        text, _ = bench.run(find_helm(), "template", "crsc", chart, *one, "--set", f"agent.kubelet.enabled=true,agent.kubelet.ca={ca}")
+        text, _ = bench.run(find_helm(), "template", "crsc", chart, *one, "--set", f"agent.kubelet.enabled=true,agent.kubelet.ca={ca},agent.kubelet.insecure={'false' if ca else 'true'}")
         rules = text[text.index("kind: ClusterRole\n"):text.index("kind: ClusterRoleBinding\n")]
         check(re.findall(r"resources: \[(.*?)\].*\n    verbs: \[(.*?)\]", rules) == [("nodes/checkpoint", "create")], "%s", rules)
         pod = text[text.index("kind: DaemonSet\n"):]
@@ -64,6 +66,7 @@ def test_agent_kubelet(bench, rng):
         given = [a.replace("$(NODE)", "node-1").replace("$(ADDRESS)", "127.0.0.1") for a in args_of(pod)]
         out, _ = bench.run("crsc-agent", *given, "--dump-config")
         check(re.search(r"^kubelet: .*https://127.0.0.1:10250", out, re.M) and re.search(r"^kubelet-token: .*/serviceaccount/token", out, re.M), "%s", out)
+        check(re.search(r"^kubelet-insecure: .*true", out, re.M) if not ca else re.search(r"^kubelet-ca: .*/kubelet-ca.crt", out, re.M), "%s", out)
     with open(os.path.join(ROOT, "docs", "KUBERNETES.md")) as f:
         check("nodes/checkpoint" in f.read(), "docs/KUBERNETES.md does not explain it")
 
