@@ -165,12 +165,14 @@ static bool is_doubtful(const struct protect_world *w, const struct protect_chec
     return p != NULL && p->shared && p->diverged != 0 && c->phase == PROTECT_VALID && !c->deleting && c->offset >= p->agreed;
 }
 
+static bool is_refuted(const struct protect_world *w, uint32_t pod);
+
 /* A valid one that is about to be noted as failed. */
 static bool is_no_way_back(const struct protect_world *w, const struct protect_checkpoint *c)
 {
     bool refused = false;
     for (uint32_t i = 0; i < w->n_pods && !refused; i++)
-        refused = w->pods[i].injected && !w->pods[i].node_lost && w->pods[i].checkpoint == (int)(c - w->checkpoints) && protect_is_stuck(w, i);
+        refused = w->pods[i].injected && !w->pods[i].node_lost && w->pods[i].checkpoint == (int)(c - w->checkpoints) && is_refuted(w, i);
     return (refused && c->phase == PROTECT_VALID && !c->deleting) || is_doubtful(w, c);
 }
 
@@ -401,30 +403,46 @@ static bool must_be_rebuilt(const struct protect_world *w, uint32_t pod, struct 
     return !waits;
 }
 
+/* What it has is that of before, when its interceptor still gives it requests. */
 bool protect_is_stuck(const struct protect_world *w, uint32_t pod)
 {
     const struct protect_pod *o = &w->pods[pod];
-    return o->begins && !o->terminating && !o->active && (o->unable || (o->unpulled && w->now_ms >= o->created_ms + PROTECT_PULL_MS));
+    uint64_t patience = o->by_image ? PROTECT_UNABLE_MS : PROTECT_PASSING_MS;
+    return o->begins && o->unable && !o->terminating && !o->active && w->now_ms >= o->unable_ms + patience;
+}
+
+static bool is_unknown(const struct protect_pod *o)
+{
+    return o->unknown && !o->terminating && !o->active;
 }
 
 bool protect_is_behind(const struct protect_world *w, uint32_t pod)
 {
     const struct protect_pod *o = &w->pods[pod];
-    uint64_t newest = 0;
-    if (!o->rewinds || o->active || o->terminating || !o->agent || o->executed == 0) return false;
+    uint64_t newest = 0, has = o->executed > 0 ? o->executed : o->began;
+    if (!o->rewinds || o->active || o->terminating || !o->agent || !(o->told || o->executed > 0)) return false;
     for (uint32_t i = 0; i < w->n_checkpoints; i++) {
         const struct protect_checkpoint *c = &w->checkpoints[i];
         if (c->stream == o->stream && c->phase == PROTECT_VALID && !c->deleting && c->fits && !is_no_way_back(w, c) && c->offset > newest) newest = c->offset;
     }
-    return newest > o->executed && (newest - o->executed) * PROTECT_REPLAY_US / 1000 > PROTECT_REPLACE_COST_MS;
+    return newest > has && (o->gap || (newest - has) * PROTECT_REPLAY_US / 1000 > PROTECT_REPLACE_COST_MS);
 }
 
-/* P11. */
-static void give_up_checkpoint(const struct protect_world *w, uint32_t pod, struct protect_plan *p)
+/* P11. One incident may be the node's, or the moment's. */
+static bool is_refuted(const struct protect_world *w, uint32_t pod)
 {
-    int i = w->pods[pod].checkpoint;
-    if (i >= 0 && w->checkpoints[i].phase == PROTECT_VALID && !w->checkpoints[i].deleting) add(p, PROTECT_REFUSE_CHECKPOINT, (uint32_t)i);
-    add(p, PROTECT_REPLACE_POD, pod);
+    const struct protect_pod *o = &w->pods[pod];
+    const struct protect_checkpoint *c = o->checkpoint >= 0 ? &w->checkpoints[o->checkpoint] : NULL;
+    return c != NULL && o->by_image && c->unusable_ms != 0 && c->unusable_ms < o->created_ms && protect_is_stuck(w, pod);
+}
+
+static void pass_checkpoint(const struct protect_world *w, uint32_t pod, struct protect_plan *p)
+{
+    const struct protect_pod *o = &w->pods[pod];
+    const struct protect_checkpoint *c = o->checkpoint >= 0 ? &w->checkpoints[o->checkpoint] : NULL;
+    if (!o->begins || c == NULL || c->phase != PROTECT_VALID || c->deleting) return;
+    if (is_refuted(w, pod)) add(p, PROTECT_REFUSE_CHECKPOINT, (uint32_t)o->checkpoint);
+    else if (c->unusable_ms == 0 || c->unusable_ms < o->created_ms) add(p, PROTECT_PASS_CHECKPOINT, (uint32_t)o->checkpoint);
 }
 
 static void plan_recovery(const struct protect_world *w, struct protect_plan *p)
@@ -441,10 +459,12 @@ static void plan_recovery(const struct protect_world *w, struct protect_plan *p)
             if (!pod->shared && !has_other(w, i)) add(p, PROTECT_FENCE, i);
             add(p, PROTECT_REMOVE_POD, i);
         } else if (protect_is_stuck(w, i)) {
-            give_up_checkpoint(w, i, p);
-        } else if (pod->diverged != 0 ? must_be_rebuilt(w, i, p) : is_spent(w, i) || protect_is_behind(w, i)) {
+            pass_checkpoint(w, i, p);
+            add(p, PROTECT_REPLACE_POD, i);
+        } else if (pod->diverged != 0 ? must_be_rebuilt(w, i, p) : is_spent(w, i) || protect_is_behind(w, i) || is_unknown(pod)) {
             if (budget == 0) continue;
             budget--;
+            if (is_unknown(pod)) pass_checkpoint(w, i, p);
             add(p, PROTECT_REPLACE_POD, i);
         }
     }
@@ -559,7 +579,7 @@ const char *protect_do_name(enum protect_do what)
 {
     static const char *const names[] = {
         "make-record", "delete-record", "hold-record", "release-record", "set-template", "clear-template", "switch-service", "restore-service",
-        "new-checkpoint", "hold-checkpoint", "start-checkpoint", "end-checkpoint", "fail-checkpoint", "distrust-checkpoint", "refuse-checkpoint", "delete-checkpoint", "forget-checkpoint",
+        "new-checkpoint", "hold-checkpoint", "start-checkpoint", "end-checkpoint", "fail-checkpoint", "distrust-checkpoint", "pass-checkpoint", "refuse-checkpoint", "delete-checkpoint", "forget-checkpoint",
         "abandon-checkpoint", "promote", "demote", "clear-role", "replace-pod", "fence", "remove-pod", "count-replicas"};
     return (unsigned)what < sizeof names / sizeof *names ? names[what] : "unknown";
 }

@@ -20,8 +20,9 @@
  *   P9  replicas of different templates do not judge each other: each is told how many there are of its own.
  *   P10 with standbys: when one that serves is lost, one that can serve is promoted in the first plan of roles; a Service chooses by role only when one that
  *       can serve has the label, and no role is cleared while a Service chooses (roles.h). In a rollout the new pods that can serve do so, as far as they go.
- *   P11 a pod that cannot begin with the checkpoint that its image is of (backend: kubelet) is replaced, and that checkpoint has failed before: its successor
- *       begins with another one, or without. Such replacements are no deaths, and bounded by whoever chooses for new pods.
+ *   P11 a pod that does not come to begin with the checkpoint that its image is of (backend: kubelet) is replaced, after a while, and that checkpoint is passed
+ *       over before: its successor begins with another one, or without. A checkpoint fails for that only when a later pod, which was made after the first was
+ *       given up, cannot begin with it either. Such replacements are no deaths. One of which nobody knows what it began with is replaced as if it had died.
  *
  * There are two plans, and both may be carried out at the same time, from worlds that are not equally old: a promotion must not wait for an agent that
  * hangs. They are in no order in each other's way: roles are given by the plan of roles alone, and taken away altogether by the other one, which leads
@@ -45,7 +46,8 @@ enum {
     PROTECT_REPLACE_COST_MS = 4000,   /* what a new pod takes: a shorter backoff is waited for */
     PROTECT_FAILED_KEPT = 3,          /* failed checkpoints that stay to be read */
     PROTECT_MISSED_MS = 15000,        /* from the beginning of our lead, and the age of a pod: until the API server finds our webhook */
-    PROTECT_PULL_MS = 20000,          /* a pod whose image does not come is given up after this */
+    PROTECT_UNABLE_MS = 20000,        /* a pod that the container runtime cannot begin with its checkpoint is given up after this ... */
+    PROTECT_PASSING_MS = 60000,       /* ... and after this when the reason may pass: a registry that is away */
     PROTECT_UNUSABLE_MAX = 2,         /* so many checkpoints that no pod could begin with ... */
     PROTECT_PENDING_MS = 60000,       /* a checkpoint whose pod is gone fails after this */
     PROTECT_LOST_MS = 600000,         /* one of which nobody knows anything fails after this */
@@ -72,13 +74,18 @@ struct protect_pod {
     bool fenced;          /* the agent says: a newer epoch owns its stream; it answers nothing any more */
     bool begins;          /* its image is that of a checkpoint ... */
     int checkpoint;       /* ... its index; -1: that is gone */
-    bool unable;          /* ... and it cannot begin with it: the kubelet or its agent says so */
-    bool unpulled;        /* ... and that does not come: registries are away at times, too */
+    bool unable;          /* ... and it does not come to run, as the kubelet says: for a reason that may pass ... */
+    bool by_image;        /* ... or for one that the container runtime gives when it tries that image */
+    uint64_t unable_ms;   /* since about then */
+    bool unknown;         /* the agent says: nobody knows which state it began with */
     bool rewinds;         /* its container was started again, from its pod's image (backend: kubelet): with what that began with, not with what was taken since */
     bool running;         /* its protected container runs */
     bool backing_off;     /* the kubelet waits before it starts that container again */
     uint64_t backoff_ms;  /* for about how long still */
     uint64_t executed;    /* offset its app has executed; 0: unknown or nothing */
+    bool told;            /* the agent says what it began with: ... */
+    uint64_t began;       /* ... the state of that offset */
+    bool gap;             /* the interceptor says: the log begins after what its app has */
     uint64_t created_ms;
     /* replicas */
     bool shared;          /* its interceptor is one of several that follow the stream, each with an app of its own */
@@ -106,6 +113,7 @@ struct protect_checkpoint {
     bool in_use;          /* a pod runs on what was restored from it */
     bool fits;            /* the pods that run now could be restored from it */
     uint64_t offset, created_ms, started_ms, deleting_ms;
+    uint64_t unusable_ms; /* when a pod was given up that could not begin with it; 0: never */
 };
 
 struct protect_world {
@@ -157,7 +165,8 @@ enum protect_do {
     PROTECT_END_CHECKPOINT,   /* note how it ended: what was `seen` */
     PROTECT_FAIL_CHECKPOINT,  /* note that it failed: nobody took it */
     PROTECT_DISTRUST_CHECKPOINT, /* valid as such, but of an app that has diverged: note in the log, then here, that it failed */
-    PROTECT_REFUSE_CHECKPOINT, /* the same, of one that a pod could not begin with */
+    PROTECT_PASS_CHECKPOINT,  /* a pod could not begin with it: note when and why, so that the next ones do not try for a while */
+    PROTECT_REFUSE_CHECKPOINT, /* that was so before, long ago, and not for lack of anything else: note in the log, then here, that it failed */
     PROTECT_DELETE_CHECKPOINT,
     PROTECT_FORGET_CHECKPOINT, /* out of the log, the nodes and the registry, then off with the finalizer */
     PROTECT_ABANDON_CHECKPOINT, /* off with the finalizer alone */

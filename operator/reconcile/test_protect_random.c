@@ -23,6 +23,7 @@ struct pod {
     unsigned turns;            /* checkpoints begun of it */
     enum protect_role role;
     bool begins, stuck;        /* its image is that of image `from`; it cannot begin with it */
+    bool unknown;              /* nobody knows what it began with */
     int from;
     bool jinxed;               /* no checkpoint of it succeeds */
     bool silent;               /* its agent does not answer for a while already */
@@ -34,6 +35,7 @@ struct image {
     bool image;                      /* the bytes are somewhere */
     int pod;
     uint64_t offset, created, deleting_since;
+    uint64_t unusable;               /* when a pod was given up that could not begin with it; 0: never */
 };
 
 struct cluster {
@@ -57,8 +59,8 @@ struct cluster {
     bool unready_published;  /* by the Service */
     bool service_chooses;
     bool by_kubelet;         /* pods begin with the newest valid checkpoint that there is when they are made */
-    unsigned stuck_percent;  /* of them: in vain */
-    uint64_t refused, refusals[PROTECT_UNUSABLE_MAX]; /* of checkpoints: how many ever, when the last ones */
+    unsigned stuck_percent, unknown_percent; /* of them: in vain; so that nobody knows how */
+    uint64_t refused, passed; /* of checkpoints: how many ever */
 };
 
 static uint64_t roll(struct cluster *c)
@@ -138,7 +140,7 @@ static void see(const struct cluster *c, struct protect_world *w, int pod_of[POD
             .agent = p->agent, .active = p->active && p->agent, .fenced = is_fenced(c, p) && p->agent, .running = p->running, .backing_off = p->backing_off,
             .backoff_ms = p->backing_off ? 40000 : 0, .executed = p->agent ? p->executed : 0,
             .created_ms = p->created, .shared = p->shared, .heard = p->shared && p->agent, .sound = p->diverged == 0, .role = p->role, .counts = p->counts,
-            .begins = p->begins, .checkpoint = -1, .unable = p->stuck && i % 2 == 0, .unpulled = p->stuck && i % 2 == 1, .template = p->version, .revision = p->version,
+            .begins = p->begins, .checkpoint = -1, .unable = p->stuck, .by_image = p->stuck && i % 2 == 0, .unable_ms = p->created, .unknown = p->unknown && p->agent, .template = p->version, .revision = p->version,
             .silent = p->silent && !p->agent, .diverged = p->agent ? p->diverged : 0, .agreed = p->agreed};
     }
     for (int i = 0; i < CHECKPOINTS; i++) {
@@ -153,7 +155,7 @@ static void see(const struct cluster *c, struct protect_world *w, int pod_of[POD
         w->checkpoints[w->n_checkpoints++] = (struct protect_checkpoint){.pod = pod, .phase = m->phase, .seen = m->agent, .finalizer = m->finalizer,
             .deleting = m->deleting, .offset = m->offset, .created_ms = m->created, .started_ms = m->created,
             .denied = m->agent == PROTECT_NEW && m->pod >= 0 && c->pods[m->pod].agent,
-            .lost = m->pod >= 0 && c->pods[m->pod].there && c->pods[m->pod].lost, .deleting_ms = m->deleting_since, .fits = true};
+            .lost = m->pod >= 0 && c->pods[m->pod].there && c->pods[m->pod].lost, .deleting_ms = m->deleting_since, .fits = true, .unusable_ms = m->unusable};
     }
 }
 
@@ -186,6 +188,11 @@ static void gone_if_free(struct image *m)
     if (m->deleting && !m->finalizer) memset(m, 0, sizeof *m);
 }
 
+static uint64_t patience(int pod)
+{
+    return pod % 2 == 0 ? PROTECT_UNABLE_MS : PROTECT_PASSING_MS;
+}
+
 static void checkpoint_action(struct cluster *c, enum protect_do what, int i)
 {
     struct image *m = &c->images[i];
@@ -205,18 +212,26 @@ static void checkpoint_action(struct cluster *c, enum protect_do what, int i)
     case PROTECT_END_CHECKPOINT:
         assert_true(m->agent == PROTECT_VALID || m->agent == PROTECT_FAILED);
         m->phase = m->agent;
+        if (c->by_kubelet && chance(c, 30)) m->unusable = 1; /* as if it had been passed over long ago */
         break;
     case PROTECT_FAIL_CHECKPOINT: m->phase = PROTECT_FAILED; break;
     case PROTECT_DISTRUST_CHECKPOINT:
         assert_true(m->phase == PROTECT_VALID && c->pods[m->pod].diverged != 0 && m->offset >= c->pods[m->pod].agreed);
         m->phase = PROTECT_FAILED;
         break;
+    case PROTECT_PASS_CHECKPOINT:
     case PROTECT_REFUSE_CHECKPOINT: {
-        bool stuck = false;
-        for (int k = 0; k < PODS; k++) stuck = stuck || (is_live(&c->pods[k]) && c->pods[k].stuck && c->pods[k].from == i);
-        assert_true(stuck && m->phase == PROTECT_VALID); /* P11 */
-        m->phase = PROTECT_FAILED;
-        c->refusals[c->refused++ % PROTECT_UNUSABLE_MAX] = c->now;
+        bool stuck = false, again = false; /* P11 */
+        for (int k = 0; k < PODS; k++) {
+            const struct pod *p = &c->pods[k];
+            if (!is_live(p) || !(p->stuck || p->unknown) || p->from != i) continue;
+            stuck = stuck || p->unknown || c->now - p->created >= patience(k);
+            again = again || (p->stuck && k % 2 == 0 && m->unusable != 0 && m->unusable < p->created);
+        }
+        assert_true(stuck && m->phase == PROTECT_VALID && (again || what == PROTECT_PASS_CHECKPOINT));
+        if (what == PROTECT_REFUSE_CHECKPOINT) m->phase = PROTECT_FAILED, c->refused++;
+        else c->passed++;
+        m->unusable = c->now;
         break;
     }
     case PROTECT_DELETE_CHECKPOINT:
@@ -248,9 +263,9 @@ static void pod_action(struct cluster *c, enum protect_do what, int i)
     } else if (!p->injected) { /* replace: it missed the webhook */
         assert_true(c->now - p->created >= PROTECT_MISSED_MS); /* P5 */
         memset(p, 0, sizeof *p);
-    } else if (p->stuck && (i % 2 == 0 || c->now - p->created >= PROTECT_PULL_MS)) { /* P11; until then it is like any other */
+    } else if (p->stuck && c->now - p->created >= patience(i)) { /* P11; until then it is like any other */
         const struct image *m = &c->images[p->from];
-        assert_true(!m->there || m->deleting || m->phase != PROTECT_VALID);
+        assert_true(!m->there || m->deleting || m->phase != PROTECT_VALID || m->unusable >= p->created);
         memset(p, 0, sizeof *p);
     } else { /* replace: the time is noted first */
         for (int k = 0; k < CHECKPOINTS && p->diverged != 0 && p->agent; k++) { /* P8, as far as anybody says so */
@@ -364,6 +379,7 @@ static void act(struct cluster *c, const struct protect_world *w, struct protect
     case PROTECT_END_CHECKPOINT:
     case PROTECT_FAIL_CHECKPOINT:
     case PROTECT_DISTRUST_CHECKPOINT:
+    case PROTECT_PASS_CHECKPOINT:
     case PROTECT_REFUSE_CHECKPOINT:
     case PROTECT_DELETE_CHECKPOINT:
     case PROTECT_FORGET_CHECKPOINT:
@@ -456,18 +472,21 @@ static void open_stream(struct cluster *c, struct pod *p)
     if (!p->shared) c->owned = c->epoch;
 }
 
-/* What newest.h chooses: none after PROTECT_UNUSABLE_MAX were in vain lately. */
+/* What newest.h chooses, where the log has everything: none after PROTECT_UNUSABLE_MAX, or all, were in vain lately. */
 static void choose_beginning(struct cluster *c, struct pod *p)
 {
     unsigned lately = 0;
     p->from = -1;
-    for (unsigned i = 0; i < PROTECT_UNUSABLE_MAX; i++) lately += c->refused > i && c->now - c->refusals[i] < PROTECT_WINDOW_MS;
     for (int i = 0; i < CHECKPOINTS; i++) {
         const struct image *m = &c->images[i];
-        if (m->there && m->phase == PROTECT_VALID && !m->deleting && (p->from < 0 || m->offset > c->images[p->from].offset)) p->from = i;
+        bool passed = m->unusable != 0 && c->now - m->unusable < PROTECT_WINDOW_MS;
+        lately += m->there && passed;
+        if (m->there && m->phase == PROTECT_VALID && !m->deleting && !passed && (p->from < 0 || m->offset > c->images[p->from].offset)) p->from = i;
     }
     p->begins = p->from >= 0 && lately < PROTECT_UNUSABLE_MAX;
     p->stuck = p->begins && chance(c, c->stuck_percent);
+    if (!p->stuck) p->unknown = chance(c, c->unknown_percent);
+    if (!p->begins) p->from = -1;
     if (p->stuck) p->running = false;
 }
 
@@ -511,7 +530,7 @@ static void controllers(struct cluster *c)
     }
     for (int i = 0; i < PODS; i++) {
         struct pod *p = &c->pods[i];
-        if (!p->there || p->lost || p->terminating || p->backing_off || p->diverged != 0 || p->stuck) continue;
+        if (!p->there || p->lost || p->terminating || p->backing_off || p->diverged != 0 || p->stuck || p->unknown) continue;
         p->ready = p->active = p->running = true;
         execute(c, p);
     }
@@ -572,6 +591,7 @@ static void jinx(struct cluster *c)
 static void settle(struct cluster *c)
 {
     c->missed_percent = 0;
+    c->unknown_percent = 0;
     c->stuck_percent = c->stuck_percent > 0 && chance(c, 50) ? 100 : 0; /* also where no restore works at all */
     for (int i = 0; i < PODS; i++) {
         c->pods[i].backing_off = false;
@@ -655,7 +675,7 @@ static void check_rest(struct cluster *c, uint64_t seed)
         if (on && c->valid && c->pods[i].there && is_fenced(c, &c->pods[i])) fail_msg("seed %llu: a pod that stays is fenced", (unsigned long long)seed); /* P7 */
         assert_false(c->pods[i].there && c->pods[i].injected && c->pods[i].lost && on);
         assert_false(is_live(&c->pods[i]) && c->pods[i].diverged != 0 && on); /* rebuilt */
-        assert_false(is_live(&c->pods[i]) && c->pods[i].stuck && on); /* P11 */
+        assert_false(is_live(&c->pods[i]) && (c->pods[i].stuck || c->pods[i].unknown) && on); /* P11 */
         injected = injected || (c->pods[i].there && c->pods[i].injected && !c->pods[i].lost);
     }
     if (on && c->valid && !injected) fail_msg("seed %llu: no pod has an interceptor", (unsigned long long)seed);
@@ -663,7 +683,7 @@ static void check_rest(struct cluster *c, uint64_t seed)
 
 static void test_random_clusters(void **state)
 {
-    uint64_t first = 1, rests[2] = {0, 0}, refused = 0;
+    uint64_t first = 1, rests[2] = {0, 0}, refused = 0, passed = 0;
     (void)state;
     if (getenv("CRSC_SEED") != NULL) first = strtoull(getenv("CRSC_SEED"), NULL, 10);
     for (uint64_t seed = first; seed < first + SEEDS; seed++) {
@@ -674,7 +694,8 @@ static void test_random_clusters(void **state)
             c.standby = (uint32_t)(roll(&c) % 3);
         }
         c.by_kubelet = seed % 3 == 0;
-        c.stuck_percent = c.by_kubelet ? 30 : 0;
+        c.stuck_percent = c.by_kubelet ? 70 : 0;
+        c.unknown_percent = c.by_kubelet ? 5 : 0;
         for (int i = 0; i < STEPS; i++) {
             c.now += roll(&c) % 2000;
             controllers(&c);
@@ -685,10 +706,11 @@ static void test_random_clusters(void **state)
         settle(&c);
         check_rest(&c, seed);
         refused += c.refused;
+        passed += c.passed;
         rests[c.exists && c.annotated && c.valid]++;
     }
     assert_true(rests[0] > SEEDS / 10 && rests[1] > SEEDS / 10); /* both ends were seen */
-    if (refused < SEEDS / 20) fail_msg("only %llu were refused", (unsigned long long)refused);
+    if (passed < SEEDS / 20 || refused < SEEDS / 50) fail_msg("only %llu were passed over, and %llu refused", (unsigned long long)passed, (unsigned long long)refused);
 }
 
 /* ---- single decisions ----------------------------------------------------------------------------------------- */
@@ -721,18 +743,35 @@ static void test_kubelet(void **state)
     w.n_checkpoints = 2;
     w.checkpoints[0] = (struct protect_checkpoint){.phase = PROTECT_VALID, .finalizer = true, .offset = 10, .created_ms = 990000, .fits = true, .in_use = true};
     w.checkpoints[1] = (struct protect_checkpoint){.phase = PROTECT_VALID, .finalizer = true, .offset = 100000, .created_ms = 995000, .fits = true};
-    /* it cannot begin with its checkpoint: that fails, then it is replaced, at once and however many were lately */
-    w.pods[0] = (struct protect_pod){.injected = true, .agent = true, .begins = true, .unable = true, .checkpoint = 1, .created_ms = 999000};
+    /* it cannot begin with its checkpoint, for a while: that is passed over, then it is replaced, however many were lately */
+    w.pods[0] = (struct protect_pod){.injected = true, .agent = true, .begins = true, .unable = true, .by_image = true, .checkpoint = 1, .created_ms = 970000, .unable_ms = 1000001 - PROTECT_UNABLE_MS};
     for (int i = 0; i < PROTECT_REPLACEMENTS; i++) w.replaced_ms[i] = 999000;
+    assert_false(plans(&w, PROTECT_REPLACE_POD) || plans(&w, PROTECT_PASS_CHECKPOINT)); /* it may pass */
+    w.pods[0].unable_ms--;
+    protect_plan(&w, &p);
+    assert_true(p.n >= 2 && p.actions[0].what == PROTECT_PASS_CHECKPOINT && p.actions[0].which == 1 && p.actions[1].what == PROTECT_REPLACE_POD);
+    w.checkpoints[1].unusable_ms = 999000; /* noted, and not replaced yet */
+    protect_plan(&w, &p);
+    assert_true(p.n >= 1 && p.actions[0].what == PROTECT_REPLACE_POD && !plans(&w, PROTECT_REFUSE_CHECKPOINT));
+    w.checkpoints[1].unusable_ms = 300000; /* it was so with a pod before: it is the checkpoint */
     protect_plan(&w, &p);
     assert_true(p.n >= 2 && p.actions[0].what == PROTECT_REFUSE_CHECKPOINT && p.actions[0].which == 1 && p.actions[1].what == PROTECT_REPLACE_POD);
-    w.pods[0].unable = false;
-    w.pods[0].unpulled = true;
-    assert_false(plans(&w, PROTECT_REPLACE_POD)); /* the registry may come back */
-    w.pods[0].created_ms = 1000000 - PROTECT_PULL_MS;
-    assert_true(plans(&w, PROTECT_REPLACE_POD));
+    w.pods[0].by_image = false; /* or the registry, again */
+    w.pods[0].unable_ms = 1000001 - PROTECT_PASSING_MS;
+    assert_false(plans(&w, PROTECT_REPLACE_POD));
+    w.pods[0].unable_ms--;
+    assert_true(plans(&w, PROTECT_REPLACE_POD) && plans(&w, PROTECT_PASS_CHECKPOINT) && !plans(&w, PROTECT_REFUSE_CHECKPOINT));
     w.pods[0].active = true; /* of the container before: it runs */
     assert_false(plans(&w, PROTECT_REPLACE_POD));
+    /* nobody knows what it began with, with or without a checkpoint: as if it had died */
+    w.pods[0] = (struct protect_pod){.injected = true, .agent = true, .running = true, .unknown = true, .checkpoint = -1, .created_ms = 999000};
+    assert_false(plans(&w, PROTECT_REPLACE_POD));
+    memset(w.replaced_ms, 0, sizeof w.replaced_ms);
+    assert_true(plans(&w, PROTECT_REPLACE_POD) && !plans(&w, PROTECT_PASS_CHECKPOINT));
+    w.pods[0].begins = true;
+    w.pods[0].checkpoint = 1;
+    assert_true(plans(&w, PROTECT_REPLACE_POD) && plans(&w, PROTECT_PASS_CHECKPOINT));
+    w.checkpoints[1].unusable_ms = 0;
     memset(w.replaced_ms, 0, sizeof w.replaced_ms);
     /* it began again where its pod did: far behind, a new pod is quicker */
     w.pods[0] = (struct protect_pod){.injected = true, .agent = true, .running = true, .begins = true, .checkpoint = 0, .rewinds = true, .executed = 20};
@@ -740,6 +779,16 @@ static void test_kubelet(void **state)
     assert_false(plans(&w, PROTECT_REFUSE_CHECKPOINT));
     w.pods[0].executed = 70000;
     assert_false(plans(&w, PROTECT_REPLACE_POD)); /* soon there by itself */
+    w.pods[0].gap = w.pods[0].told = true; /* or never: the log has that no more */
+    assert_true(plans(&w, PROTECT_REPLACE_POD));
+    w.pods[0].gap = false;
+    w.pods[0].executed = 0; /* it has not begun to replay: what it began with is known */
+    w.pods[0].began = 70000;
+    assert_false(plans(&w, PROTECT_REPLACE_POD));
+    w.pods[0].began = 0;
+    assert_true(plans(&w, PROTECT_REPLACE_POD));
+    w.pods[0].told = false;
+    assert_false(plans(&w, PROTECT_REPLACE_POD));
     w.pods[0].executed = 20;
     w.pods[0].active = true;
     assert_false(plans(&w, PROTECT_REPLACE_POD));

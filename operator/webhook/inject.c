@@ -395,12 +395,15 @@ static void ask_all_directly(struct patch *p, const struct facts *f, yyjson_val 
     }
 }
 
-/* The container runtime restores what that image is a checkpoint of; there is no program in it that could run otherwise. */
+/* The container runtime restores what that image is a checkpoint of; there is no program in it that could run otherwise. It is named by its digest: a node that has it
+ * need not ask the registry again, at each restart, and one that has not must, whatever the app's own image wants. */
 static void set_image(struct patch *p, const struct facts *f)
 {
     char path[64];
     snprintf(path, sizeof path, "/spec/containers/%zu/image", f->index);
     op(p, "add", path, yyjson_mut_strcpy(p->doc, f->checkpoint.image));
+    snprintf(path, sizeof path, "/spec/containers/%zu/imagePullPolicy", f->index);
+    op(p, "add", path, yyjson_mut_str(p->doc, "IfNotPresent"));
 }
 
 static void pin(struct patch *p, yyjson_val *spec, const char *node)

@@ -32,6 +32,7 @@ class Agent:
         self.changed, self.version, self.said = threading.Condition(self.lock), int(time.time() * 1e6), None
         self.stuck, self.waiting = threading.Event(), 0
         self.plain = False  # as agents were that had to be asked again and again
+        self.kubelet = ""    # why it takes no checkpoints by the kubelet
         names = [os.path.join(directory, n) for n in ("agent.ca", "agent.crt", "agent.key")]
         for name, text in zip(names, (ca, cert, key)):
             with open(name, "w") as f:
@@ -113,7 +114,7 @@ class Agent:
                     self.version, self.said = self.version + 1, matters
                 left = until - time.monotonic()
                 if after != self.version or left <= 0:
-                    return 200, {"version": self.version, "containers": found}
+                    return 200, {"version": self.version, "kubelet": self.kubelet, "containers": found}
                 self.changed.wait(left)
 
     def handle(self, method, path, body):
@@ -444,15 +445,20 @@ def test_interceptor_options(bench, rng):
         undone(w, (DEPLOYMENT, SERVICE))
 
 
-def waits(w, pod, reason, message, **more):
-    """The kubelet's word for a container that does not come to run."""
+def ago(seconds):
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - seconds))
+
+
+def waits(w, pod, reason, message, seconds=25, **more):
+    """The kubelet's word for a container that does not come to run, for so long."""
+    w.kube.change("pods", pod["metadata"]["name"], {"metadata": {"creationTimestamp": ago(seconds)}})
     status = {"name": "app", "restartCount": 0, "state": {"waiting": {"reason": reason, "message": message}}, **more}
     w.kube.change("pods", pod["metadata"]["name"], {"status": {"conditions": [{"type": "Ready", "status": "False"}], "containerStatuses": [status]}})
 
 
 def test_kubelet(bench, rng):
-    """crsc.io/backend: kubelet. Pods have no RuntimeClass and begin with the newest checkpoint's image; one that cannot is replaced, and that checkpoint has failed before: the next
-    one begins with the one before, and after two in vain with the app's own image. No crash loop, and the reasons are told. Undone."""
+    """crsc.io/backend: kubelet. Pods have no RuntimeClass and begin with the newest checkpoint's image; one that cannot, for a while, is replaced, and that checkpoint is passed over: the
+    next one begins with the one before, and after two in vain with the app's own image, if the log has everything. No crash loop, and the reasons are told. Undone."""
     with World(bench) as w:
         w.begin()
         pod = w.protect(backend="kubelet")
@@ -492,42 +498,89 @@ def test_kubelet(bench, rng):
 
         # restores that nodes refuse: the next older one, then none
         w.agent.gone(pod)
-        for i, (reason, words) in enumerate((("CreateContainerError", "checkpoint restore via CreateContainer is disabled by configuration"), ("StartError", "criu failed"))):
+        reasons = (("CreateContainerError", "checkpoint restore via CreateContainer is disabled by configuration"), ("StartError", "criu failed"))
+        for i, (reason, words) in enumerate(reasons):
             if reason == "StartError":
-                waits(w, pod, "CrashLoopBackOff", "back-off 10s", lastState={"terminated": {"reason": reason, "message": words, "exitCode": 128}})
+                waits(w, pod, "CrashLoopBackOff", "back-off 10s", restartCount=2, lastState={"terminated": {"reason": reason, "message": words, "exitCode": 128}})
             else:
                 waits(w, pod, reason, words)
             wait_until("the pod is replaced", lambda: w.kube.get("pods", pod["metadata"]["name"]) is None, 30)
             status = w.kube.get("checkpoints", newest[i])["status"]
-            check(status["phase"] == "Failed" and status["unusableAt"] and words in status["message"] and pod["metadata"]["name"] in status["message"], "%s", status)
+            check(status["phase"] == "Valid" and status["unusableAt"] and status["logFirstOffset"] == 1 and words in status["message"] and pod["metadata"]["name"] in status["message"], "%s", status)
             check(words in wait_until("the condition", lambda: (lambda c: c["message"] if c["status"] == "False" and newest[i] in c["message"] else None)(condition(w, "CheckpointsUsable"))), "why")
             pod = w.admit(f"counter-{i + 3}")
             begins = pod["metadata"]["annotations"].get("crsc.io/checkpoint")
             check(begins == (newest[1] if i == 0 else None) and (pod["spec"]["containers"][0]["image"] == "app:1") == (i == 1), "%s", pod)
-        check(w.valid() and condition(w, "CrashLoop")["status"] == "False", "there is one still, and no loop: %s", w.status())
+        check(len(w.valid()) == 3 and condition(w, "CrashLoop")["status"] == "False", "all are there still, and no loop: %s", w.status())
         w.agent.run(pod, 9, replayed=9)
         w.wait_phase("Protected")
         told = {"CheckpointUnusable", "PodReplaced"}
         wait_until("events tell of it", lambda: told <= {e["reason"] for e in w.kube.all("events")})
 
-        # an image that does not come: a registry is away at times
-        young, old = (copy.deepcopy(pod) for _ in range(2))
-        for p, name, age in ((young, "counter-young", 0), (old, "counter-old", 60)):
-            p["metadata"].update(name=name, uid=name, creationTimestamp=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - age)))
-            p["metadata"]["annotations"]["crsc.io/checkpoint"] = newest[2]
-            p["status"]["containerStatuses"] = [{"name": "app", "restartCount": 0, "state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}}]
-            w.kube.put("pods", p)
-        wait_until("the old one is replaced", lambda: w.kube.get("pods", "counter-old") is None, 30)
-        check(w.kube.get("pods", "counter-young") is not None, "the other one is waited for")
-        w.kube.delete("pods", "counter-young")
+        def other(name, **more):
+            """Another pod, with one of the checkpoints: changed before it is seen."""
+            p = copy.deepcopy(pod)
+            p["metadata"].update(name=name, uid=name, creationTimestamp=ago(more.pop("age", 0)))
+            p["metadata"]["annotations"].update(more.pop("annotations", {}))
+            p["status"]["containerStatuses"] = [{"name": "app", "restartCount": 0, **more}]
+            return w.kube.put("pods", p)
 
-        # what it began with is unknown to its agent: the same
-        pod["metadata"]["annotations"]["crsc.io/checkpoint"] = "gone"
-        w.kube.put("pods", {**pod, "metadata": {**pod["metadata"], "name": "counter-doubt", "uid": "doubt"}})
-        w.agent.run(w.kube.get("pods", "counter-doubt"), 0, began="unknown")
-        with w.agent.lock:
-            w.agent.containers["doubt"].update(attached=False, reason="the handler wants container_annotations")
-        wait_until("it is replaced", lambda: w.kube.get("pods", "counter-doubt") is None, 30)
+        def begun(name):
+            return w.admitted(name)["metadata"]["annotations"].get("crsc.io/checkpoint")
+
+        # without its beginning the log is no way out: what was in vain is tried again, the longest ago first; later the newest
+        def passed(*seconds, first=5):
+            for name, s in zip(newest, seconds):
+                w.kube.change("checkpoints", name, {"status": {"unusableAt": s and ago(s), "logFirstOffset": first}})
+        passed(100, 200, None)
+        wait_until("the one that was not tried", lambda: begun("x") == newest[2])
+        passed(100, 200, 300)
+        wait_until("the one that was tried first", lambda: begun("x") == newest[2])
+        passed(300, 200, 100)
+        wait_until("the one that was tried first", lambda: begun("x") == newest[0])
+        passed(300, 200, 100, first=1)
+        wait_until("none", lambda: begun("x") is None)
+        passed(1200, 200, None, first=1)
+        wait_until("the newest, after a while", lambda: begun("x") == newest[0])
+
+        # what another image would not mend, or not yet: nothing follows
+        for name, reason, age in (("config", "CreateContainerConfigError", 3000), ("pull", "ErrImagePull", 3000), ("making", "ContainerCreating", 3000), ("young", "ImagePullBackOff", 30),
+                                  ("younger", "CreateContainerError", 5)):
+            other("counter-" + name, age=age, annotations={"crsc.io/checkpoint": newest[2]}, state={"waiting": {"reason": reason, "message": "words"}})
+        other("counter-old", age=70, annotations={"crsc.io/checkpoint": newest[2]}, state={"waiting": {"reason": "ErrImageNeverPull", "message": "not present"}})
+        wait_until("the old one is replaced", lambda: w.kube.get("pods", "counter-old") is None, 30)
+        check("not present" in w.kube.get("checkpoints", newest[2])["status"]["message"], "%s", w.kube.get("checkpoints", newest[2]))
+        for name in ("config", "pull", "making", "young", "younger"):
+            check(w.kube.get("pods", "counter-" + name) is not None, "%s: the other ones are waited for", name)
+            w.kube.delete("pods", "counter-" + name)
+
+        # in vain again, long after that: it is the checkpoint, and not the moment
+        other("counter-again", age=30, annotations={"crsc.io/checkpoint": newest[0]}, state={"waiting": {"reason": "CreateContainerError", "message": "criu failed again"}})
+        wait_until("it is replaced", lambda: w.kube.get("pods", "counter-again") is None, 30)
+        wait_until("and the checkpoint has failed", lambda: w.kube.get("checkpoints", newest[0])["status"]["phase"] == "Failed")
+        check("again" in w.kube.get("checkpoints", newest[0])["status"]["message"], "%s", w.kube.get("checkpoints", newest[0]))
+
+        # who does not know what its container began with, or does not find it, or may take no checkpoints, is heard of; the first is replaced as if it had died
+        def hindered(words):
+            wait_until("the condition", lambda: (lambda c: c["status"] == "False" and words in c["message"])(condition(w, "BackendReady")), 30)
+        check(condition(w, "BackendReady")["status"] == "True", "%s", w.status())
+        w.agent.kubelet = "its feature gate ContainerCheckpoint is off"
+        hindered("ContainerCheckpoint is off")
+        other("counter-unseen", age=60, state={"running": {"startedAt": ago(20)}})
+        hindered("does not find its container")
+        w.kube.delete("pods", "counter-unseen")
+        before = len(w.status().get("replacedAt", []))
+        for name, checkpoint in (("doubt", newest[1]), ("doubt-too", None)):
+            p = other("counter-" + name, annotations={"crsc.io/checkpoint": checkpoint} if checkpoint else {}, state={"running": {}})
+            w.agent.run(p, 0, began="unknown")
+            with w.agent.lock:
+                w.agent.containers[p["metadata"]["uid"]].update(attached=False, reason="the handler wants container_annotations")
+            wait_until("it is replaced", lambda: w.kube.get("pods", p["metadata"]["name"]) is None, 30)
+            w.agent.gone(p)
+        check(len(w.status()["replacedAt"]) == before + 2, "they are counted: %s", w.status())
+        wait_until("why", lambda: any("container_annotations" in e["message"] for e in w.kube.all("events") if e["reason"] == "BackendHindered"))
+        w.agent.kubelet = ""
+        wait_until("all is well", lambda: condition(w, "BackendReady")["status"] == "True", 30)
 
         # back to the default
         w.annotate(backend=None)

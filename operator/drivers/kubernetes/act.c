@@ -133,6 +133,7 @@ void act_run(const struct act_parts *parts, const struct view *v, struct protect
     case PROTECT_END_CHECKPOINT: act_end_checkpoint(a); break;
     case PROTECT_FAIL_CHECKPOINT: act_note_failed(a, "nobody took it: its pod is gone, or its agent does not answer"); break;
     case PROTECT_DISTRUST_CHECKPOINT: act_distrust_checkpoint(a); break;
+    case PROTECT_PASS_CHECKPOINT: act_pass_checkpoint(a); break;
     case PROTECT_REFUSE_CHECKPOINT: act_refuse_checkpoint(a); break;
     case PROTECT_DELETE_CHECKPOINT: act_delete_checkpoint(a); break;
     case PROTECT_FORGET_CHECKPOINT: act_forget_checkpoint(a); break;

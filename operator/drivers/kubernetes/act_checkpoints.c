@@ -151,7 +151,7 @@ static void on_distrusted(void *user, const struct error *e, const struct crsc_s
 void act_distrust_checkpoint(struct act *a)
 {
     const struct view_checkpoint *c = act_checkpoint(a);
-    const struct crsc_snapshot s = {.stream = c->stream, .id = c->name, .state = CRSC_FAILED, .node = c->node, .offset = c->offset, .image = c->image,
+    const struct crsc_snapshot s = {.stream = c->stream, .id = c->name, .state = CRSC_FAILED, .node = c->node, .offset = c->offset, .image = c->image, .sha256 = c->digest, .template_hash = c->hash,
                                     .finished_us = loop_wall_us(), .reason = DISTRUST};
     if (*a->parts->log == NULL || crsc_record_snapshot(*a->parts->log, &s, on_distrusted, a) != 0)
         act_fail(a, ERROR_UNAVAILABLE, "the log cannot be asked now");
@@ -168,17 +168,39 @@ static void refusal_text(const struct act *a, char *text, size_t cap)
             snprintf(text, cap, "pod %.80s could not begin with it: %.220s", v->pods[i].name, v->pods[i].unable);
 }
 
-static void note_refused(struct act *a)
+/* Whether a pod that begins without a checkpoint could have everything: whoever chooses for the next ones has to know. */
+static void note_unusable(struct act *a, uint64_t log_first)
 {
     char text[400];
     struct body j = body_new();
     yyjson_mut_val *status = body_map(&j, j.root, "status");
+    bool refused = a->action.what == PROTECT_REFUSE_CHECKPOINT;
     refusal_text(a, text, sizeof text);
-    body_text(&j, status, "phase", "Failed");
+    if (refused) body_text(&j, status, "phase", "Failed");
     body_text(&j, status, "message", text);
     body_time(&j, status, "unusableAt", a->view->world.now_ms);
-    act_event(a->parts, a->view, "Warning", "CheckpointUnusable", "checkpoint %s: %s", act_checkpoint(a)->name, text);
+    body_number(&j, status, "logFirstOffset", log_first);
+    act_event(a->parts, a->view, "Warning", "CheckpointUnusable", "checkpoint %s: %s%s", act_checkpoint(a)->name, text, refused ? "" : "; for now others are tried");
     patch_checkpoint(a, &j);
+}
+
+static void on_log_known(void *user, const struct error *e, const struct crsc_stream_info *streams, size_t n)
+{
+    struct act *a = user;
+    uint64_t first = 1; /* of a stream to which nobody has written yet */
+    if (e != NULL) {
+        act_finish(a, -(int)e->code, e);
+        return;
+    }
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(streams[i].name, act_checkpoint(a)->stream) == 0) first = streams[i].first_offset;
+    note_unusable(a, first);
+}
+
+void act_pass_checkpoint(struct act *a)
+{
+    if (*a->parts->log == NULL || crsc_list_streams(*a->parts->log, act_checkpoint(a)->stream, on_log_known, a) != 0)
+        act_fail(a, ERROR_UNAVAILABLE, "the log cannot be asked now");
 }
 
 static void on_refused(void *user, const struct error *e, const struct crsc_snapshot *s, size_t n)
@@ -189,16 +211,17 @@ static void on_refused(void *user, const struct error *e, const struct crsc_snap
     if (e != NULL && e->code != ERROR_NOT_FOUND && e->code != ERROR_CONFLICT)
         act_finish(a, -(int)e->code, e);
     else
-        note_refused(a);
+        act_pass_checkpoint(a);
 }
 
+/* The log first, with what tells its image: pods that run on what was restored from it are known by that. */
 void act_refuse_checkpoint(struct act *a)
 {
     const struct view_checkpoint *c = act_checkpoint(a);
     char text[400];
     refusal_text(a, text, sizeof text);
-    const struct crsc_snapshot s = {.stream = c->stream, .id = c->name, .state = CRSC_FAILED, .node = c->node, .offset = c->offset, .image = c->image,
-                                    .finished_us = loop_wall_us(), .reason = text};
+    const struct crsc_snapshot s = {.stream = c->stream, .id = c->name, .state = CRSC_FAILED, .node = c->node, .offset = c->offset, .image = c->image, .sha256 = c->digest,
+                                    .template_hash = c->hash, .finished_us = loop_wall_us(), .reason = text};
     if (*a->parts->log == NULL || crsc_record_snapshot(*a->parts->log, &s, on_refused, a) != 0)
         act_fail(a, ERROR_UNAVAILABLE, "the log cannot be asked now");
 }
@@ -249,7 +272,7 @@ void act_forget_checkpoint(struct act *a)
 {
     const struct view_checkpoint *c = act_checkpoint(a);
     const struct protect_checkpoint *w = &a->view->world.checkpoints[a->action.which];
-    const struct crsc_snapshot s = {.stream = c->stream, .id = c->name, .state = CRSC_DELETED, .node = c->node, .offset = c->offset,
+    const struct crsc_snapshot s = {.stream = c->stream, .id = c->name, .state = CRSC_DELETED, .node = c->node, .offset = c->offset, .sha256 = c->digest, .template_hash = c->hash,
                                     .finished_us = loop_wall_us(), .reason = "deleted in Kubernetes"};
     if (w->phase == PROTECT_NEW || c->stream[0] == '\0')
         take_off(a); /* no agent was told of it */

@@ -58,6 +58,7 @@ void act_end_checkpoint(struct act *a);
 void act_note_failed(struct act *a, const char *message);
 void act_delete_checkpoint(struct act *a);
 void act_distrust_checkpoint(struct act *a);
+void act_pass_checkpoint(struct act *a);
 void act_refuse_checkpoint(struct act *a);
 void act_forget_checkpoint(struct act *a);
 void act_abandon_checkpoint(struct act *a);

@@ -35,6 +35,7 @@ static const char *why_replaced(const struct act *a)
     const struct protect_pod *pod = &a->view->world.pods[a->action.which];
     if (is_stuck(a)) return "it could not begin with the checkpoint that its image is of";
     if (protect_is_behind(&a->view->world, a->action.which)) return "its container was started from its pod's image again, and what came since takes longer to be replayed than a new pod";
+    if (pod->unknown) return "nobody knows which state it began with";
     if (!pod->injected) return "it started without an interceptor, as no operator answered then";
     if (pod->diverged != 0) return "its app has diverged: its answers are not those of the majority of replicas";
     if (pod->fenced) return "another interceptor, which is gone, took its stream";

@@ -6,6 +6,8 @@
 
 #include "operator/kube/object.h"
 
+enum { UNSEEN_MS = 15000 }; /* an agent looks three times a second */
+
 struct summary {
     uint64_t executed, last;
     uint32_t pods, active, valid;
@@ -115,6 +117,39 @@ static void put_usability(struct body *j, yyjson_mut_val *list, const struct vie
     put_condition(j, list, record, v->world.now_ms, "CheckpointsUsable", last == NULL, last == NULL ? "NoneRefused" : "Refused", text);
 }
 
+/* The worst of what keeps its pods from being served, or from being checkpointed; "": nothing. */
+static void find_hindrance(const struct act_parts *parts, const struct view *v, char *text, size_t cap)
+{
+    int worst = 0;
+    for (uint32_t i = 0; i < v->world.n_pods; i++) {
+        const struct protect_pod *p = &v->world.pods[i];
+        const struct view_pod *pod = &v->pods[i];
+        const char *kubelet = agents_kubelet(parts->caches->agents, pod->node);
+        bool unseen = p->agent && pod->seen.pod_uid[0] == '\0' && pod->running_ms != 0 && v->world.now_ms > pod->running_ms + UNSEEN_MS;
+        if (!pod->by_kubelet || p->terminating) continue;
+        if (p->unknown && worst < 3) {
+            snprintf(text, cap, "nobody knows which state pod %.80s began with: %.200s", pod->name, pod->unable);
+            worst = 3;
+        } else if (unseen && worst < 2) {
+            snprintf(text, cap, "pod %.80s runs, and the agent of node %.80s does not find its container: its handler wants pod_annotations = [\"crsc.io/*\"], the agent the right --runc-root",
+                     pod->name, pod->node);
+            worst = 2;
+        } else if (kubelet[0] != '\0' && worst < 1) {
+            snprintf(text, cap, "no checkpoints are taken on node %.80s: %.200s", pod->node, kubelet);
+            worst = 1;
+        }
+    }
+}
+
+static void put_backend(struct body *j, yyjson_mut_val *list, const struct act_parts *parts, const struct view *v, yyjson_val *record)
+{
+    char text[512] = "";
+    find_hindrance(parts, v, text, sizeof text);
+    bool works = text[0] == '\0', said = strcmp(object_text(object_condition(record, "BackendReady"), "message"), text) == 0;
+    put_condition(j, list, record, v->world.now_ms, "BackendReady", works, works ? "Works" : "Hindered", text);
+    if (!works && !said) act_event(parts, v, "Warning", "BackendHindered", "%s", text);
+}
+
 static void put_conditions(struct body *j, yyjson_mut_val *status, const struct act_parts *parts, const struct view *v, yyjson_val *record, enum protect_state state)
 {
     yyjson_mut_val *list = body_array(j, status, "conditions");
@@ -125,7 +160,7 @@ static void put_conditions(struct body *j, yyjson_mut_val *status, const struct 
                   v->world.policy_valid ? "" : v->invalid.text);
     put_condition(j, list, record, now, "CrashLoop", state == PROTECT_CRASH_LOOP, state == PROTECT_CRASH_LOOP ? "RepeatedDeaths" : "None", "");
     put_acceptance(j, list, parts, v, record);
-    if (policy_by_kubelet(&v->policy)) put_usability(j, list, v, record);
+    if (policy_by_kubelet(&v->policy)) put_usability(j, list, v, record), put_backend(j, list, parts, v, record);
     if (v->world.shared) put_agreement(j, list, parts, v, record);
 }
 

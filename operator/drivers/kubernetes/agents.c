@@ -23,6 +23,7 @@ struct node {
     struct http_call *containers_call, *checkpoints_call;
     struct agent_container *containers;
     size_t n_containers;
+    char kubelet[AGENTS_REASON_MAX]; /* why it takes no checkpoints for its agent */
     struct agent_checkpoint *checkpoints;
     size_t n_checkpoints;
 };
@@ -89,6 +90,7 @@ static struct http_tls tls_of(const struct node *n)
 
 static void read_container(yyjson_val *o, const struct node *n, struct agent_container *c)
 {
+    static const char before[] = "the log begins at offset "; /* interceptor/replay/reader.c */
     memset(c, 0, sizeof *c);
     COPY(c->id, o, "id");
     COPY(c->pod_uid, o, "pod_uid");
@@ -118,6 +120,7 @@ static void read_container(yyjson_val *o, const struct node *n, struct agent_con
     const char *state = object_text(o, "interceptor.state"); /* draining: a checkpoint is being taken of an app that is well */
     c->active = strcmp(state, "active") == 0 || strcmp(state, "draining") == 0;
     c->fenced = object_true(o, "interceptor.fenced");
+    c->gap = c->suspect && strncmp(object_text(o, "interceptor.detail"), before, strlen(before)) == 0;
 }
 
 static void read_checkpoint(yyjson_val *o, const struct node *n, struct agent_checkpoint *c)
@@ -182,7 +185,9 @@ static void on_containers(void *user, const struct http_reply *reply)
         {
             if (count < size) read_container(one, n, &list[count++]);
         }
-        bool changed = !was || differs(list, count, n->containers, n->n_containers, sizeof *list);
+        const char *kubelet = object_text(yyjson_doc_get_root(doc), "kubelet");
+        bool changed = !was || strncmp(n->kubelet, kubelet, sizeof n->kubelet - 1) != 0 || differs(list, count, n->containers, n->n_containers, sizeof *list);
+        snprintf(n->kubelet, sizeof n->kubelet, "%s", kubelet);
         free(n->containers);
         n->containers = list;
         n->n_containers = count;
@@ -309,6 +314,12 @@ static struct agent_container *find_container(const struct agents *a, const char
         for (size_t i = 0; is_heard(n) && i < n->n_containers; i++)
             if (strcmp(n->containers[i].pod_uid, pod_uid) == 0) return &n->containers[i];
     return NULL;
+}
+
+const char *agents_kubelet(const struct agents *a, const char *node)
+{
+    const struct node *n = find(a, node);
+    return n != NULL && is_heard(n) ? n->kubelet : "";
 }
 
 const struct agent_container *agents_container(const struct agents *a, const char *pod_uid)

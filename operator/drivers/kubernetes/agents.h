@@ -24,6 +24,7 @@ struct agent_container {
     char id[72], pod_uid[64], node[AGENTS_NODE_MAX], identity[64], began[16], snapshot[AGENTS_ID_MAX + 1], reason[AGENTS_REASON_MAX];
     uint64_t offset, executed, last, replayed;
     bool attached, active, fenced;
+    bool gap;                 /* its interceptor says: the log begins after what the app has */
     bool silent;              /* its interceptor does not answer, or its app has ended: the rest is what was said before */
     bool shared;              /* its interceptor is a replica; only then what follows means anything */
     bool lost, suspect;       /* its app */
@@ -59,6 +60,8 @@ bool agents_answers(const struct agents *a, const char *node);
 bool agents_lost(const struct agents *a, const char *node);
 bool agents_lists(const struct agents *a, const char *node); /* it said lately which checkpoints it has */
 const struct agent_container *agents_container(const struct agents *a, const char *pod_uid);           /* NULL: unknown */
+/* Why the kubelet of that node takes no checkpoints for its agent; "": it does, or nothing is known. */
+const char *agents_kubelet(const struct agents *a, const char *node);
 /* An interceptor took that, a moment ago: until its agent is heard again, this is what it says. */
 void agents_note_replicas(struct agents *a, const char *pod_uid, uint32_t replicas);
 /* NULL: it says nothing of it. Two streams may have checkpoints of one id. */

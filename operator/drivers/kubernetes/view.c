@@ -140,21 +140,33 @@ static bool is_listed(const char *const *list, const char *word)
     return *list != NULL;
 }
 
-/* backend: kubelet. What the kubelet says of a container whose image is that of a checkpoint, and does not come to run. */
-static void read_beginning(yyjson_val *status, struct protect_pod *p, struct view_pod *names)
+/* Since when the kubelet tries, at most: its pod's containers could begin, or this one ended. */
+static uint64_t tries_since(yyjson_val *pod, yyjson_val *status, const struct protect_pod *p)
 {
-    static const char *const broken[] = {"CreateContainerError", "CreateContainerConfigError", "RunContainerError", "InvalidImageName", NULL},
-                      *const absent[] = {"ImagePullBackOff", "ErrImagePull", NULL};
+    uint64_t since = p->created_ms, ready = object_time_ms(object_text(object_condition(pod, "Initialized"), "lastTransitionTime")),
+             ended = object_time_ms(object_text(status, "lastState.terminated.finishedAt"));
+    if (ready > since) since = ready;
+    return ended > since ? ended : since;
+}
+
+/* backend: kubelet. What the kubelet says of a container that does not come to run. Of what is said while nothing is wrong yet, or of what no other image would mend,
+ * nothing follows; of the rest, that another image may be better: at once or later is a matter of the reason. */
+static void read_beginning(yyjson_val *pod, yyjson_val *status, struct protect_pod *p, struct view_pod *names)
+{
+    static const char *const nothing[] = {"", "ContainerCreating", "PodInitializing", "CrashLoopBackOff", "CreateContainerConfigError", "ErrImagePull", NULL},
+                      *const by_image[] = {"CreateContainerError", "RunContainerError", NULL};
     const char *waits = object_text(status, "state.waiting.reason"), *says = object_text(status, "state.waiting.message");
     const char *ended = object_get(status, "state.terminated") != NULL ? "state.terminated" : "lastState.terminated";
     char reason[48], message[48];
     COPY(reason, "%s.reason", ended);
     COPY(message, "%s.message", ended);
-    bool in_vain = !p->running && strcmp(object_text(status, reason), "StartError") == 0; /* CRIU's, for example */
-    if (is_listed(broken, waits) || is_listed(absent, waits)) COPY(names->unable, "%s: %.200s", waits, says);
+    bool in_vain = !p->running && strcmp(object_text(status, reason), "StartError") == 0 && object_number(status, "restartCount") > 1; /* CRIU's, for example; more than once */
+    bool waiting = !is_listed(nothing, waits);
+    if (waiting) COPY(names->unable, "%s: %.200s", waits, says);
     else if (in_vain) COPY(names->unable, "StartError: %.200s", object_text(status, message));
-    p->unable = is_listed(broken, waits) || in_vain;
-    p->unpulled = is_listed(absent, waits);
+    p->unable = waiting || in_vain;
+    p->by_image = in_vain || (is_listed(by_image, waits) && strstr(says, "failed to reserve") == NULL);
+    p->unable_ms = in_vain ? p->created_ms : tries_since(pod, status, p);
 }
 
 static void read_pod(struct view *v, const struct caches *c, yyjson_val *o, uint32_t stream)
@@ -193,16 +205,19 @@ static void read_pod(struct view *v, const struct caches *c, yyjson_val *o, uint
     COPY(names->begins, "%s", object_annotation(o, INJECT_CHECKPOINT));
     p->begins = names->begins[0] != '\0';
     p->checkpoint = -1;
-    p->rewinds = strcmp(object_annotation(o, POLICY_PREFIX "backend"), "kubelet") == 0 && object_number(status, "restartCount") > 0;
-    if (p->begins) read_beginning(status, p, names);
+    names->by_kubelet = p->injected && strcmp(object_annotation(o, POLICY_PREFIX "backend"), "kubelet") == 0;
+    names->running_ms = object_time_ms(object_text(status, "state.running.startedAt"));
+    p->rewinds = names->by_kubelet && object_number(status, "restartCount") > 0;
+    if (p->begins) read_beginning(o, status, p, names);
     const struct agent_container *seen = agents_container(c->agents, names->uid);
     if (seen == NULL) return;
     names->seen = *seen;
     p->active = seen->active && seen->attached;
-    if (p->begins && strcmp(seen->began, "unknown") == 0) {
-        p->unable = true;
-        COPY(names->unable, "%s", seen->reason);
-    }
+    p->unknown = names->by_kubelet && strcmp(seen->began, "unknown") == 0;
+    if (p->unknown) COPY(names->unable, "%s", seen->reason);
+    p->told = names->by_kubelet && !p->unknown && seen->attached;
+    p->began = seen->offset;
+    p->gap = p->told && seen->gap;
     p->fenced = seen->fenced;
     p->executed = seen->executed;
     p->heard = p->shared && seen->shared;
@@ -355,11 +370,14 @@ static bool each_checkpoint(void *user, yyjson_val *o)
                                    .deleting_ms = object_time_ms(object_text(o, "metadata.deletionTimestamp"))};
     struct view_checkpoint names = {.offset = c.offset, .finished_ms = object_time_ms(object_text(o, "status.finishedAt")),
                                     .unusable_ms = object_time_ms(object_text(o, "status.unusableAt"))};
+    c.unusable_ms = names.unusable_ms;
     const char *stream = object_text(o, "status.stream");
     if (stream[0] == '\0') stream = c.pod >= 0 ? v->pods[c.pod].stream : "";
     COPY(names.name, "%s", object_name(o));
     COPY(names.stream, "%s", stream);
     COPY(names.image, "%s", object_text(o, "status.image"));
+    COPY(names.digest, "%s", object_text(o, "status.digest"));
+    COPY(names.hash, "%s", object_text(o, "status.templateHash"));
     COPY(names.message, "%.250s", object_text(o, "status.message"));
     const char *node = object_text(o, "status.node");
     COPY(names.node, "%s", node[0] != '\0' ? node : c.pod >= 0 ? v->pods[c.pod].node : "");

@@ -26,14 +26,16 @@ struct caches {
 struct view_pod {
     char name[VIEW_NAME_MAX], uid[64], node[VIEW_NAME_MAX], container[64], hash[130], stream[VIEW_STREAM_MAX];
     char begins[INJECT_CHECKPOINT_MAX]; /* its image is that of this checkpoint; "": of the app */
-    char unable[256];  /* why it cannot begin with that */
+    char unable[256];  /* why it does not come to run, or why nobody knows what it began with */
+    bool by_kubelet;   /* backend: kubelet */
+    uint64_t running_ms; /* since when its app's container runs; 0: it does not */
     char revision[64], cost[16]; /* which ReplicaSet is its; how dear a scale-down holds it, as annotated */
     char refusal[256]; /* why the webhook gave it no interceptor; "": it did, or was not asked */
     struct agent_container seen; /* what its agent says; seen.pod_uid "" for nothing */
 };
 
 struct view_checkpoint {
-    char name[VIEW_NAME_MAX], node[VIEW_NAME_MAX], stream[VIEW_STREAM_MAX], image[VIEW_IMAGE_MAX];
+    char name[VIEW_NAME_MAX], node[VIEW_NAME_MAX], stream[VIEW_STREAM_MAX], image[VIEW_IMAGE_MAX], digest[80], hash[130];
     uint64_t offset, finished_ms;
     uint64_t unusable_ms; /* when a pod could not begin with it; 0: none tried in vain */
     char message[256];
