@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include <yyjson.h>
@@ -13,15 +14,16 @@ enum { BLOCK = 64 << 10, WORDS_MAX = 256 << 10, MEMBERS_MAX = 1 << 20 };
 
 static bool read_words(struct archive *a, char ret_id[DUMPED_ID_MAX])
 {
-    static _Thread_local char words[WORDS_MAX];
+    char *words = malloc(WORDS_MAX);
     size_t len = 0;
     la_ssize_t n;
-    while (len < sizeof words && (n = archive_read_data(a, words + len, sizeof words - len)) > 0) len += (size_t)n;
-    yyjson_doc *doc = len < sizeof words ? yyjson_read(words, len, YYJSON_READ_NOFLAG) : NULL;
+    while (words != NULL && len < WORDS_MAX && (n = archive_read_data(a, words + len, WORDS_MAX - len)) > 0) len += (size_t)n;
+    yyjson_doc *doc = len < WORDS_MAX ? yyjson_read(words, len, YYJSON_READ_NOFLAG) : NULL;
     yyjson_val *id = yyjson_obj_get(yyjson_doc_get_root(doc), "id");
     bool good = yyjson_is_str(id) && yyjson_get_len(id) > 0 && yyjson_get_len(id) < DUMPED_ID_MAX;
     if (good) snprintf(ret_id, DUMPED_ID_MAX, "%s", yyjson_get_str(id));
     yyjson_doc_free(doc);
+    free(words);
     return good;
 }
 

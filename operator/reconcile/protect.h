@@ -11,7 +11,7 @@
  *   P3  the newest `retain` valid checkpoints of a stream, and those in use, are never deleted while it is protected.
  *   P4  a pod with an interceptor on a lost node is removed only after its producer was fenced, or after another pod of that stream opened a newer
  *       epoch. A replica (`shared`) owns no stream: it is never fenced, as that would be the end of its healthy siblings.
- *   P5  at most PROTECT_REPLACEMENTS pods are replaced in PROTECT_WINDOW_MS because they die, are fenced or diverge; those that missed the webhook not before
+ *   P5  at most PROTECT_REPLACEMENTS pods are replaced in PROTECT_WINDOW_MS because they die, are fenced or diverge, or nobody knows what they began with; those that missed the webhook not before
  *       they are PROTECT_MISSED_MS old.
  *   P6  one checkpoint of a stream at a time, and of replicas only of one that is caught up and sound; they take turns (group.h decides whose it is). A
  *       standby whose checkpoints always fail does not keep the others from theirs.

@@ -313,6 +313,13 @@ class World:
                        self.bench.path("acked"))
         return stream + "-0"
 
+    def note_failed(self, stream, record):
+        """A person, or the operator, gives a valid one up: its record keeps the digest."""
+        one = wire.field(1, stream) + wire.field(2, record["id"]) + wire.field(3, record["offset"]) + wire.field(4, 3) + wire.field(6, record["sha256"])
+        with wire.dial(self.log.ports[1]) as s:
+            s.sendall(wire.frame(wire.RECORD_SNAPSHOT, 2, wire.field(1, one)))
+            check(wire.receive(s)[0] == wire.RECORD_SNAPSHOT | wire.REPLY, "recorded")
+
     def records(self, stream):
         out, _ = self.bench.run("crsc-logctl", "--servers", self.log.servers, "--output", "json", "snapshots", stream)
         found = json.loads(out)
@@ -760,6 +767,12 @@ def test_kubelet_doubt(bench, rng):
         c = wait_until(f"{pod} is looked at", lambda: (lambda c: c if c and c["began"] == "unknown" and c["interceptor"] else None)(node.container(pod)))
         check(reason in c["reason"] and not c["attached"] and not node.pods[pod].identity, "%s", c)
         check(node.begin(stream, pod, "x-" + pod)[0] == 409, "no checkpoint is taken of it")
+    # what became of the checkpoint since is no doubt
+    world.note_failed(stream, world.records(stream)["c-1"])
+    check(world.records(stream)["c-1"]["state"] == "failed", "%s", world.records(stream))
+    node.find_pod(stream, "f", 5, **{"crsc.io/checkpoint": "c-1", "checkpointImage": image})
+    f = node.container("f")
+    check((f["began"], f["snapshot"], f["offset"]) == ("restored", "c-1", 5), "%s", f)
 
 
 def test_kubelet_refuses(bench, rng):
