@@ -140,7 +140,7 @@ static bool is_listed(const char *const *list, const char *word)
     return *list != NULL;
 }
 
-/* Since when the kubelet tries, at most: its pod's containers could begin, or this one ended. */
+/* Since when the kubelet tries, at most: its pod's containers could begin, or this one ended, or the last try did: pauses between tries grow. */
 static uint64_t tries_since(yyjson_val *pod, yyjson_val *status, const struct protect_pod *p)
 {
     uint64_t since = p->created_ms, ready = object_time_ms(object_text(object_condition(pod, "Initialized"), "lastTransitionTime")),
@@ -166,7 +166,7 @@ static void read_beginning(yyjson_val *pod, yyjson_val *status, struct protect_p
     else if (in_vain) COPY(names->unable, "StartError: %.200s", object_text(status, message));
     p->unable = waiting || in_vain;
     p->by_image = in_vain || (is_listed(by_image, waits) && strstr(says, "failed to reserve") == NULL);
-    p->unable_ms = in_vain ? p->created_ms : tries_since(pod, status, p);
+    p->unable_ms = tries_since(pod, status, p);
 }
 
 static void read_pod(struct view *v, const struct caches *c, yyjson_val *o, uint32_t stream)
