@@ -98,13 +98,13 @@ static void sweep(struct agent *a, const char *prefix, uint64_t since_us)
 }
 
 /* Not while a checkpoint of it is under way, whose archive is called so as well; and none begins meanwhile. */
-void aftermath_sweep(struct agent *a, struct container *c, bool over)
+void aftermath_sweep(struct agent *a, struct container *c)
 {
     char prefix[KUBELET_PREFIX_MAX];
     uint64_t now_ms = loop_monotonic_us() / 1000;
     pthread_mutex_lock(&a->lock);
     uint64_t since_us = c->left_us;
-    bool due = since_us != 0 && !c->busy && (over || now_ms >= c->sweep_ms), last = over || now_ms >= c->sweep_until_ms;
+    bool due = since_us != 0 && !c->busy && now_ms >= c->sweep_ms, last = now_ms >= c->sweep_until_ms;
     if (due) c->busy = true;
     pthread_mutex_unlock(&a->lock);
     if (!due) return;
@@ -116,6 +116,62 @@ void aftermath_sweep(struct agent *a, struct container *c, bool over)
     if (last) c->left_us = 0;
     pthread_mutex_unlock(&a->lock);
     if (last) aftermath_forget(a, c);
+}
+
+/* The one that has the name of one that is over, if it lives here: its archives are called like the other's. False: not now, one is being made. */
+static bool hold_namesake(struct agent *a, const char *prefix, struct container **ret_held)
+{
+    char its[KUBELET_PREFIX_MAX];
+    bool good = true;
+    *ret_held = NULL;
+    pthread_mutex_lock(&a->lock);
+    for (struct container *c = a->containers; c != NULL && *ret_held == NULL; c = c->next) {
+        kubelet_prefix(c->pod.namespace, c->pod.name, c->pod.container, its);
+        if (c->gone || strcmp(its, prefix) != 0) continue;
+        good = good && !c->busy;
+        if (good) *ret_held = c;
+    }
+    if (*ret_held != NULL) (*ret_held)->busy = true, (*ret_held)->refs++;
+    pthread_mutex_unlock(&a->lock);
+    return good;
+}
+
+static void let_go(struct agent *a, struct container *c)
+{
+    if (c == NULL) return;
+    pthread_mutex_lock(&a->lock);
+    c->busy = false;
+    pthread_mutex_unlock(&a->lock);
+    agent_let_go(a, c);
+}
+
+static bool sweep_orphan(struct agent *a, const char *note)
+{
+    char prefix[KUBELET_PREFIX_MAX];
+    struct container *namesake;
+    uint64_t since_us;
+    if (!read_note(note, &since_us, prefix)) return true;
+    if (!hold_namesake(a, prefix, &namesake)) return false;
+    sweep(a, prefix, since_us);
+    let_go(a, namesake);
+    return loop_wall_us() / 1000 > since_us / 1000 + SWEEP_FOR_MS;
+}
+
+void aftermath_orphans(struct agent *a)
+{
+    char folder[PATH_MAX], path[PATH_MAX], state[PATH_MAX];
+    struct dirent *entry;
+    struct stat st;
+    snprintf(folder, sizeof folder, "%.2000s/started", a->settings.run);
+    DIR *dir = opendir(folder);
+    while (dir != NULL && (entry = readdir(dir)) != NULL) {
+        size_t len = strlen(entry->d_name), tail = strlen(".dumping");
+        if (len <= tail || len >= AGENT_CONTAINER_MAX || strcmp(entry->d_name + len - tail, ".dumping") != 0) continue;
+        snprintf(path, sizeof path, "%.2300s/%.200s", folder, entry->d_name);
+        snprintf(state, sizeof state, "%.3000s/%.*s/state.json", a->settings.runc_root, (int)(len - tail), entry->d_name);
+        if (stat(state, &st) != 0 && sweep_orphan(a, path)) unlink(path); /* else it is found, and seen to */
+    }
+    if (dir != NULL) closedir(dir);
 }
 
 /* ---- both -------------------------------------------------------------------------------------------------------- */
@@ -142,23 +198,4 @@ void aftermath_resume(struct agent *a, struct container *c)
     char path[PATH_MAX];
     note_path(a, c->id, path);
     if (access(path, F_OK) == 0) aftermath_see(a, c, false);
-}
-
-void aftermath_start(struct agent *a)
-{
-    char folder[PATH_MAX], path[PATH_MAX], state[PATH_MAX], prefix[KUBELET_PREFIX_MAX];
-    uint64_t since_us;
-    struct dirent *entry;
-    struct stat st;
-    snprintf(folder, sizeof folder, "%.2000s/started", a->settings.run);
-    DIR *dir = opendir(folder);
-    while (dir != NULL && (entry = readdir(dir)) != NULL) {
-        size_t len = strlen(entry->d_name), tail = strlen(".dumping");
-        if (len <= tail || len >= AGENT_CONTAINER_MAX || strcmp(entry->d_name + len - tail, ".dumping") != 0) continue;
-        snprintf(path, sizeof path, "%.2300s/%.200s", folder, entry->d_name);
-        snprintf(state, sizeof state, "%.3000s/%.*s/state.json", a->settings.runc_root, (int)(len - tail), entry->d_name);
-        if (read_note(path, &since_us, prefix)) sweep(a, prefix, since_us);
-        if (stat(state, &st) != 0) unlink(path); /* else it is found, and seen to */
-    }
-    if (dir != NULL) closedir(dir);
 }

@@ -21,10 +21,10 @@ void aftermath_see(struct agent *a, struct container *c, bool answered);
 /* A container that is found again: was it being dumped when an earlier life ended? Then that is seen to. */
 void aftermath_resume(struct agent *a, struct container *c);
 
-/* Now and then, and when the container is over: files that came later. */
-void aftermath_sweep(struct agent *a, struct container *c, bool over);
+/* Now and then: files that came later. */
+void aftermath_sweep(struct agent *a, struct container *c);
 
-/* At the start: files of containers that are over since. */
-void aftermath_start(struct agent *a);
+/* The same of containers that are over since. */
+void aftermath_orphans(struct agent *a);
 
 #endif

@@ -15,7 +15,7 @@
 #include "common/log.h"
 #include "common/loop.h"
 
-enum { LOOK_MS = 300, ASK_MS = 200, STATE_MAX = 4 << 20 };
+enum { LOOK_MS = 300, ORPHANS_EACH = 16, ASK_MS = 200, STATE_MAX = 4 << 20 };
 
 /* ---- words ------------------------------------------------------------------------------------------------------- */
 
@@ -207,8 +207,9 @@ static void *look_around(void *user)
     struct agent *a = user;
     struct seen *all = NULL;
     /* in our own mount namespace, where runc's state and the bundles are as on the host: the threads that stay with containers inherit it, and need our files */
-    while (!a->stopping) {
+    for (unsigned n = 0; !a->stopping; n++) {
         look_over(a, &all);
+        if (n % ORPHANS_EACH == 0) aftermath_orphans(a);
         poll(NULL, 0, LOOK_MS);
     }
     return NULL;
@@ -216,6 +217,5 @@ static void *look_around(void *user)
 
 int found_start(struct agent *a, struct error *e)
 {
-    aftermath_start(a);
     return agent_thread(look_around, a, e);
 }

@@ -352,7 +352,7 @@ static void *stay_with(void *user)
     while (known && !a->stopping && (c->found || access(path, F_OK) == 0)) {
         bool alive = process_alive(&c->process);
         if (c->found && !alive) break;
-        aftermath_sweep(a, c, false);
+        aftermath_sweep(a, c);
         bool knows = alive && look(a, c, &lost_since_ms);
         if (knows && !orphans_ended) {
             end_orphans(a, c);
@@ -363,7 +363,7 @@ static void *stay_with(void *user)
         else poll(NULL, 0, alive && !c->doubt ? ATTACH_AGAIN_MS : LOOK_MS);
     }
     ear_fini(&ear);
-    if (!a->stopping) aftermath_sweep(a, c, true), unlink(mark);
+    if (!a->stopping) unlink(mark);
     unlist(a, c);
     agent_let_go(a, c);
     return NULL;

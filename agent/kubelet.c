@@ -33,14 +33,14 @@ int kubelet_target(const char *url, const char *namespace, const char *pod, cons
     return n < KUBELET_URL_MAX ? 0 : error_set(e, ERROR_INVALID, "kubelet: the URL is too long");
 }
 
-/* Its first words, on one line. */
+/* Its first words, on one line, of letters that a cut leaves whole: they go into JSON. */
 static const char *said(const char *body, size_t len, char to[SAID_MAX + 1])
 {
     size_t n = len < SAID_MAX ? len : SAID_MAX;
     memcpy(to, body, n);
     to[n] = '\0';
     for (char *p = to; *p != '\0'; p++)
-        if ((unsigned char)*p < 0x20) *p = ' ';
+        *p = (unsigned char)*p < 0x20 ? ' ' : (unsigned char)*p > 0x7e ? '?' : *p;
     while (n > 0 && to[n - 1] == ' ') to[--n] = '\0';
     return to;
 }
@@ -90,6 +90,8 @@ static bool is_archive(const char *path, const char *prefix)
 {
     const char *name = strrchr(path, '/');
     static const char folder[] = "/checkpoints";
+    for (const char *p = path; *p != '\0'; p++)
+        if ((unsigned char)*p <= 0x20 || (unsigned char)*p > 0x7e) return false;
     if (path[0] != '/' || strlen(path) >= PATH_MAX || strstr(path, "/../") != NULL || !kubelet_is_archive(name + 1, prefix)) return false;
     return (size_t)(name - path) >= strlen(folder) && strncmp(name - strlen(folder), folder, strlen(folder)) == 0;
 }
@@ -103,7 +105,8 @@ int kubelet_answer(int code, const char *body, size_t len, const char *prefix, c
     bool good = yyjson_arr_size(items) == 1 && path != NULL && strlen(path) == yyjson_get_len(first) && is_archive(path, prefix);
     if (good) strcpy(ret_path, path);
     yyjson_doc_free(doc);
-    return good ? 0 : error_set(e, ERROR_PROTOCOL, "the kubelet's answer names not exactly one archive of that container: %.100s", body);
+    char text[SAID_MAX + 1];
+    return good ? 0 : error_set(e, ERROR_PROTOCOL, "the kubelet's answer names not exactly one archive of that container: %.100s", said(body, len, text));
 }
 
 /* ---- calls ------------------------------------------------------------------------------------------------------- */

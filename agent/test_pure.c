@@ -251,6 +251,7 @@ static void test_kubelet_answer(void **state)
         {200, "", ERROR_PROTOCOL, "archive"}, {200, "{", ERROR_PROTOCOL, "archive"}, {200, "[]", ERROR_PROTOCOL, "archive"}, {200, "{\"items\":[]}", ERROR_PROTOCOL, "archive"},
         {200, "{\"items\":[1]}", ERROR_PROTOCOL, "archive"}, {200, "{\"items\":[\"/a/checkpoints/x.tar\",\"/a/checkpoints/y.tar\"]}", ERROR_PROTOCOL, "archive"},
         {200, "{\"items\":[\"/var/lib/kubelet/checkpoints/checkpoint-q_ns-app-2026-11-28T05:00:00Z.tar\"]}", ERROR_PROTOCOL, "archive"}, {200, "{\"items\":[\"/a/checkpoints/x.tar\"]}", ERROR_PROTOCOL, "archive"},
+        {500, "\xc3\x28\xff", ERROR_UNAVAILABLE, "?(?"}, {200, "{\"items\":[\"/\u00e4/checkpoints/checkpoint-p_ns-app-2026-11-28T05:00:00Z.tar\"]}", ERROR_PROTOCOL, "archive"},
         {200, "{\"items\":[\"/var/checkpoint-p_ns-app-2026-11-28T05:00:00Z.tar\"]}", ERROR_PROTOCOL, "archive"},
         {200, "{\"items\":[\"checkpoints/x.tar\"]}", ERROR_PROTOCOL, "archive"}, {200, "{\"items\":[\"/checkpoints/../etc/x.tar\"]}", ERROR_PROTOCOL, "archive"},
         {200, "{\"items\":[\"/etc/shadow\"]}", ERROR_PROTOCOL, "archive"}, {200, "{\"items\":[\"/etc/x.tar\"]}", ERROR_PROTOCOL, "archive"},

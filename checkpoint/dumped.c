@@ -20,7 +20,8 @@ static bool read_words(struct archive *a, char ret_id[DUMPED_ID_MAX])
     while (words != NULL && len < WORDS_MAX && (n = archive_read_data(a, words + len, WORDS_MAX - len)) > 0) len += (size_t)n;
     yyjson_doc *doc = len < WORDS_MAX ? yyjson_read(words, len, YYJSON_READ_NOFLAG) : NULL;
     yyjson_val *id = yyjson_obj_get(yyjson_doc_get_root(doc), "id");
-    bool good = yyjson_is_str(id) && yyjson_get_len(id) > 0 && yyjson_get_len(id) < DUMPED_ID_MAX;
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-";
+    bool good = yyjson_is_str(id) && yyjson_get_len(id) > 0 && yyjson_get_len(id) < DUMPED_ID_MAX && strspn(yyjson_get_str(id), letters) == yyjson_get_len(id);
     if (good) snprintf(ret_id, DUMPED_ID_MAX, "%s", yyjson_get_str(id));
     yyjson_doc_free(doc);
     free(words);
