@@ -68,7 +68,7 @@ static void on_events(void *user, const struct error *e, const struct crsc_event
         return;
     }
     if (n > 0 && events[0].offset != r->next) {
-        struct error gap;
+        struct error gap; /* operator/drivers/kubernetes/agents.c knows these words */
         error_set(&gap, ERROR_NOT_FOUND, "the log begins at offset %llu, %llu is needed",
                   (unsigned long long)events[0].offset, (unsigned long long)r->next);
         ended(r, &gap);

@@ -569,7 +569,14 @@ def test_kubelet(bench, rng):
         other("counter-unseen", age=60, state={"running": {"startedAt": ago(20)}})
         hindered("does not find its container")
         w.kube.delete("pods", "counter-unseen")
-        before = len(w.status().get("replacedAt", []))
+        # begun again from its pod's image, where the log does not begin any more: a new pod is the only way
+        p = other("counter-gap", restartCount=1, state={"running": {}})
+        w.agent.run(p, 0)
+        with w.agent.lock:
+            w.agent.containers["counter-gap"]["interceptor"].update(state="waiting", app={"suspect": True}, detail="the log begins at offset 5, 1 is needed")
+        wait_until("it is replaced", lambda: w.kube.get("pods", "counter-gap") is None, 30)
+        w.agent.gone(p)
+        before = len(w.status()["replacedAt"])
         for name, checkpoint in (("doubt", newest[1]), ("doubt-too", None)):
             p = other("counter-" + name, annotations={"crsc.io/checkpoint": checkpoint} if checkpoint else {}, state={"running": {}})
             w.agent.run(p, 0, began="unknown")
