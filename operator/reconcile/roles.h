@@ -8,7 +8,7 @@
  * takes clients as soon as it is ready. One without a role takes clients as long as no Service chooses; it gets one in any case.
  * Whose turn it is to change is decided by group.h, from what is there now; and in a rollout clients go to the new pods as soon as these can serve: so it is
  * standbys whose deletion follows. Who is suspected only (its agent is silent) loses its role to one that is well, and keeps it while there is none: a
- * promotion too many does no harm. Pure. Thread: any. */
+ * promotion too many does no harm. Who is certainly gone is replaced by one that is well or, where none is, by one that is ready and whose agent is silent. Pure. Thread: any. */
 #ifndef CRSC_OPERATOR_RECONCILE_ROLES_H
 #define CRSC_OPERATOR_RECONCILE_ROLES_H
 

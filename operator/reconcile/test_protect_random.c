@@ -277,18 +277,34 @@ static uint32_t counted(const struct cluster *c, int pod)
     return n < 2 ? 0 : n;
 }
 
-/* P10: could it answer clients, as far as anybody says? */
-static bool is_able(const struct cluster *c, const struct pod *p)
+/* P10: nobody says that it could not answer clients. */
+static bool may_serve(const struct cluster *c, const struct pod *p)
 {
     bool denied = p->agent && (!p->active || p->diverged != 0 || is_fenced(c, p));
-    return is_live(p) && p->shared && p->ready && !p->lost && !p->backing_off && !denied && (p->agent || !p->silent);
+    return is_live(p) && p->shared && p->ready && !p->lost && !p->backing_off && !denied;
 }
 
-static uint32_t able(const struct cluster *c, bool serving)
+static bool is_able(const struct cluster *c, const struct pod *p)
+{
+    return may_serve(c, p) && (p->agent || !p->silent);
+}
+
+static uint32_t count(const struct cluster *c, bool (*is)(const struct cluster *c, const struct pod *p), enum protect_role role)
 {
     uint32_t n = 0;
-    for (int i = 0; i < PODS; i++) n += is_able(c, &c->pods[i]) && (!serving || c->pods[i].role == PROTECT_SERVING);
+    for (int i = 0; i < PODS; i++) n += is(c, &c->pods[i]) && c->pods[i].role == role;
     return n;
+}
+
+/* Of those that take clients, so many can, as far as anybody says. */
+static uint32_t able(const struct cluster *c)
+{
+    return count(c, is_able, PROTECT_SERVING);
+}
+
+static uint32_t perhaps_able(const struct cluster *c)
+{
+    return count(c, may_serve, PROTECT_SERVING);
 }
 
 static void role_action(struct cluster *c, enum protect_do what, struct pod *p)
@@ -296,15 +312,15 @@ static void role_action(struct cluster *c, enum protect_do what, struct pod *p)
     assert_true(what == PROTECT_CLEAR_ROLE || (has_standbys(c) && p->shared));
     if (what == PROTECT_CLEAR_ROLE) assert_false(c->service_chooses);
     enum protect_role was = p->role;
+    if (what == PROTECT_PROMOTE && was == PROTECT_STANDBY) assert_true(is_able(c, p) || (may_serve(c, p) && perhaps_able(c) < to_serve(c)));
     p->role = what == PROTECT_PROMOTE ? PROTECT_SERVING : what == PROTECT_DEMOTE ? PROTECT_STANDBY : PROTECT_NO_ROLE;
-    if (what == PROTECT_DEMOTE) assert_true(able(c, true) >= to_serve(c));
-    if (what == PROTECT_PROMOTE && was == PROTECT_STANDBY) assert_true(is_able(c, p));
+    if (what == PROTECT_DEMOTE) assert_true((may_serve(c, p) ? able(c) : perhaps_able(c)) >= to_serve(c)); /* who is silent displaces nobody */
 }
 
 static void set_service(struct cluster *c, bool on, bool chooses)
 {
     assert_true(!on || c->service_switched || has_ready(c)); /* P2 */
-    if (chooses && !c->service_chooses) assert_true(has_standbys(c) && able(c, true) > 0);
+    if (chooses && !c->service_chooses) assert_true(has_standbys(c) && able(c) > 0);
     c->service_switched = on;
     c->service_chooses = chooses;
     if (on) c->unready_published = !has_replicas(c);
@@ -421,7 +437,8 @@ static uint32_t operate(struct cluster *c, unsigned trouble)
             c->pods[i].counts != counted(c, i))
             fail_msg("pod %d counts %u", i, c->pods[i].counts);
     if (c->record && !c->record_deleting && c->exists && has_standbys(c)) { /* P10 */
-        assert_true(able(c, true) >= to_serve(c) || able(c, true) == able(c, false));
+        assert_true(able(c) >= to_serve(c) || count(c, is_able, PROTECT_STANDBY) == 0);
+        assert_true(perhaps_able(c) >= to_serve(c) || count(c, may_serve, PROTECT_STANDBY) == 0);
         check_rollout(c);
     }
     return plan.n;
@@ -988,7 +1005,21 @@ static void test_standbys(void **state)
     assert_true(begins_with(&w, PROTECT_PROMOTE, 1) && plans(&w, PROTECT_DEMOTE));
     w.pods[1].silent = true; /* nobody answers us: that is rather our own fault */
     assert_false(plans(&w, PROTECT_PROMOTE) || plans(&w, PROTECT_DEMOTE));
-    w.pods[0].silent = w.pods[1].silent = w.pods[0].ready = false;
+    w.pods[0].ready = false; /* but who is certainly gone is replaced by one that is ready, whether or not its agent answers (those are replaced one after the other, too) */
+    assert_true(begins_with(&w, PROTECT_PROMOTE, 1));
+    w.pods[0].silent = false;
+    assert_true(begins_with(&w, PROTECT_PROMOTE, 1));
+    w.pods[0].terminating = w.pods[0].ready = true;
+    assert_true(begins_with(&w, PROTECT_PROMOTE, 1));
+    w.pods[0].terminating = false;
+    w.pods[0].node_lost = true;
+    assert_true(begins_with(&w, PROTECT_PROMOTE, 1));
+    w.pods[0].node_lost = w.pods[0].active = false;
+    w.pods[0].heard = true; /* says its agent, which answers */
+    assert_true(begins_with(&w, PROTECT_PROMOTE, 1));
+    w.pods[0].active = true;
+    assert_false(plans(&w, PROTECT_PROMOTE) || plans(&w, PROTECT_DEMOTE));
+    w.pods[0].heard = w.pods[1].silent = w.pods[0].ready = false;
     w.pods[1].ready = false; /* nobody can: then it is better to wait for whoever is first */
     assert_false(plans(&w, PROTECT_PROMOTE) || plans(&w, PROTECT_DEMOTE));
     w.pods[1].ready = true;
