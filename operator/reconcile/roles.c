@@ -10,6 +10,20 @@ static bool may_stay(const struct protect_world *w, uint32_t pod)
     return here && (!p->heard || (p->active && p->sound));
 }
 
+/* Its agent says so now. Who is promoted must be such: the container of one that died leaves its agent's list a second before the API server says that it is not ready. */
+static bool is_well(const struct protect_world *w, uint32_t pod)
+{
+    const struct protect_pod *p = &w->pods[pod];
+    return may_stay(w, pod) && p->running && p->agent && !p->silent && p->heard;
+}
+
+/* There is nobody to ask about it, and the API server says that it is ready: better than nobody. */
+static bool may_be_well(const struct protect_world *w, uint32_t pod)
+{
+    const struct protect_pod *p = &w->pods[pod];
+    return may_stay(w, pod) && p->running && (!p->agent || p->silent);
+}
+
 bool roles_can_serve(const struct protect_world *w, uint32_t pod)
 {
     return may_stay(w, pod) && !w->pods[pod].silent;
@@ -45,7 +59,7 @@ struct scene {
 static uint64_t merit(const struct scene *s, uint32_t pod)
 {
     const struct protect_pod *p = &s->w->pods[pod];
-    uint64_t merit = !roles_can_serve(s->w, pod) ? 0 : p->revision != s->newest ? 1 : 2;
+    uint64_t merit = !is_well(s->w, pod) ? 0 : p->revision != s->newest ? 1 : 2;
     return merit << 56 | (p->created_ms & ((UINT64_C(1) << 56) - 1));
 }
 
@@ -66,7 +80,7 @@ static void see(const struct protect_world *w, struct scene *s)
         uint32_t pod = s->pod[i];
         bool standby = w->pods[pod].role == PROTECT_STANDBY;
         s->all[i] = (struct group_replica){.known = true, .shared = true, .reachable = true, .standby = standby, .serving = !standby && roles_can_serve(w, pod),
-                                           .caught_up = roles_can_serve(w, pod), .busy = is_dumped(w, pod), .active_us = merit(s, pod)};
+                                           .caught_up = is_well(w, pod), .busy = is_dumped(w, pod), .active_us = merit(s, pod)};
     }
 }
 
@@ -92,7 +106,7 @@ static void fill_in_doubt(struct scene *s, const struct group *g)
     for (size_t i = 0; i < s->n; i++) {
         struct group_replica *one = &s->all[i];
         one->serving = !one->standby && (one->serving || may_stay(s->w, s->pod[i]));
-        one->caught_up = one->caught_up || may_stay(s->w, s->pod[i]);
+        one->caught_up = one->caught_up || may_be_well(s->w, s->pod[i]);
     }
     for (enum group_change due; (due = group_role(g, s->all, s->n, &which)) != GROUP_NOTHING;) {
         if (due == GROUP_DEMOTE && s->all[which].serving) return;
@@ -104,7 +118,7 @@ static void fill_in_doubt(struct scene *s, const struct group *g)
 static bool may_take_over(const struct scene *s, size_t i)
 {
     const struct protect_pod *p = &s->w->pods[s->pod[i]];
-    return s->all[i].standby && !s->all[i].busy && p->revision == s->newest && roles_can_serve(s->w, s->pod[i]);
+    return s->all[i].standby && !s->all[i].busy && p->revision == s->newest && is_well(s->w, s->pod[i]);
 }
 
 /* The one of them that is the longest there; n: none. */

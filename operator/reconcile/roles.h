@@ -22,7 +22,7 @@ struct roles_plan {
 /* The changes that are due. */
 void roles_plan(const struct protect_world *w, struct roles_plan *ret_plan);
 
-/* It takes clients, or could at once: as far as the API server and its agent say. */
+/* Nothing that the API server and its agent say is against it, and that agent is not silent: it keeps a role that it has. To be given one takes more. */
 bool roles_can_serve(const struct protect_world *w, uint32_t pod);
 
 /* One that can serve has the label: a Service that chooses has somebody to lead to. */
