@@ -148,6 +148,22 @@ static void add(struct roles_plan *p, enum protect_do what, uint32_t which)
     p->actions[p->n++] = (struct protect_action){.what = what, .which = which};
 }
 
+static bool steps_back(const struct scene *s, size_t i, bool may_serve)
+{
+    return s->all[i].standby && s->w->pods[s->pod[i]].role != PROTECT_STANDBY && may_stay(s->w, s->pod[i]) == may_serve;
+}
+
+/* Of those that may serve one at a time, and first: who stays is looked at just before. */
+static void demote(const struct scene *s, struct roles_plan *p)
+{
+    size_t least = s->n;
+    for (size_t i = 0; i < s->n; i++)
+        if (steps_back(s, i, true) && (least == s->n || s->all[i].active_us < s->all[least].active_us)) least = i;
+    if (least < s->n) add(p, PROTECT_DEMOTE, s->pod[least]);
+    for (size_t i = 0; i < s->n; i++)
+        if (steps_back(s, i, false)) add(p, PROTECT_DEMOTE, s->pod[i]);
+}
+
 void roles_plan(const struct protect_world *w, struct roles_plan *p)
 {
     struct scene s;
@@ -161,6 +177,5 @@ void roles_plan(const struct protect_world *w, struct roles_plan *p)
     prefer_new(&s);
     for (size_t i = 0; i < s.n; i++)
         if (!s.all[i].standby && w->pods[s.pod[i]].role != PROTECT_SERVING) add(p, PROTECT_PROMOTE, s.pod[i]);
-    for (size_t i = 0; i < s.n; i++)
-        if (s.all[i].standby && w->pods[s.pod[i]].role != PROTECT_STANDBY) add(p, PROTECT_DEMOTE, s.pod[i]);
+    if (p->n == 0) demote(&s, p);
 }

@@ -16,7 +16,9 @@
 
 struct roles_plan {
     uint32_t n;
-    struct protect_action actions[PROTECT_PODS_MAX]; /* PROTECT_PROMOTE before PROTECT_DEMOTE */
+    /* Either PROTECT_PROMOTE or PROTECT_DEMOTE, of those that may serve one: until a plan is carried out, who is to serve instead may have died, which the next
+     * one sees. */
+    struct protect_action actions[PROTECT_PODS_MAX];
 };
 
 /* The changes that are due. */

@@ -333,6 +333,8 @@ static void role_action(struct cluster *c, enum protect_do what, struct pod *p)
     enum protect_role was = p->role;
     if (what == PROTECT_PROMOTE && was == PROTECT_STANDBY) assert_true(is_well(c, p) || (may_be_well(c, p) && perhaps_able(c) < to_serve(c)));
     p->role = what == PROTECT_PROMOTE ? PROTECT_SERVING : what == PROTECT_DEMOTE ? PROTECT_STANDBY : PROTECT_NO_ROLE;
+    for (int i = 0; i < PODS && what == PROTECT_DEMOTE && is_well(c, p); i++) /* who may have died steps back first */
+        assert_false(i != p - c->pods && may_serve(c, &c->pods[i]) && !is_well(c, &c->pods[i]) && c->pods[i].role == PROTECT_SERVING);
     if (what == PROTECT_DEMOTE) assert_true((may_serve(c, p) ? able(c) : perhaps_able(c)) >= to_serve(c)); /* who is silent displaces nobody */
 }
 
@@ -405,8 +407,12 @@ static bool give_roles(struct cluster *c, unsigned trouble)
     int pod_of[PODS], image_of[CHECKPOINTS];
     see(c, &w, pod_of, image_of);
     protect_plan_roles(&w, &plan);
+    unsigned demoted = 0;
     for (uint32_t i = 0; i < plan.n; i++) {
         assert_true(is_role(plan.actions[i].what));
+        assert_int_equal(plan.actions[i].what, plan.actions[0].what); /* who is promoted may die before its turn comes: that is seen before anybody steps back */
+        demoted += plan.actions[i].what == PROTECT_DEMOTE && may_serve(c, &c->pods[pod_of[plan.actions[i].which]]);
+        assert_true(demoted <= 1);
         if (chance(c, trouble)) return false;
         act(c, &w, plan.actions[i], pod_of, image_of);
     }
@@ -987,7 +993,10 @@ static void test_standbys(void **state)
     w.pods[0].counts = 2;
     w.pods[0].created_ms = 990000;
     w.pods[1] = w.pods[0];
-    assert_true(plans(&w, PROTECT_PROMOTE) && plans(&w, PROTECT_DEMOTE)); /* one of them each */
+    assert_true(plans(&w, PROTECT_PROMOTE) && !plans(&w, PROTECT_DEMOTE)); /* one of them each; who steps back is looked at when the other one serves */
+    w.pods[0].role = PROTECT_SERVING;
+    assert_true(begins_with(&w, PROTECT_DEMOTE, 1));
+    w.pods[0].role = PROTECT_NO_ROLE;
     assert_false(plans(&w, PROTECT_SWITCH_SERVICE));                      /* it would lead to nobody */
     w.pods[0].role = PROTECT_SERVING;
     w.pods[1].role = PROTECT_STANDBY;
@@ -1019,7 +1028,7 @@ static void test_standbys(void **state)
     assert_true(begins_with(&w, PROTECT_PROMOTE, 1));
     w.pods[0].terminating = false;
     w.pods[0].active = false; /* its app is gone, says its agent */
-    assert_true(begins_with(&w, PROTECT_PROMOTE, 1) && plans(&w, PROTECT_DEMOTE));
+    assert_true(begins_with(&w, PROTECT_PROMOTE, 1) && !plans(&w, PROTECT_DEMOTE));
     w.pods[1].heard = false; /* its agent does not know it: its container may have ended just now */
     assert_false(plans(&w, PROTECT_PROMOTE) || plans(&w, PROTECT_DEMOTE));
     w.pods[1].agent = false; /* nobody can be asked */
@@ -1042,7 +1051,7 @@ static void test_standbys(void **state)
     w.pods[0].ready = true;
     assert_false(plans(&w, PROTECT_PROMOTE));
     w.pods[0].silent = true; /* its node may be gone: a promotion too many does no harm */
-    assert_true(begins_with(&w, PROTECT_PROMOTE, 1) && plans(&w, PROTECT_DEMOTE));
+    assert_true(begins_with(&w, PROTECT_PROMOTE, 1) && !plans(&w, PROTECT_DEMOTE));
     w.pods[1].silent = true; /* nobody answers us: that is rather our own fault */
     assert_false(plans(&w, PROTECT_PROMOTE) || plans(&w, PROTECT_DEMOTE));
     w.pods[0].ready = false; /* but who is certainly gone is replaced by one that is ready, whether or not its agent answers (those are replaced one after the other, too) */
@@ -1087,7 +1096,7 @@ static void test_standbys(void **state)
     w.pods[2].heard = false; /* it was ready, and may have died */
     assert_false(plans(&w, PROTECT_PROMOTE) || plans(&w, PROTECT_DEMOTE));
     w.pods[2].heard = true;
-    assert_true(begins_with(&w, PROTECT_PROMOTE, 2) && plans(&w, PROTECT_DEMOTE));
+    assert_true(begins_with(&w, PROTECT_PROMOTE, 2) && !plans(&w, PROTECT_DEMOTE));
     w.n_pods = 1;
 
     w.standby = 0;

@@ -779,14 +779,36 @@ def test_standby(bench, rng):
         comes_back(lost)
         same_lists(pods.values())
 
+        theirs = now["serving"]
         for name in pods:  # what somebody else says of that is theirs
-            w.kube.change("pods", name, {"metadata": {"annotations": {COST: "7"}}} if name in now["serving"] else {})
+            w.kube.change("pods", name, {"metadata": {"annotations": {COST: "7"}}} if name in theirs else {})
 
         # an operator that is killed finds it as it is; more standbys, less replicas: one serves in any case
         w.operator.kill()
         w.operator = w.start()
         w.annotate(standby="5")
-        settled(1, 2)
+        now = settled(1, 2)
+
+        # of two that are to be promoted the API server refuses one, again and again: the other one is all the same, and nobody steps back meanwhile
+        lost, refused = min(now["serving"]), []
+        def refuse_first(method, path):
+            name = path.partition("?")[0].rpartition("/")[2]
+            if method != "PATCH" or "/pods/" not in path or name == lost:
+                return None
+            refused.append(name)
+            return Refused(500, "InternalError") if name == refused[0] else None
+        w.kube.faults.append(refuse_first)
+        w.annotate(standby="1")
+        wait_until("it is refused", lambda: refused, 30)
+        pods[lost].app.kill()
+        other = min(now["standby"] - {refused[0]})
+        wait_until("the other one is promoted", lambda: other in roles(w)["serving"], 30)
+        again = len(refused)
+        wait_until("it goes on trying", lambda: len(refused) > again + 2, 30)
+        check(roles(w)["standby"] == {refused[0]}, "somebody stepped back before all had been promoted: %s", roles(w))
+        w.kube.faults.remove(refuse_first)
+        wait_until("both serve", lambda: roles(w)["serving"] == {other, refused[0]} and roles(w)["standby"] == {lost}, 30)
+        comes_back(lost)
         w.annotate(standby=None)
         wait_until("all serve again", lambda: roles(w)[""] == set(pods) and w.kube.get("services", "counter")["spec"]["selector"] == {"app": "counter"}, 60)
         w.annotate(standby="2")
@@ -794,7 +816,7 @@ def test_standby(bench, rng):
         wait_until("the Service leads to the one that serves", chooses, 60)
         end(w)
         check(roles(w)[""] == set(pods), "roles are left: %s", roles(w))
-        check(all(v == ("7" if k in now["serving"] else None) for k, v in costs(w).items()), "what is ours goes, what is somebody else's stays: %s", costs(w))
+        check(all(v == ("7" if k in theirs else None) for k, v in costs(w).items()), "what is ours goes, what is somebody else's stays: %s", costs(w))
         undone(w, (deployment, SERVICE))
 
 

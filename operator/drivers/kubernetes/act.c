@@ -46,7 +46,7 @@ void act_call(struct act *a, const char *method, const char *type, const char *b
     va_start(args, format);
     vsnprintf(path, sizeof path, format, args);
     va_end(args);
-    const struct kube_request q = {.method = method, .path = path, .body = body, .content_type = type};
+    const struct kube_request q = {.method = method, .path = path, .body = body, .content_type = type, .timeout_ms = a->timeout_ms};
     int rv = kube_call(a->parts->client, &q, on_reply, a, NULL, &e);
     if (rv != 0) act_finish(a, rv, &e);
 }

@@ -9,6 +9,8 @@
 #include "operator/kube/object.h"
 #include "operator/webhook/inject.h"
 
+enum { ROLE_CALL_MS = 3000 }; /* clients wait; what became of it the next look will see */
+
 #define STANDBY_COST "-1000" /* others: 0 */
 
 static const struct view_pod *act_pod(const struct act *a)
@@ -156,6 +158,7 @@ void act_set_role(struct act *a)
     set_cost(a, &j, head);
     a->gone_is_good = a->action.what == PROTECT_CLEAR_ROLE;
     a->into = a->parts->caches->pods;
+    a->timeout_ms = ROLE_CALL_MS;
     if (a->action.what == PROTECT_PROMOTE && a->view->world.pods[a->action.which].role == PROTECT_STANDBY) a->then = on_promoted;
     ACT_SEND(a, &j, "PATCH", KUBE_MERGE, "/api/v1/namespaces/%s/pods/%s", a->view->space, act_pod(a)->name);
 }

@@ -26,6 +26,7 @@ struct job {
     struct view view;
     struct protect_plan plan;
     uint32_t next;
+    bool failed; /* an action that the others did not depend on */
 };
 
 struct controller {
@@ -113,7 +114,7 @@ static void go_on(struct job *j)
         return;
     }
     if (!c->leads || c->closing || j->next == j->plan.n) {
-        job_end(j, true);
+        job_end(j, !j->failed);
         return;
     }
     struct protect_action action = j->plan.actions[j->next++];
@@ -135,7 +136,9 @@ static void on_acted(void *user, int status, const struct error *e)
         log_debug("not now; looking again", "workload=%s action=%s reason=%s", j->key, name, e->text);
     else if (status != -ERROR_CANCELED)
         log_warn("action failed", "workload=%s action=%s code=%s reason=%s", j->key, name, error_name(status), e->text);
-    job_end(j, false);
+    j->failed = true;
+    if (j->plan.actions[j->next - 1].what == PROTECT_PROMOTE) go_on(j); /* there may be others to be promoted; nobody steps back in such a plan */
+    else job_end(j, false);
 }
 
 static void want_agents(const struct job *j)
