@@ -54,12 +54,17 @@ struct scene {
     uint32_t newest; /* of which ReplicaSet the newest pod is: the one that a rollout goes to */
 };
 
-/* Of those that serve, too many, the one with the least steps back: of whom nothing is known; in a rollout who was there before it; of equals the oldest.
- * What prefer_new() promotes is more than what it is to replace. */
+static bool is_steady(const struct protect_world *w, uint32_t pod)
+{
+    return w->pods[pod].steady_ms + w->settle_ms <= w->now_ms;
+}
+
+/* Of those that serve, too many, the one with the least steps back: of whom nothing is known; who is ready since just now; in a rollout who was there before it,
+ * but after one of its pods that died before; of equals the oldest. What prefer_new() promotes is more than what it is to replace. */
 static uint64_t merit(const struct scene *s, uint32_t pod)
 {
     const struct protect_pod *p = &s->w->pods[pod];
-    uint64_t merit = !is_well(s->w, pod) ? 0 : p->revision != s->newest ? 1 : 2;
+    uint64_t merit = !is_well(s->w, pod) ? 0 : !is_steady(s->w, pod) ? 1 : p->revision != s->newest ? 3 : p->restarted ? 2 : 4;
     return merit << 56 | (p->created_ms & ((UINT64_C(1) << 56) - 1));
 }
 
@@ -114,11 +119,11 @@ static void fill_in_doubt(struct scene *s, const struct group *g)
     }
 }
 
-/* Clients are handed over to a pod that came with a rollout when it is known to be well. */
+/* Clients are handed over to a pod that came with a rollout when it is known to be well, for a while, and never died. */
 static bool may_take_over(const struct scene *s, size_t i)
 {
     const struct protect_pod *p = &s->w->pods[s->pod[i]];
-    return s->all[i].standby && !s->all[i].busy && p->revision == s->newest && is_well(s->w, s->pod[i]);
+    return s->all[i].standby && !s->all[i].busy && p->revision == s->newest && !p->restarted && is_well(s->w, s->pod[i]);
 }
 
 /* The one of them that is the longest there; n: none. */
@@ -127,19 +132,23 @@ static size_t oldest(const struct scene *s, bool new)
     size_t best = s->n;
     for (size_t i = 0; i < s->n; i++) {
         const struct protect_pod *p = &s->w->pods[s->pod[i]];
-        if (new ? !may_take_over(s, i) : s->all[i].standby || p->revision == s->newest) continue;
+        if (new ? !may_take_over(s, i) || !is_steady(s->w, s->pod[i]) : s->all[i].standby || p->revision == s->newest) continue;
         if (best == s->n || p->created_ms < s->w->pods[s->pod[best]].created_ms) best = i;
     }
     return best;
 }
 
-/* One for one: those of before a rollout give their role to those that came with it. */
-static void prefer_new(struct scene *s)
+/* One for one: those of before a rollout give their role to those that came with it. When the next one can: at *ret_look_ms. */
+static void prefer_new(struct scene *s, uint64_t *ret_look_ms)
 {
     size_t old, new;
     while ((old = oldest(s, false)) < s->n && (new = oldest(s, true)) < s->n) {
         change(&s->all[new], false);
         change(&s->all[old], true);
+    }
+    for (size_t i = 0; i < s->n && old < s->n; i++) {
+        uint64_t at = s->w->pods[s->pod[i]].steady_ms + s->w->settle_ms;
+        if (may_take_over(s, i) && at < *ret_look_ms) *ret_look_ms = at;
     }
 }
 
@@ -171,10 +180,10 @@ void roles_plan(const struct protect_world *w, struct roles_plan *p)
     see(w, &s);
     size_t serve = w->replicas > w->standby ? w->replicas - w->standby : 1;
     group_init(&g, &(struct group_policy){.standbys = s.n > serve ? (unsigned)(s.n - serve) : 0, .spares = true}); /* spares: roles are looked after in any case */
-    p->n = 0;
+    *p = (struct roles_plan){.look_ms = UINT64_MAX};
     fill(&s, &g);
     fill_in_doubt(&s, &g);
-    prefer_new(&s);
+    prefer_new(&s, &p->look_ms);
     for (size_t i = 0; i < s.n; i++)
         if (!s.all[i].standby && w->pods[s.pod[i]].role != PROTECT_SERVING) add(p, PROTECT_PROMOTE, s.pod[i]);
     if (p->n == 0) demote(&s, p);

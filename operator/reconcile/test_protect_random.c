@@ -11,7 +11,7 @@
 
 #include "operator/reconcile/protect.h"
 
-enum { SEEDS = 3000, STEPS = 120, PODS = 6, CHECKPOINTS = 64 };
+enum { SETTLE_MS = 5000, SEEDS = 3000, STEPS = 120, PODS = 6, CHECKPOINTS = 64 };
 
 struct pod {
     bool there, ours, injected, ready, terminating, lost, agent, active, running, backing_off;
@@ -24,6 +24,8 @@ struct pod {
     enum protect_role role;
     bool jinxed;               /* no checkpoint of it succeeds */
     bool silent;               /* its agent does not answer for a while already */
+    bool restarted;            /* its app died */
+    uint64_t steady;           /* since when it is ready, with the app of now */
     bool known;                /* its agent lists its container; not while that is started anew, of which the API server hears later */
 };
 
@@ -124,6 +126,7 @@ static void see(const struct cluster *c, struct protect_world *w, int pod_of[POD
     w->shared = c->shared;
     w->replicas = c->replicas;
     w->standby = c->shared ? c->standby : 0;
+    w->settle_ms = SETTLE_MS;
     w->interval_ms = 2000;
     w->retain = 2;
     memcpy(w->replaced_ms, c->replaced, sizeof w->replaced_ms);
@@ -140,7 +143,7 @@ static void see(const struct cluster *c, struct protect_world *w, int pod_of[POD
             .agent = p->agent, .active = p->active && is_heard(p), .fenced = is_fenced(c, p) && is_heard(p), .running = p->running, .backing_off = p->backing_off,
             .backoff_ms = p->backing_off ? 40000 : 0, .executed = is_heard(p) ? p->executed : 0,
             .created_ms = p->created, .shared = p->shared, .heard = p->shared && is_heard(p), .sound = is_heard(p) && p->diverged == 0, .role = p->role, .counts = is_heard(p) ? p->counts : 0,
-            .template = p->version, .revision = p->version, .silent = p->silent && !p->agent, .diverged = is_heard(p) ? p->diverged : 0, .agreed = p->agreed};
+            .steady_ms = p->steady, .restarted = p->restarted, .template = p->version, .revision = p->version, .silent = p->silent && !p->agent, .diverged = is_heard(p) ? p->diverged : 0, .agreed = p->agreed};
     }
     for (int i = 0; i < CHECKPOINTS; i++) {
         const struct image *m = &c->images[i];
@@ -399,6 +402,17 @@ static bool is_role(enum protect_do what)
     return what == PROTECT_PROMOTE || what == PROTECT_DEMOTE;
 }
 
+/* More are promoted than are missing only where clients are handed over to those that came with a rollout: and those have been well for a while, and never died. */
+static void check_hand_over(const struct cluster *c, const struct protect_plan *plan, const int *pod_of)
+{
+    uint32_t missing = able(c) < to_serve(c) ? to_serve(c) - able(c) : 0, doubtful = 0;
+    for (uint32_t i = 0; i < plan->n; i++) {
+        const struct pod *p = &c->pods[pod_of[plan->actions[i].which]];
+        doubtful += plan->actions[i].what == PROTECT_PROMOTE && p->role == PROTECT_STANDBY && (p->restarted || c->now - p->steady < SETTLE_MS);
+    }
+    assert_true(doubtful <= missing);
+}
+
 /* The other lane: one look at the roles and what follows. False: it was disturbed. */
 static bool give_roles(struct cluster *c, unsigned trouble)
 {
@@ -408,6 +422,7 @@ static bool give_roles(struct cluster *c, unsigned trouble)
     see(c, &w, pod_of, image_of);
     protect_plan_roles(&w, &plan);
     unsigned demoted = 0;
+    check_hand_over(c, &plan, pod_of);
     for (uint32_t i = 0; i < plan.n; i++) {
         assert_true(is_role(plan.actions[i].what));
         assert_int_equal(plan.actions[i].what, plan.actions[0].what); /* who is promoted may die before its turn comes: that is seen before anybody steps back */
@@ -433,7 +448,7 @@ static void check_rollout(const struct cluster *c)
         bool dumped = false;
         for (int k = 0; k < CHECKPOINTS; k++) dumped = dumped || (c->images[k].there && c->images[k].pod == i && c->images[k].phase == PROTECT_RUNNING);
         old = old || (is_live(p) && p->shared && !p->lost && p->role == PROTECT_SERVING && p->version != newest->version);
-        waits = waits || (is_well(c, p) && p->role == PROTECT_STANDBY && p->version == newest->version && !dumped);
+        waits = waits || (is_well(c, p) && c->now - p->steady >= SETTLE_MS && !p->restarted && p->role == PROTECT_STANDBY && p->version == newest->version && !dumped);
     }
     assert_false(old && waits);
 }
@@ -519,6 +534,7 @@ static void controllers(struct cluster *c)
         if (!p->known && chance(c, 50)) continue;
         p->known = true;
         if (!p->there || p->lost || p->terminating || p->backing_off || p->diverged != 0) continue;
+        if (!p->ready || !p->active) p->steady = c->now;
         p->ready = p->active = p->running = true;
         execute(c, p);
     }
@@ -559,6 +575,7 @@ static void disturb(struct cluster *c)
         break;
     case 15: /* its app died just now: the kubelet's word comes later than its interceptor's, and its agent forgets its container sooner than that */
         p->active = false;
+        p->restarted = true;
         p->known = chance(c, 50);
         p->running = p->known || chance(c, 50);
         break;
@@ -1096,7 +1113,33 @@ static void test_standbys(void **state)
     w.pods[2].heard = false; /* it was ready, and may have died */
     assert_false(plans(&w, PROTECT_PROMOTE) || plans(&w, PROTECT_DEMOTE));
     w.pods[2].heard = true;
+    w.settle_ms = 5000;
+    w.pods[2].steady_ms = w.now_ms - 4999; /* and may die at the first request that it gets */
+    assert_false(plans(&w, PROTECT_PROMOTE) || plans(&w, PROTECT_DEMOTE));
+    struct protect_plan p;
+    protect_plan_roles(&w, &p);
+    assert_int_equal(p.look_ms, w.now_ms + 1);
+    w.pods[2].steady_ms--;
+    w.pods[2].restarted = true; /* as it did already */
+    assert_false(plans(&w, PROTECT_PROMOTE) || plans(&w, PROTECT_DEMOTE));
+    w.pods[0].terminating = w.pods[1].terminating = true; /* but there is no other one */
+    assert_true(begins_with(&w, PROTECT_PROMOTE, 2));
+    w.pods[0].terminating = w.pods[1].terminating = w.pods[2].restarted = false;
     assert_true(begins_with(&w, PROTECT_PROMOTE, 2) && !plans(&w, PROTECT_DEMOTE));
+    w.pods[2].role = PROTECT_SERVING; /* then the old one goes, also where the new one was there before it: a rollout back */
+    assert_true(begins_with(&w, PROTECT_DEMOTE, 0) && !plans(&w, PROTECT_PROMOTE));
+    w.pods[2].created_ms -= 1000;
+    w.n_pods = 4;
+    w.pods[3] = w.pods[2];
+    w.pods[3].created_ms += 2000;
+    w.pods[3].role = PROTECT_STANDBY;
+    assert_true(begins_with(&w, PROTECT_DEMOTE, 0) && !plans(&w, PROTECT_PROMOTE));
+    w.pods[3].ready = false;
+    w.pods[2].steady_ms = w.now_ms; /* born serving while there was no operator, and ready just now: that one goes */
+    assert_true(begins_with(&w, PROTECT_DEMOTE, 2));
+    w.pods[2].steady_ms = 0;
+    w.pods[2].restarted = true;
+    assert_true(begins_with(&w, PROTECT_DEMOTE, 2));
     w.n_pods = 1;
 
     w.standby = 0;

@@ -749,7 +749,27 @@ def test_standby(bench, rng):
         new = w.admit("counter-new", ready="False", labels={"pod-template-hash": "new"})
         pods["counter-new"] = PodReplica(w, new, shelf)
         wait_until("it is no hindrance", lambda: "counter-new" in roles(w)["standby"], 30)
-        is_ready("counter-new")
+
+        def looked_again():
+            """One whole look at the roles, and the next one has begun: an annotation of a pod hastens both."""
+            for i in range(3):
+                w.kube.change("pods", "counter-new", {"metadata": {"annotations": {"looks": str(i)}}})
+                time.sleep(0.3)
+
+        def app_status(restarts, ready):
+            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            w.kube.change("pods", "counter-new", {"status": {
+                "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": ready or now}],
+                "containerStatuses": [{"name": "app", "restartCount": restarts, "state": {"running": {"startedAt": ready or now}}}]}})
+        w.kube.change("deployments", "counter", {"spec": {"minReadySeconds": 3600}})
+        app_status(0, None)
+        looked_again()
+        check("counter-new" in roles(w)["standby"], "clients were handed over to a pod that is ready since just now")
+        w.kube.change("deployments", "counter", {"spec": {"minReadySeconds": None}})
+        app_status(1, "2026-01-01T00:00:00Z")
+        looked_again()
+        check("counter-new" in roles(w)["standby"], "clients were handed over to a pod whose app died already")
+        app_status(0, None)  # as if it had not
         wait_until("it takes clients over", lambda: "counter-new" in roles(w)["serving"] and len(roles(w)["serving"]) == 2, 30)
         old = min(roles(w)["standby"])
         w.kube.delete("pods", old)
