@@ -790,6 +790,8 @@ def test_standby(bench, rng):
         w.kube.faults.append(made_anew)
         pods[lost].app.kill()
         wait_until("it was another one", lambda: ("pods", spare) in w.kube.mistaken, 30)
+        wait_until("it looks again", lambda: w.operator.find("not now; looking again", action="promote"), 30)
+        check(w.operator.find("action failed", action="promote") is None, "that is no failure")
         w.agent.gone(pods[spare].pod)
         pods[spare].pod = made[1]
         w.agent.run_replica(made[1], pods[spare])
