@@ -30,6 +30,7 @@ class Agent:
         self.containers, self.checkpoints, self.deleted, self.puts, self.hold, self.fail_next = {}, {}, [], [], False, False
         self.lock = threading.Lock()
         self.changed, self.version, self.said = threading.Condition(self.lock), int(time.time() * 1e6), None
+        self.lists = 0  # answered
         self.stuck, self.waiting = threading.Event(), 0
         self.plain = False  # as agents were that had to be asked again and again
         names = [os.path.join(directory, n) for n in ("agent.ca", "agent.crt", "agent.key")]
@@ -113,6 +114,7 @@ class Agent:
                     self.version, self.said = self.version + 1, matters
                 left = until - time.monotonic()
                 if after != self.version or left <= 0:
+                    self.lists += 1
                     return 200, {"version": self.version, "containers": found}
                 self.changed.wait(left)
 
@@ -244,11 +246,21 @@ class World:
         """Whom the API server would believe to be the webhook; None as long as nobody has said so."""
         return self.kube.get("mutatingwebhookconfigurations", "crsc-webhook", "")["webhooks"][0]["clientConfig"].get("caBundle")
 
-    def review(self, pod, space="default"):
-        """What the webhook says of a pod: (patched pod, warnings)."""
+    def connect(self):
         bundle = wait_until("our CA in the webhook configuration", self.bundle)
         context = ssl.create_default_context(cadata=base64.b64decode(bundle).decode())
-        connection = http.client.HTTPSConnection("127.0.0.1", self.webhook_port, context=context, timeout=60)
+        return http.client.HTTPSConnection("127.0.0.1", self.webhook_port, context=context, timeout=60)
+
+    def metrics(self, name):
+        connection = self.connect()
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        connection.close()
+        return next(int(line.split()[1]) for line in text.splitlines() if line.startswith(name + " "))
+
+    def review(self, pod, space="default"):
+        """What the webhook says of a pod: (patched pod, warnings)."""
+        connection = self.connect()
         body = json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u-1", "namespace": space, "object": pod}})
         connection.request("POST", "/mutate?timeout=5s", body, {"Content-Type": "application/json"})
         answer = json.loads(connection.getresponse().read())["response"]
@@ -720,6 +732,19 @@ def test_standby(bench, rng):
         add("counter-e")
         now = settled(2, 1)
         same_lists(pods.values())
+
+        # requests are no reason to look at roles: the agents tell of them each second, and roles are looked at when a status is written (each 4 s, seen twice), or after 5 s
+        def looks():
+            return w.metrics("crsc_operator_reconciles_total"), w.metrics("crsc_operator_role_reconciles_total")
+        begun, before, lists = time.monotonic(), looks(), w.agent.lists
+        for i in range(10000):
+            Http(pods[min(now["serving"])].port).json("POST", f"/add?id=m{i}")
+            time.sleep(0.05)
+            if w.agent.lists >= lists + 12:
+                break
+        after, took = looks(), time.monotonic() - begun
+        print(f"in {took:.1f} s of requests: {after[0] - before[0]} looks, {after[1] - before[1]} of them at roles")
+        check(after[1] - before[1] <= 5 + 0.6 * took, "%s looks at roles", after[1] - before[1])
 
         # an agent hangs, in a checkpoint: that is no reason to wait
         w.agent.stuck.set()

@@ -36,7 +36,7 @@ struct controller {
     LIST_HEAD(, job) jobs;
     unsigned n_jobs[LANES];
     bool leads, closing;
-    uint64_t looks, actions, failures;
+    uint64_t looks, role_looks, actions, failures;
     void (*done)(void *user);
     void *done_user;
 };
@@ -162,6 +162,7 @@ static void begin(struct controller *c, const char *key, enum lane lane)
     j->lane = lane;
     c->n_jobs[lane]++;
     c->looks++;
+    c->role_looks += lane == LANE_ROLES;
     LIST_INSERT_HEAD(&c->jobs, j, entry);
     if (!view_make(c->parts.caches, j->key, wall_ms(), &j->view)) {
         job_end(j, true);
@@ -250,6 +251,21 @@ void controller_changed(struct controller *c, const struct kube_watch *kind, yyj
     wake(c);
 }
 
+static bool each_heard(void *user, yyjson_val *o)
+{
+    struct each *e = user;
+    char key[VIEW_KEY_MAX];
+    if (view_key_of(e->controller->parts.caches, e->kind, o, key)) queue_add(e->controller->queues[LANE_MAIN], key, wall_ms());
+    return true;
+}
+
+void controller_heard(struct controller *c, bool roles)
+{
+    struct each each = {.controller = c, .kind = c->parts.caches->records};
+    kube_watch_each(each.kind, roles ? each_record : each_heard, &each);
+    wake(c);
+}
+
 static bool each_annotated(void *user, yyjson_val *o)
 {
     struct each *e = user;
@@ -271,7 +287,7 @@ void controller_lead(struct controller *c, bool leads)
 
 void controller_counts(const struct controller *c, struct controller_counts *ret)
 {
-    *ret = (struct controller_counts){.looks = c->looks, .actions = c->actions, .failures = c->failures, .waiting = queue_waiting(c->queues[LANE_MAIN])};
+    *ret = (struct controller_counts){.looks = c->looks, .role_looks = c->role_looks, .actions = c->actions, .failures = c->failures, .waiting = queue_waiting(c->queues[LANE_MAIN])};
 }
 
 /* ---- begin and end -------------------------------------------------------------------------------------------- */
