@@ -162,11 +162,12 @@ static bool steps_back(const struct scene *s, size_t i, bool may_serve)
     return s->all[i].standby && s->w->pods[s->pod[i]].role != PROTECT_STANDBY && may_stay(s->w, s->pod[i]) == may_serve;
 }
 
-/* Of those that may serve one at a time, and first: who stays is looked at just before. */
-static void demote(const struct scene *s, struct roles_plan *p)
+/* Of those that may serve one at a time, and first: who stays is looked at just before; and only when so many that are known to be well stay as should serve. */
+static void demote(const struct scene *s, size_t serve, struct roles_plan *p)
 {
-    size_t least = s->n;
-    for (size_t i = 0; i < s->n; i++)
+    size_t least = s->n, well = 0;
+    for (size_t i = 0; i < s->n; i++) well += !s->all[i].standby && is_well(s->w, s->pod[i]);
+    for (size_t i = 0; i < s->n && well >= serve; i++)
         if (steps_back(s, i, true) && (least == s->n || s->all[i].active_us < s->all[least].active_us)) least = i;
     if (least < s->n) add(p, PROTECT_DEMOTE, s->pod[least]);
     for (size_t i = 0; i < s->n; i++)
@@ -186,5 +187,5 @@ void roles_plan(const struct protect_world *w, struct roles_plan *p)
     prefer_new(&s, &p->look_ms);
     for (size_t i = 0; i < s.n; i++)
         if (!s.all[i].standby && w->pods[s.pod[i]].role != PROTECT_SERVING) add(p, PROTECT_PROMOTE, s.pod[i]);
-    if (p->n == 0) demote(&s, p);
+    if (p->n == 0) demote(&s, serve, p);
 }

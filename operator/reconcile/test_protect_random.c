@@ -338,7 +338,7 @@ static void role_action(struct cluster *c, enum protect_do what, struct pod *p)
     p->role = what == PROTECT_PROMOTE ? PROTECT_SERVING : what == PROTECT_DEMOTE ? PROTECT_STANDBY : PROTECT_NO_ROLE;
     for (int i = 0; i < PODS && what == PROTECT_DEMOTE && is_well(c, p); i++) /* who may have died steps back first */
         assert_false(i != p - c->pods && may_serve(c, &c->pods[i]) && !is_well(c, &c->pods[i]) && c->pods[i].role == PROTECT_SERVING);
-    if (what == PROTECT_DEMOTE) assert_true((may_serve(c, p) ? able(c) : perhaps_able(c)) >= to_serve(c)); /* who is silent displaces nobody */
+    if (what == PROTECT_DEMOTE) assert_true((may_serve(c, p) ? count(c, is_well, PROTECT_SERVING) : perhaps_able(c)) >= to_serve(c)); /* who is not known to be well displaces nobody */
 }
 
 static void set_service(struct cluster *c, bool on, bool chooses)
@@ -1061,6 +1061,11 @@ static void test_standbys(void **state)
     assert_true(begins_with(&w, PROTECT_DEMOTE, 0));
     w.pods[0].created_ms += 1000;
     assert_true(begins_with(&w, PROTECT_DEMOTE, 0));
+    w.pods[1].heard = false; /* of neither: one too many does no harm */
+    assert_false(plans(&w, PROTECT_PROMOTE) || plans(&w, PROTECT_DEMOTE));
+    w.pods[1].agent = w.pods[0].agent = false;
+    assert_false(plans(&w, PROTECT_PROMOTE) || plans(&w, PROTECT_DEMOTE));
+    w.pods[1].heard = w.pods[1].agent = w.pods[0].agent = true;
     w.pods[0].created_ms -= 1000;
     w.pods[1].role = PROTECT_STANDBY;
     w.pods[0].ready = false;
