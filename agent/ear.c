@@ -9,6 +9,7 @@
 
 #include "agent/netns.h"
 #include "common/conn.h"
+#include "common/loop.h"
 
 enum { CONNECT_MS = 100, REST_MS = 5 }; /* rest: changes that follow each other at once are one */
 
@@ -56,9 +57,17 @@ static void listen_to(struct ear *ear)
     if (n == 0 || (errno != EAGAIN && errno != EINTR)) hang_up(ear);
 }
 
+static uint64_t now_ms(void)
+{
+    return loop_monotonic_us() / 1000;
+}
+
 void ear_wait(struct ear *ear, const struct sidecar *s, int ms)
 {
-    if (ear->fd < 0) ring_up(ear, s);
+    if (ear->fd < 0 && now_ms() >= ear->not_before_ms) { /* who takes calls and ends them at once would keep us busy */
+        ear->not_before_ms = now_ms() + (uint64_t)ms;
+        ring_up(ear, s);
+    }
     struct pollfd p[] = {{.fd = ear->fd, .events = POLLIN}, {.fd = ear->pidfd, .events = POLLIN}}; /* -1 is passed over */
     if (poll(p, 2, ms) <= 0) return;
     if (p[0].revents != 0) listen_to(ear);

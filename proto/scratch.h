@@ -5,6 +5,7 @@
 
 #include <protobuf-c/protobuf-c.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdlib.h>
 
 struct scratch {
@@ -16,6 +17,7 @@ struct scratch {
 static inline void *scratch_alloc(void *user, size_t size)
 {
     struct scratch *s = (struct scratch *)user;
+    if (size == 0) size = 1;
     size_t room = (size + sizeof(max_align_t) - 1) / sizeof(max_align_t) * sizeof(max_align_t);
     if (room < size || room > sizeof s->bytes - s->used) return malloc(size);
     void *p = s->bytes + s->used;
@@ -26,7 +28,8 @@ static inline void *scratch_alloc(void *user, size_t size)
 static inline void scratch_free(void *user, void *p)
 {
     struct scratch *s = (struct scratch *)user;
-    if ((unsigned char *)p < s->bytes || (unsigned char *)p >= s->bytes + sizeof s->bytes) free(p);
+    uintptr_t at = (uintptr_t)p, first = (uintptr_t)s->bytes;
+    if (at < first || at >= first + sizeof s->bytes) free(p);
 }
 
 /* Its bytes need no clearing: they are given out once. */

@@ -35,6 +35,8 @@ struct members {
     unsigned n_met;
     bool refused;        /* and it was logged */
     uint64_t changed_ms; /* when the membership became another one */
+    bool counted;        /* by it we are a member, */
+    uint64_t counted_ms; /* since then */
     struct buf head;
 };
 
@@ -97,15 +99,16 @@ int members_meet(struct node *node, const struct rpc_hello *hello, struct error 
     return rv;
 }
 
-void members_refused(struct node *node, const struct error *why)
+void members_refused(struct node *node, uint64_t opened_ms, const struct error *why)
 {
+    const struct members *m = node->membership;
     if (consensus_last_index(node->consensus) == 0) {
         if (!node->membership->refused) log_warn("this server has no log, and the cluster does not take it as it is: it waits to be added", "reason=%s", why->text);
         node->membership->refused = true;
         return;
     }
-    /* What was said before it was added may come late, over a link that was cut. If it is so, the leader leaves us, and it is said again. */
-    if (consensus_leader(node->consensus) != 0 && members_counts(node, node->settings->id, node->instance)) return;
+    /* What was said before we were added may come late, over a link that was cut. If it is still so, the next connection says it again. */
+    if (members_counts(node, node->settings->id, node->instance) && opened_ms <= m->counted_ms) return;
     log_error("this server is none of the cluster's: it stops", "id=%" PRIu64 " reason=%s", node->settings->id, why->text);
     _exit(4); /* no destructors: nothing more may be written */
 }
@@ -390,7 +393,10 @@ void members_changed(struct members *m)
 {
     const struct membership *is = consensus_membership(m->node->consensus);
     unsigned kept = 0;
+    bool counts = members_counts(m->node, m->node->settings->id, m->node->instance);
     m->changed_ms = node_now_ms();
+    if (counts && !m->counted) m->counted_ms = m->changed_ms;
+    m->counted = counts;
     if (consensus_last_index(m->node->consensus) > 0) m->node->founding = founding_free(m->node->founding);
     for (unsigned i = 0; i < m->n_met; i++) /* whoever comes with that id next is another one */
         if (membership_find(is, m->met[i].id) != NULL || MUTANT(note_stale)) m->met[kept++] = m->met[i];

@@ -49,8 +49,9 @@ int members_meet(struct node *node, const struct rpc_hello *hello, struct error 
 /* Is this the member, or one whose instance was not noted yet? Else what it acknowledges or votes means nothing. */
 bool members_counts(const struct node *node, uint64_t id, uint64_t instance);
 
-/* Another server says that we are none of the cluster's. Ends the process with status 4, unless there is no log yet: then we wait to be added. */
-void members_refused(struct node *node, const struct error *why);
+/* Another server says that we are none of the cluster's, on a connection that was opened at `opened_ms` (node_now_ms()). Ends the process with status 4, unless there is
+ * no log yet: then we wait to be added; or unless we have learned since that we were added: it is asked again, on another connection. */
+void members_refused(struct node *node, uint64_t opened_ms, const struct error *why);
 
 /* The reachable voter that has most of the log; 0: none. libraft's own choice may be one that is down. */
 uint64_t members_successor(const struct node *node);

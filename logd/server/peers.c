@@ -32,6 +32,7 @@ struct peer {
     bool gone;                               /* from the list: closing */
     struct conn *conn;
     bool ready; /* it answered our HELLO */
+    uint64_t opened_ms; /* the connection */
     bool complained; /* its unreachability was logged */
     bool timer_open;
     uv_timer_t retry;
@@ -256,6 +257,7 @@ static void on_open(struct conn *c, void *user)
 {
     struct peer *p = user;
     struct node *node = p->all->node;
+    p->opened_ms = node_now_ms();
     if (rpc_encode_hello(node->settings->id, node->settings->cluster, node->instance, node_address_of(node, node->settings->id), &p->all->head) != 0) {
         conn_close(c, 0, NULL);
         return;
@@ -306,7 +308,7 @@ static void on_frame(struct conn *c, void *user, const struct frame *f)
         struct error told;
         rv = rpc_decode_error(f, &told, &e);
         if (rv == 0 && told.code == ERROR_REMOVED && transport_check_server(p->all->node->transport, p->conn, p->id, &e) == 0)
-            members_refused(p->all->node, &told);
+            members_refused(p->all->node, p->opened_ms, &told);
         if (rv == 0) e = told, rv = -ERROR_PROTOCOL;
     } else if (!p->ready) {
         rv = f->type == (FRAME_HELLO | FRAME_REPLY) || f->type == FRAME_HELLO
@@ -467,6 +469,16 @@ void peers_knocked(struct peers *peers, uint64_t id, const char *address)
 
 /* ---- who there is --------------------------------------------------------------------------------------------- */
 
+/* Who was greeted, and is not the one that this membership means: with the id of a member it keeps that one's place, and once it is removed, it is not the one that comes with the
+ * id next. */
+static void see_identity(struct peer *p, const struct membership *m, const struct membership_server *member)
+{
+    if (!p->ready || p->instance == 0) return;
+    bool removed = membership_was_removed(m, p->id, p->instance);
+    if (member == NULL && removed) p->instance = 0;
+    else if (member != NULL && (removed || (member->instance != 0 && member->instance != p->instance))) conn_close(p->conn, 0, NULL);
+}
+
 void peers_follow(struct peers *peers, const struct membership *m)
 {
     const struct settings *s = peers->node->settings;
@@ -475,11 +487,14 @@ void peers_follow(struct peers *peers, const struct membership *m)
         struct peer *p = m->servers[i].id == s->id ? NULL : find(peers, m->servers[i].id);
         if (m->servers[i].id == s->id || (p == NULL && (p = add(peers, m->servers[i].id)) == NULL)) continue;
         know(p, PLACE_MEMBER, m->servers[i].address);
+        see_identity(p, m, &m->servers[i]);
         start_connecting(p);
     }
     for (unsigned i = peers->n; m->n > 0 && i-- > 0;) {
         struct peer *p = peers->list[i];
-        if (membership_find(m, p->id) == NULL && (!p->ready || consensus_role(peers->node->consensus) == CONSENSUS_LEADER)) drop(p, 50);
+        if (membership_find(m, p->id) != NULL) continue;
+        see_identity(p, m, NULL);
+        if (!p->ready || consensus_role(peers->node->consensus) == CONSENSUS_LEADER) drop(p, 50);
     }
 }
 

@@ -269,20 +269,21 @@ static void begin_empty(struct recovered *out)
     out->tail = (struct writer_tail){.fd = -1, .synced = out->base.seq - 1};
 }
 
-/* A first segment without a record was begun, and nothing was ever stored in it: it goes, so that whoever finds such a file knows that there is a log
- * (docs/OPERATIONS.md, founding). */
+/* A first segment without a record was begun, and nothing was ever stored in it: it is put aside, so that whoever finds a segment knows that there is a log
+ * (docs/OPERATIONS.md, founding). Not removed: if the index should know better, somebody may want to look at it. */
 static int drop_unused(const struct disk *disk, const char *dir, struct recovered *out, struct error *e)
 {
-    char path[PATH_MAX];
+    char path[PATH_MAX], aside[PATH_MAX];
     bool unused = out->tail.fd >= 0 && out->next_seq == out->base.seq && out->n_segments == 1 && out->base.index == 0 && !out->base.empty;
     if (!unused || MUTANT(unused_segment)) return 0;
     if (writer_segment_path(path, sizeof path, dir, out->last_segment) != 0) return error_set(e, ERROR_INVALID, "the log's path is too long");
     disk->close(disk, out->tail.fd);
     begin_empty(out);
     out->n_segments = 0;
-    int rv = disk->unlink(disk, path);
+    snprintf(aside, sizeof aside, "%.4000s/first.unused", dir);
+    int rv = disk->rename(disk, path, aside);
     if (rv == 0) rv = disk->syncdir(disk, dir);
-    return rv == 0 ? 0 : error_errno(e, disk_error_code(rv), -rv, "cannot remove %s", path);
+    return rv == 0 ? 0 : error_errno(e, disk_error_code(rv), -rv, "cannot rename %s", path);
 }
 
 int recovery_run(const struct disk *disk, const char *dir, struct recovered *ret_recovered, struct error *e)

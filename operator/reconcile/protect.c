@@ -525,6 +525,7 @@ void protect_plan_roles(const struct protect_world *w, struct protect_plan *ret_
     p->look_ms = w->now_ms + PROTECT_LOOK_MS;
     p->state = state_of(w);
     if (protect_has_roles(w)) roles_plan(w, &roles);
+    if (protect_has_roles(w)) look_at(p, roles.look_ms);
     for (uint32_t i = 0; i < roles.n; i++) add(p, roles.actions[i].what, roles.actions[i].which);
 }
 

@@ -53,6 +53,7 @@ enum {
     PROTECT_LOST_MS = 600000,         /* one of which nobody knows anything fails after this */
     PROTECT_FORGOTTEN_MS = 10000,     /* one that its agent, which answers, knows nothing of fails after this: longer than its list is old */
     PROTECT_GIVE_UP_MS = 600000,      /* an image that cannot be removed is left behind after this */
+    PROTECT_SETTLE_MS = 5000,         /* a new pod is ready for so long at least before clients are handed over to it */
     PROTECT_LOOK_MS = 5000,           /* at the latest, the world is looked at again */
     PROTECT_REPLAY_US = 100,          /* for estimates: a replayed event */
     PROTECT_RESTORE_MS = 700,         /* for estimates: a restore */
@@ -93,6 +94,8 @@ struct protect_pod {
     bool sound;           /* its interceptor answers and is to stay; its app is neither lost nor suspect, nor has it diverged */
     bool silent;          /* its node's agent was asked, for a while, and does not answer: all of the node may be gone */
     enum protect_role role;
+    uint64_t steady_ms;   /* since when it is ready, and its app runs */
+    bool restarted;       /* its app was started again, ever */
     uint32_t counts;      /* so many replicas there are, as its interceptor was told; 0: nobody is judged */
     uint32_t template;    /* pods of one template have the same */
     uint32_t revision;    /* pods of one ReplicaSet have the same: of one template, and of one restart by hand */
@@ -133,6 +136,7 @@ struct protect_world {
     bool shared;           /* the pods are to be replicas of one app ... */
     uint32_t replicas;     /* ... so many of them ... */
     uint32_t standby;      /* ... of which so many take no clients; 0: there are no roles */
+    uint64_t settle_ms;    /* in a rollout clients are handed over to a pod that has been steady for so long */
     uint64_t interval_ms, objective_ms;
     uint32_t retain;
     uint64_t replaced_ms[PROTECT_REPLACEMENTS]; /* when pods were replaced last; 0: never */

@@ -1,5 +1,5 @@
 """A small API server for the tests of the operator: objects in memory, lists in pages, watches with bookmarks, merge patches, JSON patches,
-server-side apply for maps, the status subresource, finalizers, 404/409/410/429; and faults on demand. Not Kubernetes: what an
+server-side apply for maps, the status subresource, finalizers, 404/409/410/422/429; and faults on demand. Not Kubernetes: what an
 operator can tell from it is what it promises here."""
 import base64
 import copy
@@ -64,8 +64,9 @@ def json_patch(target, ops):
 
 
 class Refused(Exception):
-    def __init__(self, code, reason, message=""):
+    def __init__(self, code, reason, message="", causes=()):
         self.code, self.reason, self.message = code, reason, message or reason
+        self.causes = list(causes)
 
 
 class Kube:
@@ -189,6 +190,10 @@ class Kube:
             uid = body["metadata"].get("uid") if isinstance(body, dict) and "metadata" in body else None
             if uid and uid != old["metadata"]["uid"]:
                 self.mistaken.append((plural, name))
+                if len(self.mistaken) % 2:  # by what it is compared with first
+                    message = f"Invalid value: \"{uid}\": field is immutable"
+                    raise Refused(422, "Invalid", f"{plural} \"{name}\" is invalid: metadata.uid: {message}",
+                                  [{"reason": "FieldValueInvalid", "message": message, "field": "metadata.uid"}])
                 raise Refused(409, "Conflict", f"Precondition failed: UID in precondition: {uid}, UID in object meta: {old['metadata']['uid']}")
             if kind == "application/json-patch+json":
                 new = json_patch(copy.deepcopy(old), body)
@@ -254,7 +259,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _refuse(self, r):
-        details = {"retryAfterSeconds": 1} if r.code == 429 else {}
+        details = {"retryAfterSeconds": 1} if r.code == 429 else {"causes": r.causes} if r.causes else {}
         self._send(r.code, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": r.reason, "message": r.message, "code": r.code,
                             "details": details})
 

@@ -129,6 +129,7 @@ class Interceptor:
     def __init__(self):
         self.offset, self.identity, self.drain, self.suspect, self.diverged, self.replicas, self.looks = 0, "", "", False, 0, 0, 0
         self.lost, self.watchers, self.told, self.closed = False, 0, threading.Condition(), False
+        self.hangs_up, self.calls = False, []  # each /watch ends as soon as it was answered; when they came
         interceptor = self
 
         class Handler(Quiet):
@@ -163,9 +164,13 @@ class Interceptor:
         """Says something when it is told to, and ends with the interceptor."""
         request.close_connection = True
         with self.told:
+            self.calls.append(time.monotonic())
+            if self.hangs_up:
+                request.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+                return
             self.watchers += 1
             request.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
-            while not self.closed:
+            while not self.closed and not self.hangs_up:
                 self.told.wait()
                 request.wfile.write(b"{}\n")
             self.watchers -= 1
@@ -965,6 +970,16 @@ def test_followed(bench, rng):
     wait_until("it is watched", lambda: node.pods["a"].watchers == 1)
     node.pods["a"].tell()
     wait_until("it is asked when it says something", lambda: node.pods["a"].looks > looks)
+
+    # one that answers and ends each such connection at once is called once in a wait's time, not again and again
+    pod = node.pods["a"]
+    pod.hangs_up, begun = True, len(pod.calls)
+    pod.tell()
+    wait_until("it is called again", lambda: len(pod.calls) >= begun + 6, 60)
+    took = pod.calls[begun + 5] - pod.calls[begun]
+    check(took > 5 * 0.29, "six calls in %.3f s", took)
+    pod.hangs_up = False
+    wait_until("it is watched again", lambda: pod.watchers == 1)
     change(node.pods["a"].close, lambda all: all["a"]["silent"] and all["a"]["interceptor"])
     process.expected_dead = True
 

@@ -30,6 +30,7 @@ class Agent:
         self.containers, self.checkpoints, self.deleted, self.puts, self.hold, self.fail_next = {}, {}, [], [], False, False
         self.lock = threading.Lock()
         self.changed, self.version, self.said = threading.Condition(self.lock), int(time.time() * 1e6), None
+        self.lists = 0  # answered
         self.stuck, self.waiting = threading.Event(), 0
         self.plain = False  # as agents were that had to be asked again and again
         self.kubelet = ""    # why it takes no checkpoints by the kubelet
@@ -114,6 +115,7 @@ class Agent:
                     self.version, self.said = self.version + 1, matters
                 left = until - time.monotonic()
                 if after != self.version or left <= 0:
+                    self.lists += 1
                     return 200, {"version": self.version, "kubelet": self.kubelet, "containers": found}
                 self.changed.wait(left)
 
@@ -245,11 +247,21 @@ class World:
         """Whom the API server would believe to be the webhook; None as long as nobody has said so."""
         return self.kube.get("mutatingwebhookconfigurations", "crsc-webhook", "")["webhooks"][0]["clientConfig"].get("caBundle")
 
-    def review(self, pod, space="default"):
-        """What the webhook says of a pod: (patched pod, warnings)."""
+    def connect(self):
         bundle = wait_until("our CA in the webhook configuration", self.bundle)
         context = ssl.create_default_context(cadata=base64.b64decode(bundle).decode())
-        connection = http.client.HTTPSConnection("127.0.0.1", self.webhook_port, context=context, timeout=60)
+        return http.client.HTTPSConnection("127.0.0.1", self.webhook_port, context=context, timeout=60)
+
+    def metrics(self, name):
+        connection = self.connect()
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        connection.close()
+        return next(int(line.split()[1]) for line in text.splitlines() if line.startswith(name + " "))
+
+    def review(self, pod, space="default"):
+        """What the webhook says of a pod: (patched pod, warnings)."""
+        connection = self.connect()
         body = json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u-1", "namespace": space, "object": pod}})
         connection.request("POST", "/mutate?timeout=5s", body, {"Content-Type": "application/json"})
         answer = json.loads(connection.getresponse().read())["response"]
@@ -875,6 +887,19 @@ def test_standby(bench, rng):
         now = settled(2, 1)
         same_lists(pods.values())
 
+        # requests are no reason to look at roles: the agents tell of them each second, and roles are looked at when a status is written (each 4 s, seen twice), or after 5 s
+        def looks():
+            return w.metrics("crsc_operator_reconciles_total"), w.metrics("crsc_operator_role_reconciles_total")
+        begun, before, lists = time.monotonic(), looks(), w.agent.lists
+        for i in range(10000):
+            Http(pods[min(now["serving"])].port).json("POST", f"/add?id=m{i}")
+            time.sleep(0.05)
+            if w.agent.lists >= lists + 12:
+                break
+        after, took = looks(), time.monotonic() - begun
+        print(f"in {took:.1f} s of requests: {after[0] - before[0]} looks, {after[1] - before[1]} of them at roles")
+        check(after[1] - before[1] <= 5 + 0.6 * took, "%s looks at roles", after[1] - before[1])
+
         # an agent hangs, in a checkpoint: that is no reason to wait
         w.agent.stuck.set()
         lost, spare = min(now["serving"]), min(now["standby"])
@@ -903,7 +928,27 @@ def test_standby(bench, rng):
         new = w.admit("counter-new", ready="False", labels={"pod-template-hash": "new"})
         pods["counter-new"] = PodReplica(w, new, shelf)
         wait_until("it is no hindrance", lambda: "counter-new" in roles(w)["standby"], 30)
-        is_ready("counter-new")
+
+        def looked_again():
+            """One whole look at the roles, and the next one has begun: an annotation of a pod hastens both."""
+            for i in range(3):
+                w.kube.change("pods", "counter-new", {"metadata": {"annotations": {"looks": str(i)}}})
+                time.sleep(0.3)
+
+        def app_status(restarts, ready):
+            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            w.kube.change("pods", "counter-new", {"status": {
+                "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": ready or now}],
+                "containerStatuses": [{"name": "app", "restartCount": restarts, "state": {"running": {"startedAt": ready or now}}}]}})
+        w.kube.change("deployments", "counter", {"spec": {"minReadySeconds": 3600}})
+        app_status(0, None)
+        looked_again()
+        check("counter-new" in roles(w)["standby"], "clients were handed over to a pod that is ready since just now")
+        w.kube.change("deployments", "counter", {"spec": {"minReadySeconds": None}})
+        app_status(1, "2026-01-01T00:00:00Z")
+        looked_again()
+        check("counter-new" in roles(w)["standby"], "clients were handed over to a pod whose app died already")
+        app_status(0, None)  # as if it had not
         wait_until("it takes clients over", lambda: "counter-new" in roles(w)["serving"] and len(roles(w)["serving"]) == 2, 30)
         old = min(roles(w)["standby"])
         w.kube.delete("pods", old)
@@ -924,6 +969,8 @@ def test_standby(bench, rng):
         w.kube.faults.append(made_anew)
         pods[lost].app.kill()
         wait_until("it was another one", lambda: ("pods", spare) in w.kube.mistaken, 30)
+        wait_until("it looks again", lambda: w.operator.find("not now; looking again", action="promote"), 30)
+        check(w.operator.find("action failed", action="promote") is None, "that is no failure")
         w.agent.gone(pods[spare].pod)
         pods[spare].pod = made[1]
         w.agent.run_replica(made[1], pods[spare])
@@ -933,14 +980,36 @@ def test_standby(bench, rng):
         comes_back(lost)
         same_lists(pods.values())
 
+        theirs = now["serving"]
         for name in pods:  # what somebody else says of that is theirs
-            w.kube.change("pods", name, {"metadata": {"annotations": {COST: "7"}}} if name in now["serving"] else {})
+            w.kube.change("pods", name, {"metadata": {"annotations": {COST: "7"}}} if name in theirs else {})
 
         # an operator that is killed finds it as it is; more standbys, less replicas: one serves in any case
         w.operator.kill()
         w.operator = w.start()
         w.annotate(standby="5")
-        settled(1, 2)
+        now = settled(1, 2)
+
+        # of two that are to be promoted the API server refuses one, again and again: the other one is all the same, and nobody steps back meanwhile
+        lost, refused = min(now["serving"]), []
+        def refuse_first(method, path):
+            name = path.partition("?")[0].rpartition("/")[2]
+            if method != "PATCH" or "/pods/" not in path or name == lost:
+                return None
+            refused.append(name)
+            return Refused(500, "InternalError") if name == refused[0] else None
+        w.kube.faults.append(refuse_first)
+        w.annotate(standby="1")
+        wait_until("it is refused", lambda: refused, 30)
+        pods[lost].app.kill()
+        other = min(now["standby"] - {refused[0]})
+        wait_until("the other one is promoted", lambda: other in roles(w)["serving"], 30)
+        again = len(refused)
+        wait_until("it goes on trying", lambda: len(refused) > again + 2, 30)
+        check(roles(w)["standby"] == {refused[0]}, "somebody stepped back before all had been promoted: %s", roles(w))
+        w.kube.faults.remove(refuse_first)
+        wait_until("both serve", lambda: roles(w)["serving"] == {other, refused[0]} and roles(w)["standby"] == {lost}, 30)
+        comes_back(lost)
         w.annotate(standby=None)
         wait_until("all serve again", lambda: roles(w)[""] == set(pods) and w.kube.get("services", "counter")["spec"]["selector"] == {"app": "counter"}, 60)
         w.annotate(standby="2")
@@ -948,7 +1017,7 @@ def test_standby(bench, rng):
         wait_until("the Service leads to the one that serves", chooses, 60)
         end(w)
         check(roles(w)[""] == set(pods), "roles are left: %s", roles(w))
-        check(all(v == ("7" if k in now["serving"] else None) for k, v in costs(w).items()), "what is ours goes, what is somebody else's stays: %s", costs(w))
+        check(all(v == ("7" if k in theirs else None) for k, v in costs(w).items()), "what is ours goes, what is somebody else's stays: %s", costs(w))
         undone(w, (deployment, SERVICE))
 
 

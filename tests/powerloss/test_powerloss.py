@@ -46,7 +46,7 @@ class Disk:
         subprocess.run(["umount", "-l", self.path], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
         self.process.expected_dead = True
         try:
-            self.process.popen.wait(60)
+            self.process.popen.wait(10)
         except subprocess.TimeoutExpired:
             self.process.kill()
         return False

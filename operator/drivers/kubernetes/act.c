@@ -2,6 +2,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "common/log.h"
 #include "common/loop.h"
@@ -22,10 +23,24 @@ void act_fail(struct act *a, enum error_code code, const char *text)
     act_finish(a, status, &e);
 }
 
+/* 422 Invalid because of the uid, which cannot be changed. */
+static bool is_another(const struct kube_reply *r)
+{
+    size_t i, max;
+    yyjson_val *cause, *causes = object_get(r->root, "details.causes");
+    if (r->code != 422) return false;
+    yyjson_arr_foreach(causes, i, max, cause)
+    {
+        if (strcmp(object_text(cause, "field"), "metadata.uid") == 0) return true;
+    }
+    return false;
+}
+
 static void on_reply(void *user, struct kube_reply *r)
 {
     struct act *a = user;
     void (*then)(struct act *a) = a->then;
+    if (a->names_uid && is_another(r)) r->status = error_set(&r->error, ERROR_CONFLICT, "there is another object of that name");
     bool good = r->status == 0 || (a->gone_is_good && r->status == -ERROR_NOT_FOUND);
     if (r->status == 0 && a->into != NULL && object_name(r->root)[0] != '\0') kube_watch_put(a->into, r->root);
     a->then = NULL;
@@ -46,7 +61,7 @@ void act_call(struct act *a, const char *method, const char *type, const char *b
     va_start(args, format);
     vsnprintf(path, sizeof path, format, args);
     va_end(args);
-    const struct kube_request q = {.method = method, .path = path, .body = body, .content_type = type};
+    const struct kube_request q = {.method = method, .path = path, .body = body, .content_type = type, .timeout_ms = a->timeout_ms};
     int rv = kube_call(a->parts->client, &q, on_reply, a, NULL, &e);
     if (rv != 0) act_finish(a, rv, &e);
 }

@@ -17,6 +17,8 @@ struct act {
     struct protect_action action;
     struct kube_watch *into; /* the cache that the answer goes to; NULL: none */
     bool gone_is_good;       /* 404: it was done before */
+    bool names_uid;          /* the body does: an answer that the object has another one is a conflict */
+    uint32_t timeout_ms;     /* of a call of the API server; 0: KUBE_CALL_MS */
     void (*then)(struct act *a); /* next step; NULL: done */
     act_cb *cb;
     void *user;

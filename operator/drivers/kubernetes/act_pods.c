@@ -9,6 +9,8 @@
 #include "operator/kube/object.h"
 #include "operator/webhook/inject.h"
 
+enum { ROLE_CALL_MS = 3000 }; /* clients wait; what became of it the next look will see */
+
 #define STANDBY_COST "-1000" /* others: 0 */
 
 static const struct view_pod *act_pod(const struct act *a)
@@ -154,7 +156,7 @@ static void set_cost(const struct act *a, struct body *j, yyjson_mut_val *head)
     else yyjson_mut_obj_add_null(j->doc, annotations, VIEW_COST);
 }
 
-/* With the uid: a pod that was made anew under that name meanwhile is another one, and the API server says so (409). */
+/* With the uid: a pod that was made anew under that name meanwhile is another one, and the API server says so (422, or 409). */
 void act_set_role(struct act *a)
 {
     struct body j = body_new();
@@ -165,6 +167,8 @@ void act_set_role(struct act *a)
     set_cost(a, &j, head);
     a->gone_is_good = a->action.what == PROTECT_CLEAR_ROLE;
     a->into = a->parts->caches->pods;
+    a->names_uid = true;
+    a->timeout_ms = ROLE_CALL_MS;
     if (a->action.what == PROTECT_PROMOTE && a->view->world.pods[a->action.which].role == PROTECT_STANDBY) a->then = on_promoted;
     ACT_SEND(a, &j, "PATCH", KUBE_MERGE, "/api/v1/namespaces/%s/pods/%s", a->view->space, act_pod(a)->name);
 }

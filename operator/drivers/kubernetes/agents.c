@@ -35,7 +35,7 @@ struct agents {
     uint16_t port;
     uint32_t poll_ms;
     uv_timer_t timer;
-    void (*on_change)(void *user);
+    void (*on_change)(void *user, bool matters);
     void *user;
     LIST_HEAD(, call) calls;
     bool closing;
@@ -161,6 +161,19 @@ static bool differs(const void *a, size_t n_a, const void *b, size_t n_b, size_t
     return n_a != n_b || (n_a > 0 && memcmp(a, b, n_a * size) != 0);
 }
 
+/* Of two lists: is there somebody else, or can somebody serve who could not, or the other way round? */
+static bool matters(const struct agent_container *a, size_t n_a, const struct agent_container *b, size_t n_b)
+{
+    if (n_a != n_b) return true;
+    for (size_t i = 0; i < n_a; i++) {
+        bool same = strcmp(a[i].id, b[i].id) == 0 && strcmp(a[i].pod_uid, b[i].pod_uid) == 0 && a[i].attached == b[i].attached && a[i].active == b[i].active &&
+                    a[i].fenced == b[i].fenced && a[i].silent == b[i].silent && a[i].shared == b[i].shared && a[i].lost == b[i].lost &&
+                    a[i].suspect == b[i].suspect && a[i].leaving == b[i].leaving && a[i].diverged == b[i].diverged;
+        if (!same) return true;
+    }
+    return false;
+}
+
 static void follow(struct node *n);
 
 static void on_containers(void *user, const struct http_reply *reply)
@@ -173,7 +186,7 @@ static void on_containers(void *user, const struct http_reply *reply)
     heard(n, reply);
     if (reply->status != 0 || reply->code != 200) {
         n->version = 0; /* the one that is there next may be another one */
-        if (was != is_heard(n)) n->agents->on_change(n->agents->user);
+        if (was != is_heard(n)) n->agents->on_change(n->agents->user, true);
         return;
     }
     yyjson_doc *doc = yyjson_read(reply->body, reply->len, YYJSON_READ_NOFLAG);
@@ -188,11 +201,12 @@ static void on_containers(void *user, const struct http_reply *reply)
         const char *kubelet = object_text(yyjson_doc_get_root(doc), "kubelet");
         bool changed = !was || strncmp(n->kubelet, kubelet, sizeof n->kubelet - 1) != 0 || differs(list, count, n->containers, n->n_containers, sizeof *list);
         snprintf(n->kubelet, sizeof n->kubelet, "%s", kubelet);
+        bool roles = !was || matters(list, count, n->containers, n->n_containers);
         free(n->containers);
         n->containers = list;
         n->n_containers = count;
         n->version = object_number(yyjson_doc_get_root(doc), "version");
-        if (changed) n->agents->on_change(n->agents->user);
+        if (changed) n->agents->on_change(n->agents->user, roles);
     } else {
         free(list);
     }
@@ -221,7 +235,7 @@ static void on_checkpoints(void *user, const struct http_reply *reply)
         n->checkpoints = list;
         n->listed_ms = now_ms();
         n->n_checkpoints = count;
-        if (changed) n->agents->on_change(n->agents->user);
+        if (changed) n->agents->on_change(n->agents->user, false);
     } else {
         free(list);
     }
@@ -267,7 +281,7 @@ static void on_timer(uv_timer_t *timer)
         changed = changed || n->was_lost != is_lost(n);
         n->was_lost = is_lost(n);
     }
-    if (changed) a->on_change(a->user);
+    if (changed) a->on_change(a->user, true);
 }
 
 void agents_node(struct agents *a, const char *name, const char *address)

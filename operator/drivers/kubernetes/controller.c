@@ -26,6 +26,7 @@ struct job {
     struct view view;
     struct protect_plan plan;
     uint32_t next;
+    bool failed; /* an action that the others did not depend on */
 };
 
 struct controller {
@@ -35,7 +36,7 @@ struct controller {
     LIST_HEAD(, job) jobs;
     unsigned n_jobs[LANES];
     bool leads, closing;
-    uint64_t looks, actions, failures;
+    uint64_t looks, role_looks, actions, failures;
     void (*done)(void *user);
     void *done_user;
 };
@@ -113,7 +114,7 @@ static void go_on(struct job *j)
         return;
     }
     if (!c->leads || c->closing || j->next == j->plan.n) {
-        job_end(j, true);
+        job_end(j, !j->failed);
         return;
     }
     struct protect_action action = j->plan.actions[j->next++];
@@ -135,7 +136,9 @@ static void on_acted(void *user, int status, const struct error *e)
         log_debug("not now; looking again", "workload=%s action=%s reason=%s", j->key, name, e->text);
     else if (status != -ERROR_CANCELED)
         log_warn("action failed", "workload=%s action=%s code=%s reason=%s", j->key, name, error_name(status), e->text);
-    job_end(j, false);
+    j->failed = true;
+    if (j->plan.actions[j->next - 1].what == PROTECT_PROMOTE) go_on(j); /* there may be others to be promoted; nobody steps back in such a plan */
+    else job_end(j, false);
 }
 
 static void want_agents(const struct job *j)
@@ -159,6 +162,7 @@ static void begin(struct controller *c, const char *key, enum lane lane)
     j->lane = lane;
     c->n_jobs[lane]++;
     c->looks++;
+    c->role_looks += lane == LANE_ROLES;
     LIST_INSERT_HEAD(&c->jobs, j, entry);
     if (!view_make(c->parts.caches, j->key, wall_ms(), &j->view)) {
         job_end(j, true);
@@ -247,6 +251,21 @@ void controller_changed(struct controller *c, const struct kube_watch *kind, yyj
     wake(c);
 }
 
+static bool each_heard(void *user, yyjson_val *o)
+{
+    struct each *e = user;
+    char key[VIEW_KEY_MAX];
+    if (view_key_of(e->controller->parts.caches, e->kind, o, key)) queue_add(e->controller->queues[LANE_MAIN], key, wall_ms());
+    return true;
+}
+
+void controller_heard(struct controller *c, bool roles)
+{
+    struct each each = {.controller = c, .kind = c->parts.caches->records};
+    kube_watch_each(each.kind, roles ? each_record : each_heard, &each);
+    wake(c);
+}
+
 static bool each_annotated(void *user, yyjson_val *o)
 {
     struct each *e = user;
@@ -268,7 +287,7 @@ void controller_lead(struct controller *c, bool leads)
 
 void controller_counts(const struct controller *c, struct controller_counts *ret)
 {
-    *ret = (struct controller_counts){.looks = c->looks, .actions = c->actions, .failures = c->failures, .waiting = queue_waiting(c->queues[LANE_MAIN])};
+    *ret = (struct controller_counts){.looks = c->looks, .role_looks = c->role_looks, .actions = c->actions, .failures = c->failures, .waiting = queue_waiting(c->queues[LANE_MAIN])};
 }
 
 /* ---- begin and end -------------------------------------------------------------------------------------------- */

@@ -10,14 +10,16 @@
 struct controller;
 
 struct controller_counts {
-    uint64_t looks, actions, failures;
+    uint64_t looks, role_looks, actions, failures; /* role_looks: of the looks those at roles */
     size_t waiting;
 };
 
 int controller_new(uv_loop_t *loop, const struct act_parts *parts, struct controller **ret_controller, struct error *e);
 void controller_lead(struct controller *c, bool leads);
-/* Something changed: this object, or (NULL) anything of `space`, or (both NULL) anything. */
+/* This object changed, came or went. */
 void controller_changed(struct controller *c, const struct kube_watch *kind, yyjson_val *object);
+/* An agent said something, of any workload; `roles`: of who can serve. */
+void controller_heard(struct controller *c, bool roles);
 void controller_counts(const struct controller *c, struct controller_counts *ret_counts);
 /* Begins nothing more. Then the clients are closed, which ends the actions under way, then this. */
 void controller_stop(struct controller *c);

@@ -70,10 +70,10 @@ static void on_change(void *user, const struct kube_watch *w, yyjson_val *o)
     if (p->controller != NULL) controller_changed(p->controller, w, o);
 }
 
-static void on_agents_change(void *user)
+static void on_agents_change(void *user, bool matters)
 {
     struct program *p = user;
-    if (p->controller != NULL && p->caches.records != NULL) controller_changed(p->controller, NULL, NULL);
+    if (p->controller != NULL && p->caches.records != NULL) controller_heard(p->controller, matters);
 }
 
 static void on_lead(void *user, bool leads)
@@ -113,13 +113,14 @@ static void metrics(const struct program *p, const struct http_message *m, struc
              "# TYPE crsc_operator_restores gauge\ncrsc_operator_restores %zu\n"
              "# TYPE crsc_operator_queue_waiting gauge\ncrsc_operator_queue_waiting %zu\n"
              "# TYPE crsc_operator_reconciles_total counter\ncrsc_operator_reconciles_total %llu\n"
+             "# TYPE crsc_operator_role_reconciles_total counter\ncrsc_operator_role_reconciles_total %llu\n"
              "# TYPE crsc_operator_actions_total counter\ncrsc_operator_actions_total %llu\n"
              "# TYPE crsc_operator_failures_total counter\ncrsc_operator_failures_total %llu\n"
              "# TYPE crsc_operator_injections_total counter\n"
              "crsc_operator_injections_total{outcome=\"injected\"} %llu\ncrsc_operator_injections_total{outcome=\"refused\"} %llu\n"
              "crsc_operator_injections_total{outcome=\"skipped\"} %llu\n",
              p->leads, is_ready(p), kube_watch_count(p->caches.records), kube_watch_count(p->caches.pods), kube_watch_count(p->caches.checkpoints),
-             kube_watch_count(p->caches.restores), c.waiting, (unsigned long long)c.looks, (unsigned long long)c.actions,
+             kube_watch_count(p->caches.restores), c.waiting, (unsigned long long)c.looks, (unsigned long long)c.role_looks, (unsigned long long)c.actions,
              (unsigned long long)c.failures, (unsigned long long)p->injected, (unsigned long long)p->refused, (unsigned long long)p->skipped);
     reply(out, m, 200, "text/plain; version=0.0.4", text);
 }

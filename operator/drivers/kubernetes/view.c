@@ -169,6 +169,17 @@ static void read_beginning(yyjson_val *pod, yyjson_val *status, struct protect_p
     p->unable_ms = tries_since(pod, status, p);
 }
 
+/* Since when it has been ready, with the app that runs now. */
+static void read_ready(yyjson_val *o, yyjson_val *status, struct protect_pod *p)
+{
+    yyjson_val *ready = object_condition(o, "Ready");
+    uint64_t started_ms = object_time_ms(object_text(status, "state.running.startedAt"));
+    p->ready = strcmp(object_text(ready, "status"), "True") == 0;
+    p->steady_ms = object_time_ms(object_text(ready, "lastTransitionTime"));
+    if (started_ms > p->steady_ms) p->steady_ms = started_ms;
+    p->restarted = object_number(status, "restartCount") > 0;
+}
+
 static void read_pod(struct view *v, const struct caches *c, yyjson_val *o, uint32_t stream)
 {
     struct protect_pod *p = &v->world.pods[v->world.n_pods];
@@ -195,13 +206,13 @@ static void read_pod(struct view *v, const struct caches *c, yyjson_val *o, uint
     COPY(names->cost, "%s", object_annotation(o, VIEW_COST));
     COPY(names->revision, "%s", revision);
     while (p->revision < v->world.n_pods - 1 && strcmp(v->pods[p->revision].revision, revision) != 0) p->revision++;
-    p->ready = strcmp(object_text(object_condition(o, "Ready"), "status"), "True") == 0;
     p->terminating = object_deleting(o);
     p->node_lost = view_node_lost(c, names->node, v->world.now_ms);
     p->agent = names->node[0] != '\0' && agents_answers(c->agents, names->node);
     p->silent = names->node[0] != '\0' && agents_lost(c->agents, names->node);
     yyjson_val *status = object_named(object_get(o, "status.containerStatuses"), names->container);
     read_backoff(status, v->world.now_ms, p);
+    read_ready(o, status, p);
     COPY(names->begins, "%s", object_annotation(o, INJECT_CHECKPOINT));
     p->begins = names->begins[0] != '\0';
     p->checkpoint = -1;
@@ -478,6 +489,8 @@ static void read_policy(struct view *v, yyjson_val *target, yyjson_val *record)
     v->world.shared = policy_replicated(&v->policy);
     v->world.standby = v->world.shared ? v->policy.standby : 0;
     v->world.replicas = replicas < PROTECT_PODS_MAX ? (uint32_t)replicas : PROTECT_PODS_MAX;
+    uint64_t settle_ms = 1000 * object_number(target, "spec.minReadySeconds");
+    v->world.settle_ms = settle_ms > PROTECT_SETTLE_MS ? settle_ms : PROTECT_SETTLE_MS;
     v->world.interval_ms = v->policy.interval_ms;
     v->world.objective_ms = v->policy.objective_ms;
     v->world.retain = v->policy.retain;
