@@ -60,24 +60,27 @@ def wait_until(what, condition, timeout=0.0, pause=0.005):
         time.sleep(pause)
 
 
+PORTS_GIVEN = set()
+
+
 def free_ports(n):
-    """Below those that the kernel gives to connections: a server that is started again finds its port as it left it."""
+    """Below those that the kernel gives to connections: a server that is started again finds its port as it left it. None is given twice by this process: a server that is
+    down for a while has no socket that would hold its own, and two sockets that do not listen may hold one port together."""
     with open("/proc/sys/net/ipv4/ip_local_port_range") as f:
         lowest = int(f.read().split()[0])
-    held = []
-    try:
-        while len(held) < n:
-            s = socket.socket()
+    ports = []
+    while len(ports) < n:
+        with socket.socket() as s:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 s.bind(("127.0.0.1", random.SystemRandom().randrange(10000, lowest) if lowest > 20000 else 0))
-                held.append(s)
             except OSError:
-                s.close()
-        return [s.getsockname()[1] for s in held]
-    finally:
-        for s in held:
-            s.close()
+                continue
+            port = s.getsockname()[1]
+        if port not in PORTS_GIVEN:
+            PORTS_GIVEN.add(port)
+            ports.append(port)
+    return ports
 
 
 class Build:
