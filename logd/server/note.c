@@ -32,7 +32,7 @@ int note_write(const char *dir, const char *name, const char *text, struct error
     int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) return error_errno(e, ERROR_IO, errno, "cannot write %s", temporary);
     size_t len = strlen(text);
-    bool ok = write(fd, text, len) == (ssize_t)len && (MUTANT(note_unsynced) || fsync(fd) == 0);
+    bool ok = disk_write_all(disk_system(), fd, text, len, 0) == 0 && (MUTANT(note_unsynced) || fsync(fd) == 0);
     int saved = errno;
     close(fd);
     if (!ok) return error_errno(e, ERROR_IO, saved, "cannot write %s", temporary);

@@ -60,8 +60,9 @@ static int write_bytes(const char *path, const void *bytes, size_t len, struct e
     char new[PATH_MAX];
     snprintf(new, sizeof new, "%.4000s.new", path);
     int fd = open(new, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    bool ok = fd >= 0 && write(fd, bytes, len) == (ssize_t)len && fsync(fd) == 0;
-    int why = errno;
+    int rv = fd < 0 ? -errno : disk_write_all(disk_system(), fd, bytes, len, 0);
+    bool ok = rv == 0 && fsync(fd) == 0;
+    int why = rv != 0 ? -rv : errno;
     if (fd >= 0) close(fd);
     if (ok && rename(new, path) == 0) return 0;
     if (ok) why = errno;

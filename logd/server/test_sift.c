@@ -17,6 +17,7 @@
 #include "logd/server/verification.h"
 #include "logd/streams/entry.h"
 #include "logd/streams/testing.h"
+#include "logd/wal/disk.h"
 #include "logd/wal/segment.h"
 
 enum { STREAMS = 3, APPENDS = 3000, SEGMENTS = 2, BYTES = 16 << 20 };
@@ -125,7 +126,7 @@ static struct append put(struct fixture *f, unsigned segment, struct buf *frames
     uint64_t index = streams_applied(f->streams) + 1;
     struct append a = {.segment = segment, .at = f->at[segment] + ENTRY_HEADER, .len = (uint32_t)frames->len};
     testing_entry(&entry, index, frames);
-    assert_int_equal(pwrite(f->fds[segment], entry.data, entry.len, (off_t)f->at[segment]), (ssize_t)entry.len);
+    assert_int_equal(disk_write_all(disk_system(), f->fds[segment], entry.data, entry.len, f->at[segment]), 0); /* a kernel may write a part */
     struct wal_location where = {segment + 1, f->at[segment]};
     f->at[segment] += entry.len + RECORD_HEADER;
     if (streams_apply(f->streams, index, entry.data, entry.len, where, &f->update, &e) != 0) fail_msg("%s", e.text);
