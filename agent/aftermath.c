@@ -53,19 +53,6 @@ static bool read_note(const char *path, uint64_t *ret_since_us, char prefix[KUBE
 
 /* ---- the container ----------------------------------------------------------------------------------------------- */
 
-/* Stopped, by a signal or by whoever traces it. A frozen one sleeps, for all that /proc says: that was thawed. */
-static bool stands_still(const struct process *p)
-{
-    char path[64], text[512];
-    snprintf(path, sizeof path, "/proc/%d/stat", (int)p->pid);
-    FILE *f = fopen(path, "re");
-    size_t n = f != NULL ? fread(text, 1, sizeof text - 1, f) : 0;
-    if (f != NULL) fclose(f);
-    text[n] = '\0';
-    const char *name_end = strrchr(text, ')');
-    return name_end != NULL && name_end[1] == ' ' && (name_end[2] == 't' || name_end[2] == 'T') && process_alive(p);
-}
-
 static void thaw(struct agent *a, const struct container *c)
 {
     char work[PATH_MAX];
@@ -82,9 +69,9 @@ static void see(struct agent *a, const struct container *c, bool answered, uint6
     if (!answered && now_ms >= began_ms && now_ms - began_ms < WORK_MS) rest_ms += WORK_MS - (now_ms - began_ms);
     uint64_t until = loop_monotonic_us() / 1000 + rest_ms;
     thaw(a, c);
-    while (!a->stopping && stands_still(&c->process) && loop_monotonic_us() / 1000 < until) poll(NULL, 0, LOOK_MS);
+    while (!a->stopping && process_stopped(&c->process) && loop_monotonic_us() / 1000 < until) poll(NULL, 0, LOOK_MS);
     if (a->stopping) return;
-    if (stands_still(&c->process)) agent_end_app(c, "it stands still since the kubelet's checkpoint");
+    if (process_stopped(&c->process)) agent_end_app(c, "it stands still since the kubelet's checkpoint");
 }
 
 /* ---- the archives ------------------------------------------------------------------------------------------------ */

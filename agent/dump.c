@@ -1,14 +1,10 @@
 #include "agent/dump.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
-#include <sched.h>
 #include <string.h>
-#include <unistd.h>
 #include <uv.h>
 
+#include "agent/mntns.h"
 #include "checkpoint/runc.h"
 #include "common/log.h"
 
@@ -35,17 +31,6 @@ static void on_dumped(void *user, const struct runc_result *r)
     if (r->status != 0 && *r->detail != '\0') log_warn("runc and CRIU said", "container=%s detail=%s", d->id, r->detail);
 }
 
-static int enter(const char *mount_namespace, struct error *e)
-{
-    if (*mount_namespace == '\0') return 0;
-    int fd = open(mount_namespace, O_RDONLY | O_CLOEXEC);
-    /* this thread alone: its root and working folder are no more shared with the others */
-    int rc = fd >= 0 && unshare(CLONE_FS) == 0 && setns(fd, CLONE_NEWNS) == 0
-                 ? 0 : error_errno(e, ERROR_IO, errno, "the host's mount namespace %s cannot be entered", mount_namespace);
-    if (fd >= 0) close(fd);
-    return rc;
-}
-
 /* Starts what is wanted. A command of an earlier life is waited for: it is killed when it is older than its bound. */
 static int begin(struct dump *d, struct runc *runc)
 {
@@ -58,7 +43,7 @@ static int begin(struct dump *d, struct runc *runc)
     return rc;
 }
 
-static void *dump_thread(void *user)
+static int run(void *user, struct error *e)
 {
     struct dump *d = user;
     const struct dump_options *o = d->options;
@@ -66,12 +51,7 @@ static void *dump_thread(void *user)
         .work = o->work, .timeout_ms = o->timeout_ms};
     struct runc *runc;
     uv_loop_t loop;
-    d->status = enter(o->mount_namespace, &d->error);
-    if (d->status != 0) return NULL;
-    if (uv_loop_init(&loop) != 0) {
-        d->status = error_set(&d->error, ERROR_NOMEM, "no memory for a loop");
-        return NULL;
-    }
+    if (uv_loop_init(&loop) != 0) return error_set(e, ERROR_NOMEM, "no memory for a loop");
     d->status = runc_new(&loop, &options, &runc, &d->error);
     if (d->status == 0) {
         d->status = begin(d, runc);
@@ -79,15 +59,6 @@ static void *dump_thread(void *user)
         uv_run(&loop, UV_RUN_DEFAULT);
     }
     uv_loop_close(&loop);
-    return NULL;
-}
-
-static int run(struct dump *d, struct error *e)
-{
-    pthread_t thread;
-    int failed = pthread_create(&thread, NULL, dump_thread, d);
-    if (failed != 0) return error_errno(e, ERROR_NOMEM, failed, "no thread for a dump");
-    pthread_join(thread, NULL);
     if (d->status != 0 && e != NULL) *e = d->error;
     return d->status;
 }
@@ -96,7 +67,7 @@ int dump_container(const struct dump_options *o, const char *id, const char *ima
                    struct error *e)
 {
     struct dump d = {.options = o, .id = id, .image_dir = image_dir, .ready = ready, .user = user};
-    int rc = run(&d, e);
+    int rc = mntns_do(o->mount_namespace, run, &d, e);
     *ret_harmed = d.harmed;
     if (rc == 0) *ret_us = d.us;
     return rc;
@@ -110,7 +81,7 @@ bool dump_left(const struct dump_options *o, const char *id)
 int dump_settle(const struct dump_options *o, const char *id, bool *ret_harmed, struct error *e)
 {
     struct dump d = {.options = o, .id = id};
-    int rc = run(&d, e);
+    int rc = mntns_do(o->mount_namespace, run, &d, e);
     *ret_harmed = runc_cut(o->work, id);
     return rc;
 }

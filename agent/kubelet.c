@@ -3,8 +3,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +11,7 @@
 #include <yyjson.h>
 
 #include "agent/call.h"
+#include "agent/mntns.h"
 
 enum { REACH_MS = 3000, MORE_MS = 10000, TOKEN_MAX = 16 << 10, SAID_MAX = 150, TICK_US = 20000 /* what a file's time may be behind the clock */ };
 
@@ -189,68 +188,42 @@ struct visit {
     uint64_t since_us;
     bool remove;
     unsigned n; /* so many were removed */
-    int fd, rc;
-    struct error error;
+    int fd;
 };
 
-static int enter(const char *mount_namespace, struct error *e)
+static int sweep(struct visit *v, struct error *e)
 {
-    if (*mount_namespace == '\0') return 0;
-    int fd = open(mount_namespace, O_RDONLY | O_CLOEXEC);
-    int rc = fd >= 0 && unshare(CLONE_FS) == 0 && setns(fd, CLONE_NEWNS) == 0
-                 ? 0 : error_errno(e, ERROR_IO, errno, "the host's mount namespace %s cannot be entered", mount_namespace);
-    if (fd >= 0) close(fd);
-    return rc;
-}
-
-static void sweep(struct visit *v)
-{
+    int rc = 0;
     DIR *dir = opendir(v->kubelet->archives);
     struct dirent *entry;
     struct stat st;
-    if (dir == NULL && errno != ENOENT) v->rc = error_errno(&v->error, ERROR_IO, errno, "%.150s cannot be read", v->kubelet->archives);
+    if (dir == NULL && errno != ENOENT) rc = error_errno(e, ERROR_IO, errno, "%.150s cannot be read", v->kubelet->archives);
     while (dir != NULL && (entry = readdir(dir)) != NULL) {
         if (!kubelet_is_archive(entry->d_name, v->prefix) || fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0) continue;
         if ((uint64_t)st.st_mtim.tv_sec * 1000000 + (uint64_t)st.st_mtim.tv_nsec / 1000 + TICK_US < v->since_us) continue; /* somebody else's */
         if (unlinkat(dirfd(dir), entry->d_name, 0) == 0) v->n++;
-        else if (errno != ENOENT) v->rc = error_errno(&v->error, ERROR_IO, errno, "%.80s in %.80s cannot be removed", entry->d_name, v->kubelet->archives);
+        else if (errno != ENOENT) rc = error_errno(e, ERROR_IO, errno, "%.80s in %.80s cannot be removed", entry->d_name, v->kubelet->archives);
     }
     if (dir != NULL) closedir(dir);
+    return rc;
 }
 
-static void *visit_thread(void *user)
+static int look(void *user, struct error *e)
 {
     struct visit *v = user;
     struct stat st;
-    v->rc = enter(v->kubelet->mount_namespace, &v->error);
-    if (v->rc != 0) return NULL;
-    if (v->path == NULL) {
-        sweep(v);
-        return NULL;
-    }
-    if (v->remove) {
-        if (unlink(v->path) != 0 && errno != ENOENT) v->rc = error_errno(&v->error, ERROR_IO, errno, "%.150s cannot be removed", v->path);
-        return NULL;
-    }
+    if (v->path == NULL) return sweep(v, e);
+    if (v->remove) return unlink(v->path) == 0 || errno == ENOENT ? 0 : error_errno(e, ERROR_IO, errno, "%.150s cannot be removed", v->path);
     v->fd = open(v->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (v->fd < 0) {
-        v->rc = error_errno(&v->error, ERROR_IO, errno, "%.150s cannot be read", v->path);
-    } else if (fstat(v->fd, &st) != 0 || !S_ISREG(st.st_mode)) {
-        close(v->fd);
-        v->rc = error_set(&v->error, ERROR_INVALID, "%.150s is no file", v->path);
-    }
-    return NULL;
+    if (v->fd < 0) return error_errno(e, ERROR_IO, errno, "%.150s cannot be read", v->path);
+    if (fstat(v->fd, &st) == 0 && S_ISREG(st.st_mode)) return 0;
+    close(v->fd);
+    return error_set(e, ERROR_INVALID, "%.150s is no file", v->path);
 }
 
-/* In a thread of its own: it goes to the host's mount namespace for good. */
 static int visit(struct visit *v, struct error *e)
 {
-    pthread_t thread;
-    int failed = pthread_create(&thread, NULL, visit_thread, v);
-    if (failed != 0) return error_errno(e, ERROR_NOMEM, failed, "no thread");
-    pthread_join(thread, NULL);
-    if (v->rc != 0 && e != NULL) *e = v->error;
-    return v->rc;
+    return mntns_do(v->kubelet->mount_namespace, look, v, e);
 }
 
 int kubelet_open(const struct kubelet *k, const char *path, int *ret_fd, struct error *e)

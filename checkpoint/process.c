@@ -52,6 +52,13 @@ int process_find(int32_t pid, struct process *ret_process)
     return 0;
 }
 
+bool process_stopped(const struct process *p)
+{
+    char state;
+    uint64_t start_time;
+    return p->pid > 0 && read_stat(p->pid, &state, &start_time) == 0 && start_time == p->start_time && (state == 'T' || state == 't');
+}
+
 bool process_alive(const struct process *p)
 {
     struct process now;

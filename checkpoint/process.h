@@ -21,6 +21,9 @@ struct process {
 /* Fills in the start time of a pid that is alive. -ERROR_NOT_FOUND when there is no such process, or only its zombie. */
 int process_find(int32_t pid, struct process *ret_process);
 
+/* Is it still that process, and stopped, by a signal or by whoever traces it? A frozen one sleeps, for all that /proc says. */
+bool process_stopped(const struct process *p);
+
 /* Is it still that process, and not ended (a zombie has ended)? */
 bool process_alive(const struct process *p);
 
