@@ -7,7 +7,7 @@
 
 /* A transaction costs a sync however small it is: effects wait for company up to commit_ms, or this many bytes. Beyond
  * QUEUE_MAX index_put() waits for the worker: a log that is applied faster than it can be indexed is slowed down. */
-enum { ROOM_MS = 100, COMMIT_MS = 100, COMMIT_BYTES = 4 << 20, QUEUE_MAX = 64 << 20 };
+enum { ROOM_MS = 100, COMMIT_MS = 100, COMMIT_BYTES = 4 << 20, QUEUE_MAX = 32 << 20 };
 
 struct index {
     uv_loop_t *loop;

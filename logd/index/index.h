@@ -42,7 +42,7 @@ uint64_t index_applied(const struct index *index);
 int index_load(struct index *index, struct streams *streams, struct error *e);
 
 /* Queues the effects of the entry `applied_index` (copied). Call once per applied entry, also without effects. Does not
- * wait, except beyond 64 MiB in the queue: then until the transaction under way has ended, which is the backpressure.
+ * wait, except beyond 32 MiB in the queue: then until the transaction under way has ended, which is the backpressure.
  * -ERROR_NOMEM, or the code that on_failed() has told or is about to tell. */
 int index_put(struct index *index, uint64_t applied_index, const struct streams_update *update, struct error *e);
 

@@ -353,7 +353,7 @@ static void test_queue_is_bounded(void **state)
         update.puts = puts;
         update.n_puts = PUTS;
         assert_int_equal(index_put(f->index, entry, &update, NULL), 0);
-        assert_true(index_queued_bytes(f->index) <= 2 * (65u << 20)); /* one queue, and one under way */
+        assert_true(index_queued_bytes(f->index) <= 2 * (33u << 20)); /* one queue, and one under way */
     }
     buf_fini(&update.bytes);
     index_sync(f->index);

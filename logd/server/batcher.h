@@ -21,7 +21,7 @@
 #include "common/frame.h"
 
 enum { BATCHER_GATHER_FROM = 4, BATCHER_GATHER_BYTES = 96 << 10 };
-enum { BATCHER_FLIGHT_BYTES = 32 << 20, BATCHER_PENDING_BYTES = 64 << 20, BATCHER_WAITERS_MAX = 1 << 17 };
+enum { BATCHER_FLIGHT_BYTES = 32 << 20, BATCHER_PENDING_BYTES = 32 << 20, BATCHER_WAITERS_MAX = 1 << 17 };
 
 struct batcher;
 struct session;

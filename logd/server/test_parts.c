@@ -153,7 +153,7 @@ static void test_batcher_bounds(void **state)
     unsigned n = 0;
     assert_int_equal(add(b, 0, FRAME_BODY_MAX, 0), -ERROR_TOO_LARGE);
     while (n < 100 && add(b, n, 1 << 20, 0) == 0) n++;
-    assert_in_range(n, 50, 64); /* BATCHER_PENDING_BYTES */
+    assert_in_range(n, 25, 32); /* BATCHER_PENDING_BYTES */
     assert_int_equal(add(b, n, 1 << 20, 0), -ERROR_BUSY);
     assert_int_equal(batcher_take_all(b, &w), n);
     assert_int_equal(add(b, n, 1 << 20, 0), 0);
