@@ -1,5 +1,5 @@
 # Two commands to know: `make demo` and `make test`. Each installs what it lacks, builds under build/, and runs.
-.PHONY: all build demo test bench bench-replicas bench-retention bench-catchup bench-follow bench-thesis soak bench-proxy sim sim-mutants chaos cluster-test images chaos-store powerloss coverage fuzz asan clean format help
+.PHONY: all build demo test bench bench-replicas bench-retention bench-catchup bench-follow bench-thesis soak bench-proxy sim sim-mutants chaos cluster-test images chaos-store powerloss coverage precopy fuzz asan clean format help
 BUILD := build/release
 
 all: build
@@ -49,6 +49,11 @@ MEMORY_ARGS ?= --full
 soak: build
 	@tests/bench/memory $(MEMORY_ARGS)
 	@tests/bench/memory --soak $(or $(MINUTES),60)
+
+# Pre-copy needs a kernel that tracks written pages: with real runc and CRIU in a machine in QEMU whose kernel does (some minutes). MB=500 for a larger state
+precopy: build
+	@scripts/install-deps precopy
+	@tests/precopy/vm --build $(BUILD) inside writer /tmp/inside $(or $(MB),200) /opt/criu/bin/criu 2
 
 # SECONDS=3600 for an hour, ARGS="--seed 7" for the same choices again
 chaos: build
