@@ -160,7 +160,7 @@ static void test_success(void **state)
     assert_int_equal(last.status, 0);
     assert_int_equal(last.container, RUNC_STOPPED);
     assert_int_equal(last.process.pid, 0);
-    wait_result(runc_checkpoint(runc, "c", at("img"), true, on_result, NULL, NULL));
+    wait_result(runc_checkpoint(runc, "c", at("img"), NULL, true, on_result, NULL, NULL));
     assert_int_equal(last.status, 0);
     read_text(at("criu-said"), text, sizeof text);
     assert_non_null(strstr(text, "I am criu")); /* the CRIU that was configured is the one on runc's PATH */
@@ -187,7 +187,7 @@ static void test_failures(void **state)
     assert_non_null(strstr(last.error.text, "status 7"));
     wait_result(runc_query(runc, "babble", on_result, NULL, NULL));
     assert_int_equal(last.status, -ERROR_PROTOCOL);
-    wait_result(runc_checkpoint(runc, "refused", at("img"), true, on_result, NULL, NULL));
+    wait_result(runc_checkpoint(runc, "refused", at("img"), NULL, true, on_result, NULL, NULL));
     assert_int_equal(last.status, -ERROR_IO);
     assert_non_null(strstr(last.error.text, "inet: not today"));
     assert_null(strstr(last.error.text, "rlimit"));
@@ -200,22 +200,22 @@ static void test_cut_short(void **state)
 {
     (void)state;
     char text[4096];
-    wait_result(runc_checkpoint(runc, "cut", at("img"), true, on_result, NULL, NULL));
+    wait_result(runc_checkpoint(runc, "cut", at("img"), NULL, true, on_result, NULL, NULL));
     assert_int_equal(last.status, -ERROR_IO);
     assert_int_equal(last.criu, RUNC_CRIU_CUT);
     assert_true(runc_cut(at("work"), "cut"));
     assert_false(runc_left(at("work"), "cut")); /* its end was seen */
     assert_false(runc_cut(at("work"), "never"));
-    wait_result(runc_checkpoint(runc, "done", at("img3"), true, on_result, NULL, NULL));
+    wait_result(runc_checkpoint(runc, "done", at("img3"), NULL, true, on_result, NULL, NULL));
     assert_false(runc_cut(at("work"), "done"));
-    wait_result(runc_checkpoint(runc, "refused", at("img4"), true, on_result, NULL, NULL));
+    wait_result(runc_checkpoint(runc, "refused", at("img4"), NULL, true, on_result, NULL, NULL));
     assert_false(runc_cut(at("work"), "refused")); /* CRIU itself gave up, and undid what it had done */
     write_program(at("work/lost.command"), "about to start");
     assert_true(runc_left(at("work"), "lost"));
     read_text(at("calls"), text, sizeof text);
     assert_non_null(strstr(text, "json resume cut\n"));
     assert_int_equal(unlink(at("runc")), 0);
-    wait_result(runc_checkpoint(runc, "gone", at("img2"), true, on_result, NULL, NULL));
+    wait_result(runc_checkpoint(runc, "gone", at("img2"), NULL, true, on_result, NULL, NULL));
     assert_int_not_equal(last.status, 0);
     assert_int_equal(last.criu, RUNC_CRIU_NONE);
 }
@@ -230,7 +230,7 @@ static void test_refused_calls(void **state)
     assert_int_equal(runc_run(runc, "x", "bundle", on_result, NULL, &e), -ERROR_INVALID);
     assert_int_equal(runc_restore(runc, "x", at("bundle"), at("nothing"), on_result, NULL, &e), -ERROR_INVALID);
     assert_int_equal(tree_make(at("full/x"), &e), 0);
-    assert_int_equal(runc_checkpoint(runc, "x", at("full"), true, on_result, NULL, &e), -ERROR_EXISTS);
+    assert_int_equal(runc_checkpoint(runc, "x", at("full"), NULL, true, on_result, NULL, &e), -ERROR_EXISTS);
     assert_int_equal(runc_run(runc, "brief", at("bundle"), on_result, NULL, &e), 0);
     assert_int_equal(runc_query(runc, "brief", on_result, NULL, &e), -ERROR_BUSY);
     wait_result(runc_query(runc, "other", on_result, NULL, &e)); /* another container is independent */
@@ -263,7 +263,7 @@ static void test_time_bound(void **state)
     assert_int_equal(closed, 1);
     closed = 0;
     start(3000); /* until then the command has begun */
-    wait_result(runc_checkpoint(runc, "slow", at("img"), true, on_result, NULL, NULL));
+    wait_result(runc_checkpoint(runc, "slow", at("img"), NULL, true, on_result, NULL, NULL));
     assert_int_equal(last.status, -ERROR_TIMEOUT);
     assert_true(last.elapsed_us >= 3000000 && last.elapsed_us < 60000000);
     read_text(at("grandchild"), text, sizeof text);
