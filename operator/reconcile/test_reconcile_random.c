@@ -79,7 +79,7 @@ struct sim {
 static uint64_t first_seed = 1, n_seeds = 300;
 static bool tracing;
 static const struct reconcile_policy policy = {
-    .checkpoints = true, .interval_us = 2 * SECOND, .retain = RETAIN, .drain_ms = 500, .lease_ms = 2000};
+    .precopy = true, .checkpoints = true, .interval_us = 2 * SECOND, .retain = RETAIN, .drain_ms = 500, .lease_ms = 2000};
 
 /* --- the world as the operator sees it */
 
@@ -357,6 +357,12 @@ static void effect(struct sim *s, const struct reconcile_action *a, struct recon
         s->kills++;
         break;
     case RECONCILE_ATTACH: attach(s, a, result); break;
+    case RECONCILE_PRECOPY: /* for its time it serves on */
+        hold(s, p != NULL && p->seen.state == WORLD_TAKING, "a copy without a record");
+        hold(s, s->icept.token[0] == '\0' || strcmp(s->icept.token, a->snapshot) != 0, "copied ahead in its own drain");
+        p->dump = true;
+        if (!s->containers[a->generation].alive) result->outcome = RECONCILE_FAILED;
+        break;
     case RECONCILE_DRAIN: drain(s, a, result); break;
     case RECONCILE_DUMP: dump(s, a, result); break;
     case RECONCILE_RESUME: resume(s, a, result); break;
@@ -402,7 +408,7 @@ static void end(struct sim *s, struct flight *f)
     if (fails) {
         bool offset_known = f->action.act == RECONCILE_RESTORE && chance(s, 0.2);
         result = (struct reconcile_result){.outcome = offset_known ? RECONCILE_CORRUPT : RECONCILE_FAILED, .tried = chance(s, 0.5)};
-        result.lost = f->action.act == RECONCILE_DUMP && chance(s, 0.3);
+        result.lost = (f->action.act == RECONCILE_DUMP || f->action.act == RECONCILE_PRECOPY) && chance(s, 0.3);
     }
     if (result.outcome != RECONCILE_OK) strcpy(result.reason, "made to fail");
     see(s, &w);

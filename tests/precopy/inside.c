@@ -1,10 +1,10 @@
 /* inside: pre-copy with a real runc and CRIU, on the machine that it runs on, as root.
  *
- *   inside WRITER DIR MEBIBYTES [CRIU] [ROUNDS]
+ *   inside WRITER DIR MEBIBYTES [CRIU] [ROUNDS] [huge]
  *
  * Starts the app WRITER (writer.c) in a container, takes a plain checkpoint and one with rounds, prints for each how long the app stood still by its own
  * account and by CRIU's, and restores the one with rounds, through an image as it is kept: every page of its memory must be as the app left it. Where the kernel
- * does not track written pages it says so, and the second checkpoint is plain, too. DIR is made and removed. Exit status: 0 all is as it should be; 1; 77
+ * does not track written pages it says so, and the second checkpoint is plain, too. `huge`: in pages of 2 MiB. DIR is made and removed. Exit status: 0 all is as it should be; 1; 77
  * containers or CRIU do not work here. */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -26,7 +26,7 @@ enum { PATIENCE_S = 600, TIMEOUT_MS = 600000, RESTORES = 2 };
 
 static const char configuration[] =
     "{\"ociVersion\":\"1.0.2\",\"hostname\":\"inside\",\"root\":{\"path\":\"rootfs\",\"readonly\":false},\"process\":{\"terminal\":false,\"user\":{\"uid\":0,\"gid\":0},"
-    "\"args\":[\"/writer\",\"%lu\"],\"env\":[\"PATH=/\"],\"cwd\":\"/\",\"noNewPrivileges\":true},\"mounts\":[{\"destination\":\"/proc\",\"type\":\"proc\",\"source\":\"proc\"},"
+    "\"args\":[\"/writer\",\"%lu\"%s],\"env\":[\"PATH=/\"],\"cwd\":\"/\",\"noNewPrivileges\":true},\"mounts\":[{\"destination\":\"/proc\",\"type\":\"proc\",\"source\":\"proc\"},"
     "{\"destination\":\"/dev\",\"type\":\"tmpfs\",\"source\":\"tmpfs\",\"options\":[\"nosuid\",\"strictatime\",\"mode=755\",\"size=65536k\"]}],"
     "\"linux\":{\"namespaces\":[{\"type\":\"pid\"},{\"type\":\"mount\"},{\"type\":\"ipc\"},{\"type\":\"uts\"}],\"resources\":{\"devices\":[{\"allow\":false,\"access\":\"rwm\"}]}}}\n";
 
@@ -147,7 +147,7 @@ static void copy(const char *from, const char *to)
     if (fclose(out) != 0 || chmod(to, 0755) != 0) die(to, "it cannot be written");
 }
 
-static void make_bundle(const char *writer, unsigned long mebibytes)
+static void make_bundle(const char *writer, unsigned long mebibytes, bool huge)
 {
     static const char *const folders[] = {"bundle/rootfs/proc", "bundle/rootfs/dev"};
     struct error e;
@@ -155,7 +155,7 @@ static void make_bundle(const char *writer, unsigned long mebibytes)
         if (tree_make(at(folders[i]), &e) != 0) die("the bundle", e.text);
     copy(writer, at("bundle/rootfs/writer"));
     FILE *f = fopen(at("bundle/config.json"), "we");
-    if (f == NULL || fprintf(f, configuration, mebibytes) < 0 || fclose(f) != 0) die("the bundle", "it cannot be written");
+    if (f == NULL || fprintf(f, configuration, mebibytes, huge ? ",\"huge\"" : "") < 0 || fclose(f) != 0) die("the bundle", "it cannot be written");
 }
 
 /* ---- what CRIU says ---------------------------------------------------------------------------------------------- */
@@ -251,7 +251,7 @@ int main(int argc, char **argv)
 {
     struct error e = {0};
     if (argc < 4 || argv[2][0] != '/' || strlen(argv[2]) >= sizeof base) {
-        fprintf(stderr, "usage: inside WRITER DIR MEBIBYTES [CRIU] [ROUNDS]   (DIR is absolute)\n");
+        fprintf(stderr, "usage: inside WRITER DIR MEBIBYTES [CRIU] [ROUNDS] [huge]   (DIR is absolute)\n");
         return 2;
     }
     unsigned long mebibytes = strtoul(argv[3], NULL, 10);
@@ -260,7 +260,7 @@ int main(int argc, char **argv)
     snprintf(id, sizeof id, "crsc-inside-%d", (int)getpid());
     if (geteuid() != 0) return 77;
     uv_loop_init(&loop);
-    make_bundle(argv[1], mebibytes);
+    make_bundle(argv[1], mebibytes, argc > 6 && strcmp(argv[6], "huge") == 0);
     struct runc_options options = {.criu = argc > 4 && *argv[4] != '\0' ? argv[4] : NULL, .root = at("runc"), .work = at("work"), .timeout_ms = TIMEOUT_MS, .precopy = true};
     if (runc_new(&loop, &options, &runc, &e) != 0) die("runc", e.text);
     printf("CRIU can%s track here which pages are written\n", runc_tracks(runc) ? "" : "not");

@@ -1,6 +1,8 @@
 /* writer: an app with much memory that is written to slowly, which can say whether every page of it is as it was left.
  *
- *   writer MEBIBYTES
+ *   writer MEBIBYTES [huge]
+ *
+ * The kernel tracks writes by pages, as it maps them: of a huge one it knows no more than that something in its 2 MiB was written. So there are none, but with `huge`.
  *
  * A thousand times in a second it writes a few pages of the first ones, and one anywhere. Every page has a filler made of its number, and the number of the last
  * write to it: what is in it is known from the count of writes alone. SIGUSR1: all is compared. SIGUSR2: the longest time between two writes is forgotten.
@@ -86,6 +88,7 @@ int main(int argc, char **argv)
     memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     last = calloc(pages, sizeof *last);
     if (memory == MAP_FAILED || last == NULL) return 1;
+    if (argc < 3) madvise(memory, pages * PAGE, MADV_NOHUGEPAGE);
     for (uint64_t p = 0; p < pages; p++)
         for (uint64_t i = 1; i < WORDS - 1; i++) memory[p * WORDS + i] = mix(p * WORDS + i);
     signal(SIGUSR1, on_signal);
