@@ -79,7 +79,15 @@ struct sim {
 static uint64_t first_seed = 1, n_seeds = 300;
 static bool tracing;
 static const struct reconcile_policy policy = {
-    .precopy = true, .checkpoints = true, .interval_us = 2 * SECOND, .retain = RETAIN, .drain_ms = 500, .lease_ms = 2000};
+    .checkpoints = true, .interval_us = 2 * SECOND, .retain = RETAIN, .drain_ms = 500, .lease_ms = 2000};
+
+/* Half of the worlds copy memory ahead. */
+static void init_core(struct sim *s)
+{
+    struct reconcile_policy own = policy;
+    own.precopy = s->seed % 2 != 0;
+    reconcile_init(&s->core, &own);
+}
 
 /* --- the world as the operator sees it */
 
@@ -358,6 +366,7 @@ static void effect(struct sim *s, const struct reconcile_action *a, struct recon
         break;
     case RECONCILE_ATTACH: attach(s, a, result); break;
     case RECONCILE_PRECOPY: /* for its time it serves on */
+        hold(s, s->core.policy.precopy, "a copy that nobody asked for");
         hold(s, p != NULL && p->seen.state == WORLD_TAKING, "a copy without a record");
         hold(s, s->icept.token[0] == '\0' || strcmp(s->icept.token, a->snapshot) != 0, "copied ahead in its own drain");
         p->dump = true;
@@ -423,7 +432,7 @@ static void operator_killed(struct sim *s)
         s->flights[lane].begun = false;
     }
     if (chance(s, 0.1)) s->template = 1 + (unsigned)draw(s, 2);
-    reconcile_init(&s->core, &policy);
+    init_core(s);
 }
 
 static void operator_step(struct sim *s)
@@ -530,7 +539,7 @@ static void populate(struct sim *s)
             snprintf(p->seen.id, sizeof p->seen.id, "old-%u", k);
         }
     }
-    reconcile_init(&s->core, &policy);
+    init_core(s);
 }
 
 static uint64_t total(const struct sim *s)
@@ -646,7 +655,7 @@ static void test_storms(void **state)
                       .log_up = true,
                       .icept.up = true,
                       .starts_fail = true};
-    reconcile_init(&s->core, &policy);
+    init_core(s);
     uint64_t n = ten_minutes(s);
     hold(s, n > 5 && n < 60, "%" PRIu64 " actions while no container can be started", n);
     s->starts_fail = false;
