@@ -205,20 +205,24 @@ static int drain_and_ask_kubelet(struct drain *d, char *dump, uint64_t *ret_us, 
 /* How many rounds of pre-copy may be made. */
 static unsigned rounds_for(struct work *w)
 {
-    struct agent *a = w->agent;
-    pthread_mutex_lock(&a->lock);
-    bool plain = w->container->plain;
-    pthread_mutex_unlock(&a->lock);
-    if (plain && a->settings.precopy_rounds > 0)
-        log_info("no pre-copy: the last dump that was built upon it failed", "container=%s checkpoint=%s", w->container->id, w->job->id);
-    return plain ? 0 : (unsigned)a->settings.precopy_rounds;
+    struct container *c = w->container;
+    pthread_mutex_lock(&w->agent->lock);
+    bool rests = c->rest > 0;
+    if (rests) c->rest--;
+    pthread_mutex_unlock(&w->agent->lock);
+    return rests ? 0 : (unsigned)w->agent->settings.precopy_rounds;
 }
 
 static void note_rounds(struct work *w, const struct dump_outcome *o, int rc)
 {
+    struct container *c = w->container;
+    bool failed = rc != 0 && o->rounds > 0;
+    if (!failed && !o->futile) return;
     pthread_mutex_lock(&w->agent->lock);
-    w->container->plain = rc != 0 && o->rounds > 0;
+    c->rest = failed ? 1 : PRECOPY_REST;
     pthread_mutex_unlock(&w->agent->lock);
+    log_info(failed ? "the dump upon rounds of pre-copy failed: the next one is plain" : "pre-copy for nothing: the app writes as much meanwhile. The next dumps are plain",
+             "container=%s checkpoint=%s dumps=%u", c->id, w->job->id, failed ? 1 : PRECOPY_REST);
 }
 
 /* `dump` names the folder that a dump goes to; with the kubelet it comes to name its archive, "" : there is none. */

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "checkpoint/tree.h"
@@ -33,6 +34,16 @@ struct precopy {
 };
 
 /* ---- is it worth while? ---------------------------------------------------------------------------------------- */
+
+bool precopy_fits(uint64_t resident, uint64_t room)
+{
+    return room / 6 >= resident;
+}
+
+bool precopy_pays(const uint64_t *bytes, unsigned n)
+{
+    return n < 2 || bytes[n - 1] < bytes[0] / 2;
+}
 
 bool precopy_another(unsigned most, uint64_t resident, const uint64_t *bytes, unsigned n)
 {
@@ -145,16 +156,21 @@ static void on_removed(uv_work_t *work, int status)
     finish(work->data);
 }
 
-static void fail(struct precopy *p, int status, const struct error *e, const char *detail)
+static void drop(struct precopy *p)
 {
-    p->result.status = status;
-    p->result.error = *e;
-    snprintf(p->detail, sizeof p->detail, "%s", detail);
     p->result.rounds = 0;
     p->removal.data = p;
     if (uv_queue_work(p->loop, &p->removal, remove_all, on_removed) == 0) return;
     remove_all(&p->removal);
     finish(p);
+}
+
+static void fail(struct precopy *p, int status, const struct error *e, const char *detail)
+{
+    p->result.status = status;
+    p->result.error = *e;
+    snprintf(p->detail, sizeof p->detail, "%s", detail);
+    drop(p);
 }
 
 static void round_path(const struct precopy *p, unsigned number, char path[PATH_MAX])
@@ -173,6 +189,20 @@ static uint64_t bytes_of(const char *folder)
             bytes += (uint64_t)st.st_size;
     if (dir != NULL) closedir(dir);
     return bytes;
+}
+
+/* Bytes left on the disk that the folder is, or will be, on. */
+static uint64_t room_for(const char *folder)
+{
+    char path[PATH_MAX];
+    struct statvfs fs;
+    snprintf(path, sizeof path, "%s", folder);
+    while (statvfs(path, &fs) != 0) {
+        char *last = strrchr(path, '/');
+        if (last == NULL || last == path) return 0;
+        *last = '\0';
+    }
+    return (uint64_t)fs.f_bavail * fs.f_frsize;
 }
 
 static void go_on(struct precopy *p);
@@ -197,7 +227,9 @@ static void go_on(struct precopy *p)
     char path[PATH_MAX], parent[32];
     struct error e;
     if (p->stopped || !precopy_another(p->most, p->resident, p->result.bytes, n)) {
-        finish(p);
+        p->result.futile = !precopy_pays(p->result.bytes, n);
+        if (p->result.futile) drop(p);
+        else finish(p);
         return;
     }
     round_path(p, n + 1, path);
@@ -235,6 +267,8 @@ static void on_queried(void *user, const struct runc_result *r)
     if (r->status == 0 && r->container == RUNC_RUNNING) {
         p->process = r->process;
         p->resident = precopy_resident(r->process.pid);
+        p->result.cramped = precopy_another(p->most, p->resident, p->result.bytes, 0) && !precopy_fits(p->resident, room_for(p->dir));
+        p->stopped = p->stopped || p->result.cramped;
         watch(p);
         go_on(p);
     } else {

@@ -36,6 +36,26 @@ static void another_round(void **state)
     assert_false(precopy_another(1000, 1000 * MIB, all, PRECOPY_ROUNDS_MAX));
 }
 
+static void paying(void **state)
+{
+    (void)state;
+    assert_true(precopy_pays(NULL, 0));
+    assert_true(precopy_pays((const uint64_t[]){100 * MIB}, 1)); /* nobody knows yet */
+    assert_true(precopy_pays((const uint64_t[]){100 * MIB, 49 * MIB}, 2));
+    assert_false(precopy_pays((const uint64_t[]){100 * MIB, 50 * MIB}, 2));
+    assert_true(precopy_pays((const uint64_t[]){100 * MIB, 30 * MIB, 40 * MIB}, 3));
+    assert_false(precopy_pays((const uint64_t[]){100 * MIB, 30 * MIB, 90 * MIB}, 3));
+}
+
+static void room(void **state)
+{
+    (void)state;
+    assert_true(precopy_fits(100 * MIB, 600 * MIB));
+    assert_false(precopy_fits(100 * MIB, 600 * MIB - 1));
+    assert_false(precopy_fits(1, 0));
+    assert_false(precopy_fits(UINT64_MAX, UINT64_MAX));
+}
+
 static void links(void **state)
 {
     (void)state;
@@ -87,6 +107,6 @@ static void resident(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(another_round), cmocka_unit_test(links), cmocka_unit_test(resident)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(another_round), cmocka_unit_test(paying), cmocka_unit_test(room), cmocka_unit_test(links), cmocka_unit_test(resident)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

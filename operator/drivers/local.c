@@ -289,6 +289,8 @@ static int make_parts(struct local *l, const struct local_options *o, struct err
     if (rc == 0) rc = runc_new(l->loop, &runc, &l->runc, e);
     l->precopy_rounds = o->precopy_rounds;
     l->driver.precopies = rc == 0 && runc_tracks(l->runc);
+    if (rc == 0 && l->precopy_rounds > 0)
+        log_info(l->driver.precopies ? "memory is copied ahead of dumps" : "no pre-copy: CRIU cannot track here which pages are written", "workload=%s", l->name);
     return rc;
 }
 

@@ -18,6 +18,11 @@ static void on_precopied(void *user, const struct precopy_result *result)
     o->rounds = result->rounds;
     for (unsigned i = 0; i < result->rounds; i++) o->round_bytes += result->bytes[i];
     o->lost = result->harmed;
+    if (result->futile) {
+        l->rest = PRECOPY_REST;
+        log_info("copied ahead for nothing: the app writes as much meanwhile. The next dumps are plain", "workload=%s snapshot=%s dumps=%u", l->name, l->call.snapshot, l->rest);
+    }
+    if (result->cramped) log_info("not copied ahead: there is not room enough on the disk", "workload=%s snapshot=%s", l->name, l->call.snapshot);
     memcpy(l->copied.parent, result->parent, sizeof l->copied.parent);
     for (unsigned i = 0; i < result->rounds; i++)
         log_debug("copied ahead", "workload=%s snapshot=%s round=%u bytes=%" PRIu64, l->name, l->call.snapshot, i + 1, result->bytes[i]);
@@ -36,10 +41,10 @@ int local_precopy(struct driver *d, uint64_t generation, const char *snapshot, d
     snprintf(l->call.snapshot, sizeof l->call.snapshot, "%s", snapshot);
     rc = shelf_dump_begins(l->shelf, snapshot, e);
     shelf_dump_path(l->shelf, snapshot, path);
-    if (l->plain) log_info("not copied ahead: the last dump that was built upon that failed", "workload=%s snapshot=%s", l->name, snapshot);
     if (rc == 0)
-        rc = precopy_start(l->loop, l->runc, containers_id(l->name, generation, id), path, l->plain ? 0 : l->precopy_rounds, on_precopied, l, &l->precopy, e);
+        rc = precopy_start(l->loop, l->runc, containers_id(l->name, generation, id), path, l->rest > 0 ? 0 : l->precopy_rounds, on_precopied, l, &l->precopy, e);
     if (rc == 0) {
+        if (l->rest > 0) l->rest--;
         l->copied = (struct copied){.generation = generation};
         snprintf(l->copied.snapshot, sizeof l->copied.snapshot, "%s", snapshot);
     } else {
@@ -87,7 +92,10 @@ static void on_resumed(void *user, const struct runc_result *result)
 static void on_dumped(void *user, const struct runc_result *result)
 {
     struct local *l = user;
-    l->plain = result->status != 0 && l->copied.parent[0] != '\0';
+    if (result->status != 0 && l->copied.parent[0] != '\0') {
+        l->rest = 1;
+        log_info("the dump upon what was copied ahead failed: the next one is plain", "workload=%s snapshot=%s", l->name, l->call.snapshot);
+    }
     l->copied = (struct copied){0};
     if (result->status != 0) {
         local_fail(l, result->status, &result->error, result->detail);

@@ -92,7 +92,7 @@ struct local {
     unsigned precopy_rounds;
     struct precopy *precopy; /* under way */
     struct copied copied;
-    bool plain; /* the last dump that was built upon rounds failed: the next one is not */
+    unsigned rest; /* so many dumps are plain: the last one that was built upon rounds failed, or rounds did not pay */
 
     bool closing, stop;
     void (*closed)(void *user);

@@ -628,17 +628,19 @@ def test_precopy(bench, rng):
     check(node.take(stream, "a", "c-1")["copied_ahead"] == [] and not os.path.exists(criu + ".calls"), "not where nothing is tracked")
     with open(criu + ".tracks", "w"):
         pass
-    next_rounds(bench, 9000000, "waits")
+    next_rounds(bench, 13000000, "waits")
     node.begin(stream, "a", "c-2")
     wait_until("the second round is made", lambda: os.path.exists(criu + ".pid") and os.path.getsize(criu + ".pid") > 0)
     check(node.state(stream, "c-2")[1]["phase"] == "copying" and node.pods["a"].drain == "", "it serves meanwhile")
     with open(criu + ".go", "w"):
         pass
     second = node.ended(stream, "c-2")
-    check(second["copied_ahead"] == [9000000, 6000000], "%s", second)
-    node.process.wait_for("checkpoint valid", checkpoint="c-2", rounds=2, copied_ahead=15000000)
+    check(second["copied_ahead"] == [13000000, 6000000], "%s", second)
+    node.process.wait_for("checkpoint valid", checkpoint="c-2", rounds=2, copied_ahead=19000000)
     found = members(world, second)
     check(found["checkpoint/parent"] == "pre-2" and found["checkpoint/pre-2/parent"] == "../pre-1" and "checkpoint/pre-1/pages-1.img" in found, "%s", found)
+    next_rounds(bench, 12000000, 5500000)
+    check(node.take(stream, "a", "c-2b")["copied_ahead"] == [12000000, 5500000], "the second is less than half")
     next_rounds(bench, 9000000, "fails")
     plain = node.take(stream, "a", "c-3")
     check(plain["copied_ahead"] == [] and not [m for m in members(world, plain) if "pre-" in m or "parent" in m], "%s", plain)
@@ -658,6 +660,8 @@ def test_precopy(bench, rng):
     next_rounds(bench, 9000000, 1000000)
     check(node.take(stream, "a", "c-5")["copied_ahead"] == [], "a plain one after that")
     check(node.take(stream, "a", "c-6")["copied_ahead"] == [9000000, 1000000], "and rounds again")
+    next_rounds(bench, 9000000, 5000000)
+    check(node.take(stream, "a", "c-7")["copied_ahead"] == [] and node.take(stream, "a", "c-8")["copied_ahead"] == [], "rounds that do not pay are not kept, nor made again at once")
     check(app.alive() and os.listdir(os.path.join(node.here, "store", "dumps")) == [], "nothing is left")
 
 
