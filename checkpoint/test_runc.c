@@ -57,7 +57,7 @@ static const char script[] =
 static const char criu_script[] =
     "#!/bin/sh\n"
     "here=$(dirname \"$(readlink -f \"$0\")\")\n"
-    "[ \"$1\" = check ] && { [ -e $here/tracks ]; exit; }\n"
+    "[ \"$1 $2\" = \"check --feature\" ] && { [ -e $here/tracks ]; exit; }\n"
     "[ \"$1\" = pre-dump ] || { echo I am criu; exit; }\n"
     "echo \"$*\" >>$here/calls\n"
     "log=$7/dump.log; echo '(0.1) Pre-dumping task' >$log\n"

@@ -39,7 +39,7 @@ exit 0
 # `criu.tracks`: the kernel tracks written pages. `criu.next`: what the next rounds of pre-copy are like, a word each: bytes, "fails", "cut", "waits".
 CRIU = """#!/bin/sh
 me=$(readlink -f "$0")
-[ "$1" = check ] && { [ -e "$me.tracks" ]; exit; }
+[ "$1 $2" = "check --feature" ] && { [ -e "$me.tracks" ]; exit; }
 [ "$1" = pre-dump ] || { echo 'Version: 4.2'; exit 0; }
 echo "$*" >>"$me.calls"
 echo '(00.1) Pre-dumping task' >"$7/dump.log"
