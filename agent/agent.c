@@ -11,7 +11,7 @@
 
 const char *phase_name(enum phase p)
 {
-    static const char *const names[] = {"draining", "dumping", "packing", "pushing", "recording", "fetching", "valid", "failed"};
+    static const char *const names[] = {"copying", "draining", "dumping", "packing", "pushing", "recording", "fetching", "valid", "failed"};
     return names[p];
 }
 

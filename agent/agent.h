@@ -43,11 +43,12 @@ struct container {
     bool busy;    /* a checkpoint of it is under way, or what one left is removed */
     uint64_t left_us, sweep_ms, sweep_until_ms; /* backend kubelet: since then its checkpoints may have left files, which are looked for next then, and until then (aftermath.h) */
     unsigned late;        /* so many of its checkpoints in a row did not end in time */
+    unsigned rest;        /* so many of its dumps are plain: the last one that was built upon rounds of pre-copy failed, or rounds did not pay */
     uint64_t rest_ms;     /* until then none is begun for that */
     bool doubt;   /* nobody knows which state it began with: `reason` says why. It is not attached; from the beginning on, or when the log is asked */
 };
 
-enum phase { PHASE_DRAINING, PHASE_DUMPING, PHASE_PACKING, PHASE_PUSHING, PHASE_RECORDING, PHASE_FETCHING, PHASE_VALID, PHASE_FAILED };
+enum phase { PHASE_COPYING, PHASE_DRAINING, PHASE_DUMPING, PHASE_PACKING, PHASE_PUSHING, PHASE_RECORDING, PHASE_FETCHING, PHASE_VALID, PHASE_FAILED };
 
 struct job {
     struct job *next;
@@ -61,6 +62,8 @@ struct job {
     char reference[AGENT_REFERENCE_MAX]; /* where it is pushed; "" : only here */
     struct error error;
     uint64_t offset, started_us, finished_us, drain_us, dump_us, pause_us, pack_us, push_us;
+    unsigned rounds; /* of pre-copy ... */
+    uint64_t round_bytes[PRECOPY_ROUNDS_MAX]; /* ... and what each wrote */
 };
 
 /* CRIU failed with that checkpoint. lock. */

@@ -100,6 +100,8 @@ static void add_job(yyjson_mut_doc *doc, yyjson_mut_val *o, const struct agent *
     yyjson_mut_obj_add_uint(doc, o, "started_us", j->started_us);
     yyjson_mut_obj_add_uint(doc, o, "finished_us", j->finished_us);
     for (size_t i = 0; i < sizeof times / sizeof *times; i++) yyjson_mut_obj_add_real(doc, o, times[i].name, (double)times[i].us / 1000);
+    yyjson_mut_val *rounds = yyjson_mut_obj_add_arr(doc, o, "copied_ahead");
+    for (unsigned i = 0; i < j->rounds; i++) yyjson_mut_arr_add_uint(doc, rounds, j->round_bytes[i]);
 }
 
 /* An image that an earlier life took or fetched, as a state. */

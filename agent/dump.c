@@ -16,8 +16,9 @@ struct dump {
     dump_ready *ready;
     void *user;
     int status;
-    bool harmed;
-    uint64_t us;
+    struct dump_outcome outcome;
+    char parent[PRECOPY_PARENT_MAX];
+    bool copied; /* the rounds are behind */
     struct error error;
 };
 
@@ -26,19 +27,48 @@ static void on_dumped(void *user, const struct runc_result *r)
     struct dump *d = user;
     d->status = r->status;
     d->error = r->error;
-    d->us = r->elapsed_us;
-    d->harmed = r->criu == RUNC_CRIU_CUT;
+    d->outcome.us = r->elapsed_us;
+    d->outcome.harmed = r->status != 0 && r->criu == RUNC_CRIU_CUT;
     if (r->status != 0 && *r->detail != '\0') log_warn("runc and CRIU said", "container=%s detail=%s", d->id, r->detail);
 }
 
-/* Starts what is wanted. A command of an earlier life is waited for: it is killed when it is older than its bound. */
-static int begin(struct dump *d, struct runc *runc)
+static void on_copied(void *user, const struct precopy_result *r)
 {
-    if (d->image_dir != NULL) {
-        int rc = d->ready(d->user, &d->error);
-        return rc != 0 ? rc : runc_checkpoint(runc, d->id, d->image_dir, true, on_dumped, d, &d->error);
-    }
+    struct dump *d = user;
+    d->copied = true;
+    d->outcome.rounds = r->rounds;
+    memcpy(d->outcome.round_bytes, r->bytes, sizeof r->bytes);
+    memcpy(d->parent, r->parent, sizeof d->parent);
+    d->outcome.harmed = r->harmed;
+    d->outcome.futile = r->futile;
+    if (r->cramped) log_info("no pre-copy: there is not room enough on the disk", "container=%s", d->id);
+    if (r->status == 0) return;
+    log_warn("a round of pre-copy failed: the dump is a plain one", "container=%s reason=%s detail=%s", d->id, r->error.text, r->detail);
+    d->error = r->error;
+    d->status = r->harmed ? r->status : 0;
+}
+
+/* While it serves. A failure: it is harmed. */
+static int copy_ahead(struct dump *d, uv_loop_t *loop, struct runc *runc)
+{
+    struct precopy *unused;
+    struct error e;
+    if (d->options->precopy_rounds == 0 || !runc_tracks(runc)) return 0;
+    if (precopy_start(loop, runc, d->id, d->image_dir, d->options->precopy_rounds, on_copied, d, &unused, &e) != 0) return 0;
+    while (!d->copied) uv_run(loop, UV_RUN_ONCE);
+    return d->status;
+}
+
+/* Starts what is wanted. A command of an earlier life is waited for: it is killed when it is older than its bound. */
+static int begin(struct dump *d, uv_loop_t *loop, struct runc *runc)
+{
     int rc;
+    if (d->image_dir != NULL) {
+        rc = copy_ahead(d, loop, runc);
+        if (rc == 0) rc = d->ready(d->user, &d->error);
+        const char *parent = d->parent[0] != '\0' ? d->parent : NULL;
+        return rc != 0 ? rc : runc_checkpoint(runc, d->id, d->image_dir, parent, true, on_dumped, d, &d->error);
+    }
     while ((rc = runc_resume(runc, d->id, on_dumped, d, &d->error)) == -ERROR_BUSY) poll(NULL, 0, BUSY_MS);
     return rc;
 }
@@ -48,13 +78,13 @@ static int run(void *user, struct error *e)
     struct dump *d = user;
     const struct dump_options *o = d->options;
     struct runc_options options = {.runc = *o->runc != '\0' ? o->runc : NULL, .criu = *o->criu != '\0' ? o->criu : NULL, .root = o->runc_root,
-        .work = o->work, .timeout_ms = o->timeout_ms};
+        .work = o->work, .timeout_ms = o->timeout_ms, .precopy = d->image_dir != NULL && o->precopy_rounds > 0};
     struct runc *runc;
     uv_loop_t loop;
     if (uv_loop_init(&loop) != 0) return error_set(e, ERROR_NOMEM, "no memory for a loop");
     d->status = runc_new(&loop, &options, &runc, &d->error);
     if (d->status == 0) {
-        d->status = begin(d, runc);
+        d->status = begin(d, &loop, runc);
         runc_close(runc, NULL, NULL);
         uv_run(&loop, UV_RUN_DEFAULT);
     }
@@ -63,13 +93,12 @@ static int run(void *user, struct error *e)
     return d->status;
 }
 
-int dump_container(const struct dump_options *o, const char *id, const char *image_dir, dump_ready *ready, void *user, uint64_t *ret_us, bool *ret_harmed,
+int dump_container(const struct dump_options *o, const char *id, const char *image_dir, dump_ready *ready, void *user, struct dump_outcome *ret_outcome,
                    struct error *e)
 {
     struct dump d = {.options = o, .id = id, .image_dir = image_dir, .ready = ready, .user = user};
     int rc = mntns_do(o->mount_namespace, run, &d, e);
-    *ret_harmed = d.harmed;
-    if (rc == 0) *ret_us = d.us;
+    *ret_outcome = d.outcome;
     return rc;
 }
 

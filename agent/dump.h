@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "checkpoint/precopy.h"
 #include "common/error.h"
 
 struct dump_options {
@@ -16,14 +17,24 @@ struct dump_options {
     const char *work;        /* for logs */
     const char *mount_namespace;
     uint32_t timeout_ms;
+    unsigned precopy_rounds; /* at most so many before a dump, while the container serves (checkpoint/precopy.h); 0: none */
 };
 
-/* Called when all is ready for the dump, from another thread: what has to hold still, holds still when it returns 0. */
+struct dump_outcome {
+    uint64_t us;                                /* the dump alone */
+    bool harmed;                                /* CRIU was cut in the middle: the container may stand still, or be in a state that nobody meant: dump_settle()
+                                                   it, and end its app */
+    unsigned rounds;                            /* of pre-copy, which the dump is built upon, or was to be */
+    uint64_t round_bytes[PRECOPY_ROUNDS_MAX];   /* what each wrote */
+    bool futile;                                /* there were rounds, and they did not pay: removed */
+};
+
+/* Called when all is ready for the dump, after the rounds of pre-copy, from another thread: what has to hold still, holds still when it returns 0. */
 typedef int dump_ready(void *user, struct error *e);
 
-/* Into `image_dir`, which is made. The container goes on. `us`: the dump alone. After a failure `*ret_harmed` says whether CRIU was cut in the middle: then
- * the container may stand still, or be in a state that nobody meant: dump_settle() it, and end its app. */
-int dump_container(const struct dump_options *o, const char *id, const char *image_dir, dump_ready *ready, void *user, uint64_t *ret_us, bool *ret_harmed,
+/* Into `image_dir`, which is made, and is to be removed after a failure. The container goes on. `ret_outcome` is filled in after a failure, too. Rounds of
+ * pre-copy that fail are no failure, but when they harm the container. */
+int dump_container(const struct dump_options *o, const char *id, const char *image_dir, dump_ready *ready, void *user, struct dump_outcome *ret_outcome,
                    struct error *e);
 
 /* Has an earlier life of ours left a dump of that container in the middle? */

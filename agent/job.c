@@ -122,12 +122,14 @@ static int record_valid(struct work *w, struct error *e)
     return rc;
 }
 
-static void note_dump(struct work *w, uint64_t offset, uint64_t drain_us, uint64_t dump_us, uint64_t pause_us)
+static void note_dump(struct work *w, uint64_t offset, uint64_t drain_us, const struct dump_outcome *o, uint64_t pause_us)
 {
     pthread_mutex_lock(&w->agent->lock);
+    w->job->rounds = o->rounds;
+    memcpy(w->job->round_bytes, o->round_bytes, sizeof o->round_bytes);
     w->job->offset = offset;
     w->job->drain_us = drain_us;
-    w->job->dump_us = dump_us;
+    w->job->dump_us = o->us;
     w->job->pause_us = pause_us;
     pthread_mutex_unlock(&w->agent->lock);
 }
@@ -143,6 +145,7 @@ static int drain(void *user, struct error *e)
 {
     struct drain *d = user;
     const struct job *j = d->work->job;
+    enter(d->work, PHASE_DRAINING);
     d->begun = loop_monotonic_us();
     int rc = sidecar_drain(&d->sidecar, j->id, (uint32_t)j->drain_ms, (uint32_t)(j->drain_ms + j->timeout_ms), &d->offset, e);
     d->drained = loop_monotonic_us();
@@ -199,6 +202,29 @@ static int drain_and_ask_kubelet(struct drain *d, char *dump, uint64_t *ret_us, 
     return rc != 0 ? rc : lives(c, e);
 }
 
+/* How many rounds of pre-copy may be made. */
+static unsigned rounds_for(struct work *w)
+{
+    struct container *c = w->container;
+    pthread_mutex_lock(&w->agent->lock);
+    bool rests = c->rest > 0;
+    if (rests) c->rest--;
+    pthread_mutex_unlock(&w->agent->lock);
+    return rests ? 0 : (unsigned)w->agent->settings.precopy_rounds;
+}
+
+static void note_rounds(struct work *w, const struct dump_outcome *o, int rc)
+{
+    struct container *c = w->container;
+    bool failed = rc != 0 && o->rounds > 0;
+    if (!failed && !o->futile) return;
+    pthread_mutex_lock(&w->agent->lock);
+    c->rest = failed ? 1 : PRECOPY_REST;
+    pthread_mutex_unlock(&w->agent->lock);
+    log_info(failed ? "the dump upon rounds of pre-copy failed: the next one is plain" : "pre-copy for nothing: the app writes as much meanwhile. The next dumps are plain",
+             "container=%s checkpoint=%s dumps=%u", c->id, w->job->id, failed ? 1 : PRECOPY_REST);
+}
+
 /* `dump` names the folder that a dump goes to; with the kubelet it comes to name its archive, "" : there is none. */
 static int drain_and_dump(struct work *w, char dump[PATH_MAX], struct error *e)
 {
@@ -206,19 +232,21 @@ static int drain_and_dump(struct work *w, char dump[PATH_MAX], struct error *e)
     struct drain d = {.work = w, .sidecar = {.admin = c->pod.admin, .pid = c->process.pid}};
     char logs[PATH_MAX];
     struct error second;
-    bool unbroken = false, harmed = false;
-    uint64_t dump_us = 0;
+    bool unbroken = false;
+    struct dump_outcome outcome = {0};
     struct dump_options options = agent_dump_options(w->agent, w->job->timeout_ms, logs);
-    int rc = c->pod.by_kubelet ? drain_and_ask_kubelet(&d, dump, &dump_us, e)
-                               : dump_container(&options, c->id, dump, drain, &d, &dump_us, &harmed, e);
-    if (d.begun == 0) return rc;
-    if (harmed) { /* before a request comes to it again; a frozen one does not even die */
+    options.precopy_rounds = rounds_for(w);
+    int rc = c->pod.by_kubelet ? drain_and_ask_kubelet(&d, dump, &outcome.us, e)
+                               : dump_container(&options, c->id, dump, drain, &d, &outcome, e);
+    if (outcome.harmed) { /* before a request comes to it again; a frozen one does not even die */
         bool unused;
         if (dump_settle(&options, c->id, &unused, &second) != 0) log_warn("a container cannot be thawed", "container=%s reason=%s", c->id, second.text);
         agent_end_app(c, "its dump was cut in the middle");
     }
+    if (d.begun == 0) return rc;
+    note_rounds(w, &outcome, rc);
     int resumed = sidecar_resume(&d.sidecar, w->job->id, &unbroken, rc == 0 ? e : &second);
-    note_dump(w, d.offset, d.drained - d.begun, dump_us, loop_monotonic_us() - d.begun);
+    note_dump(w, d.offset, d.drained - d.begun, &outcome, loop_monotonic_us() - d.begun);
     if (rc == 0) rc = resumed;
     if (rc == 0 && !unbroken) rc = error_set(e, ERROR_CONFLICT, "the drain did not hold: the dump may contain requests after offset %" PRIu64, d.offset);
     return rc;
@@ -289,12 +317,20 @@ static int push(struct work *w, const char *path, struct error *e)
     return rc;
 }
 
+static uint64_t copied_ahead(const struct job *j)
+{
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < j->rounds; i++) bytes += j->round_bytes[i];
+    return bytes;
+}
+
 static void say_how(const struct work *w, int rc, const struct error *e)
 {
     const struct job *j = w->job;
     if (rc == 0)
-        log_info("checkpoint valid", "stream=%s checkpoint=%s offset=%" PRIu64 " size=%" PRIu64 " pause_ms=%.1f dump_ms=%.1f pack_ms=%.1f push_ms=%.1f", j->stream,
-                 j->id, j->offset, j->image.size, (double)j->pause_us / 1000, (double)j->dump_us / 1000, (double)j->pack_us / 1000, (double)j->push_us / 1000);
+        log_info("checkpoint valid", "stream=%s checkpoint=%s offset=%" PRIu64 " size=%" PRIu64 " pause_ms=%.1f dump_ms=%.1f pack_ms=%.1f push_ms=%.1f rounds=%u copied_ahead=%" PRIu64, j->stream,
+                 j->id, j->offset, j->image.size, (double)j->pause_us / 1000, (double)j->dump_us / 1000, (double)j->pack_us / 1000, (double)j->push_us / 1000, j->rounds,
+                 copied_ahead(j));
     else
         log_error("checkpoint failed", "stream=%s checkpoint=%s phase=%s reason=%s", j->stream, j->id, phase_name(j->phase), e->text);
 }
@@ -377,6 +413,7 @@ int job_checkpoint(struct agent *a, const struct job_request *r, struct error *e
         memcpy(j->template_hash, c->pod.template_hash, sizeof j->template_hash);
         memcpy(j->container, c->id, sizeof j->container);
         j->drain_ms = r->drain_ms;
+        j->phase = c->pod.by_kubelet || a->settings.precopy_rounds == 0 ? PHASE_DRAINING : PHASE_COPYING;
         j->timeout_ms = r->timeout_ms != 0 ? r->timeout_ms : c->pod.by_kubelet ? KUBELET_TIMEOUT_MS : TIMEOUT_MS;
         c->busy = true;
         *w = (struct work){.agent = a, .container = c, .job = j};

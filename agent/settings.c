@@ -4,6 +4,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "checkpoint/precopy.h"
+
 #define AT(field) offsetof(struct settings, field)
 
 static const struct config_setting table[] = {
@@ -27,6 +29,9 @@ static const struct config_setting table[] = {
     {"runc-root", CONFIG_STRING, AT(runc_root), "/run/containerd/runc/k8s.io", 0, 0, "Where the node's container runtime keeps runc's state."},
     {"mount-namespace", CONFIG_STRING, AT(mount_namespace), "", 0, 0,
      "The host's mount namespace, in which runc is run: /proc/1/ns/mnt for an agent in a pod with hostPID. Empty: our own."},
+    {"pre-copy-rounds", CONFIG_UINT, AT(precopy_rounds), "2", 0, PRECOPY_ROUNDS_MAX,
+     "Before a checkpoint, copy the memory so often while the app serves, as long as each round has much less to write than the one before; 0: never. Only where "
+     "the kernel tracks written pages (criu check --feature mem_dirty_track), and not by the kubelet."},
     {"install-runtime", CONFIG_STRING, AT(install_runtime), "", 0, 0,
      "Folder of the host, as seen by the agent, into which crsc-runtime, which lies beside crsc-agent, is copied at the start; empty: it is there already."},
     {"kubelet", CONFIG_STRING, AT(kubelet), "", 0, 0,

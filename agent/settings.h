@@ -13,7 +13,7 @@ struct settings {
     char *registry, *plain_registries, *peers;
     char *kubelet, *kubelet_ca, *kubelet_token, *kubelet_cert, *kubelet_key, *kubelet_archives;
     bool kubelet_insecure;
-    uint64_t store_budget, replay_cost_us, restore_cost, log_timeout;
+    uint64_t store_budget, replay_cost_us, restore_cost, log_timeout, precopy_rounds;
     char *log_level;
     enum log_level level;
 };

@@ -46,7 +46,7 @@ struct oci_image {
     struct oci_image_labels labels;
 };
 
-/* Packs the files and directories of `dump_dir` (regular files and directories only) as a new image. -ERROR_EXISTS when `dir`
+/* Packs the files and directories of `dump_dir` (regular files and directories, and the links of pre-copy (precopy.h), only) as a new image. -ERROR_EXISTS when `dir`
  * is there already; -ERROR_NOSPACE on a full disk. */
 int oci_image_pack(const char *dump_dir, const char *dir, const struct oci_image_labels *labels,
     struct oci_image *ret_image, struct error *e);
@@ -58,7 +58,7 @@ int oci_image_wrap(int fd, const char *dir, const struct oci_image_labels *label
 /* Verifies an image against the digest of its manifest (from the log) and extracts the dump into `target`, which must
  * not exist and whose parent must. The bytes that were hashed are the bytes that were extracted. Everything or nothing: at
  * a difference anywhere -ERROR_CORRUPT, and no `target`. Refused with -ERROR_INVALID: what is not a checkpoint, entries
- * other than regular files and directories below `checkpoint/`, names that leave it. More than `max_bytes` of content:
+ * other than regular files, directories and the links of pre-copy below `checkpoint/`, names that leave it or go through a link. More than `max_bytes` of content:
  * -ERROR_TOO_LARGE. */
 int oci_image_unpack(const char *dir, const char *digest, const char *target, uint64_t max_bytes,
     struct oci_image *ret_image, struct error *e);

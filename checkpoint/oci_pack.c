@@ -16,6 +16,7 @@
 
 #include "checkpoint/digest.h"
 #include "checkpoint/oci_json.h"
+#include "checkpoint/precopy.h"
 #include "checkpoint/tree.h"
 
 enum { CHUNK = 256 << 10 };
@@ -85,23 +86,36 @@ static int add_content(struct archive *a, struct layer *layer, const char *path,
     return rc;
 }
 
-static int add_entry(struct archive *a, struct layer *layer, const FTSENT *f, size_t root_len, char *chunk, struct error *e)
+/* `target`: of a link; else NULL. */
+static int add_entry(struct archive *a, struct layer *layer, const FTSENT *f, size_t root_len, const char *target, char *chunk, struct error *e)
 {
     char name[PATH_MAX + 16];
     const struct stat *st = f->fts_statp;
-    bool folder = f->fts_info == FTS_D;
+    bool folder = f->fts_info == FTS_D, link = target != NULL;
     struct archive_entry *entry = archive_entry_new();
     if (entry == NULL) return error_set(e, ERROR_NOMEM, "no memory to pack");
     snprintf(name, sizeof name, "checkpoint%s", f->fts_path + root_len);
     archive_entry_set_pathname(entry, name);
-    archive_entry_set_filetype(entry, folder ? AE_IFDIR : AE_IFREG);
-    archive_entry_set_perm(entry, folder ? 0700 : 0600);
+    archive_entry_set_filetype(entry, folder ? AE_IFDIR : link ? AE_IFLNK : AE_IFREG);
+    if (link) archive_entry_set_symlink(entry, target);
+    archive_entry_set_perm(entry, folder ? 0700 : link ? 0777 : 0600);
     archive_entry_set_mtime(entry, 0, 0); /* the same dump has the same digest */
-    if (!folder) archive_entry_set_size(entry, st->st_size);
+    if (!folder && !link) archive_entry_set_size(entry, st->st_size);
     int rc = archive_write_header(a, entry) == ARCHIVE_OK && layer->failed == 0 ? 0 : archive_failed(a, layer, f->fts_path, e);
     archive_entry_free(entry);
-    if (rc == 0 && !folder) rc = add_content(a, layer, f->fts_path, (uint64_t)st->st_size, chunk, e);
+    if (rc == 0 && !folder && !link) rc = add_content(a, layer, f->fts_path, (uint64_t)st->st_size, chunk, e);
     return rc;
+}
+
+/* CRIU's links to the rounds before (precopy.h). */
+static int add_link(struct archive *a, struct layer *layer, const FTSENT *f, size_t root_len, struct error *e)
+{
+    char target[64];
+    ssize_t n = readlink(f->fts_accpath, target, sizeof target - 1);
+    target[n > 0 ? n : 0] = '\0';
+    if (n <= 0 || !precopy_is_link(f->fts_path + root_len + 1, target))
+        return error_set(e, ERROR_INVALID, "%s is a link, and none of pre-copy: no part of a dump", f->fts_path);
+    return add_entry(a, layer, f, root_len, target, NULL, e);
 }
 
 static int by_name(const FTSENT **a, const FTSENT **b)
@@ -127,7 +141,9 @@ static int add_tree(struct archive *a, struct layer *layer, const char *dump_dir
         if (f->fts_level == FTS_ROOTLEVEL && f->fts_info != FTS_D)
             rc = error_set(e, ERROR_NOT_FOUND, "%s is no directory with a dump", dump_dir);
         else if (f->fts_info == FTS_D || f->fts_info == FTS_F)
-            rc = add_entry(a, layer, f, strlen(dump_dir), chunk, e);
+            rc = add_entry(a, layer, f, strlen(dump_dir), NULL, chunk, e);
+        else if (f->fts_info == FTS_SL || f->fts_info == FTS_SLNONE)
+            rc = add_link(a, layer, f, strlen(dump_dir), e);
         else if (f->fts_info == FTS_DNR || f->fts_info == FTS_ERR || f->fts_info == FTS_NS)
             rc = error_errno(e, ERROR_IO, f->fts_errno, "%s cannot be read", f->fts_path);
         else

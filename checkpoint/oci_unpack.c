@@ -15,6 +15,7 @@
 
 #include "checkpoint/digest.h"
 #include "checkpoint/oci_json.h"
+#include "checkpoint/precopy.h"
 #include "checkpoint/tree.h"
 
 enum {
@@ -148,7 +149,7 @@ static la_ssize_t on_read(struct archive *a, void *user, const void **ret_data)
 }
 
 /* The path of an entry below `target`, or an error: names are "checkpoint" or "checkpoint/a/b", without "." or ".." or empty
- * parts. In a fresh directory without links such a path cannot leave it. */
+ * parts, and no link on its way. In a fresh directory whose only links are those of extract_link() such a path cannot leave it. */
 static int entry_path(struct archive_entry *entry, const char *target, char path[PATH_MAX], struct error *e)
 {
     const char *name = archive_entry_pathname(entry);
@@ -159,7 +160,8 @@ static int entry_path(struct archive_entry *entry, const char *target, char path
     for (const char *part = name; part < name + len;) {
         size_t n = strcspn(part, "/");
         if (part + n > name + len) n = (size_t)(name + len - part);
-        if (n == 0 || (n == 1 && part[0] == '.') || (n == 2 && part[0] == '.' && part[1] == '.'))
+        bool linked = n == 6 && strncmp(part, "parent", n) == 0 && part + n < name + len; /* through a link */
+        if (n == 0 || linked || (n == 1 && part[0] == '.') || (n == 2 && part[0] == '.' && part[1] == '.'))
             return error_set(e, ERROR_INVALID, "the image has an entry with an unsafe name: \"%.100s\"", name);
         part += n + 1;
     }
@@ -202,11 +204,23 @@ static int extract_file(struct archive *a, const char *path, uint64_t *budget, s
     return rc;
 }
 
+/* CRIU's links to the rounds before (precopy.h): they lead to folders of the dump. */
+static int extract_link(const char *name, const char *target, const char *path, struct error *e)
+{
+    size_t skipped = strlen(top) + 1;
+    if (strlen(name) <= skipped || !precopy_is_link(name + skipped, target))
+        return error_set(e, ERROR_INVALID, "the image has a link that is none of a checkpoint: \"%.100s\" to \"%.60s\"", name, target);
+    if (symlink(target, path) == 0) return 0;
+    return error_errno(e, errno == EEXIST ? ERROR_INVALID : errno == ENOSPC ? ERROR_NOSPACE : ERROR_IO, errno, "%s", path);
+}
+
 static int extract_entry(struct archive *a, struct archive_entry *entry, const char *target, uint64_t *budget, struct error *e)
 {
     char path[PATH_MAX];
     int rc = entry_path(entry, target, path, e);
     if (rc != 0) return rc;
+    if (archive_entry_filetype(entry) == AE_IFLNK && archive_entry_symlink(entry) != NULL && archive_entry_hardlink(entry) == NULL)
+        return extract_link(archive_entry_pathname(entry), archive_entry_symlink(entry), path, e);
     bool link = archive_entry_hardlink(entry) != NULL || archive_entry_symlink(entry) != NULL;
     if (!link && archive_entry_filetype(entry) == AE_IFREG) return extract_file(a, path, budget, e);
     if (link || archive_entry_filetype(entry) != AE_IFDIR)

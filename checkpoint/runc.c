@@ -1,34 +1,34 @@
-#include "checkpoint/runc.h"
+#include "checkpoint/runc_internal.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "checkpoint/leftover.h"
 #include "checkpoint/runc_report.h"
 #include "checkpoint/tree.h"
 
-enum { ARGS_MAX = 32, STATE_MAX = 64 << 10, HELP_MAX = 64 << 10, PROBE_MS = 5000 };
+enum { ARGS_MAX = 32, STATE_MAX = 64 << 10 };
 
-enum kind { KIND_RUN, KIND_QUERY, KIND_KILL, KIND_DELETE, KIND_RESUME, KIND_CHECKPOINT, KIND_RESTORE };
+enum kind { KIND_RUN, KIND_QUERY, KIND_KILL, KIND_DELETE, KIND_RESUME, KIND_CHECKPOINT, KIND_RESTORE, KIND_PREDUMP };
 
-static const char *const kind_names[] = {"run", "state", "kill", "delete", "resume", "checkpoint", "restore"};
+static const char *const kind_names[] = {"run", "state", "kill", "delete", "resume", "checkpoint", "restore", "pre-dump"};
 
 /* A checkpoint of a frozen container, as one command. Its words: the container's id, then those of `runc checkpoint`: runc, --root
  * ROOT, --log LOG, --log-format json, checkpoint, ... */
 static const char frozen[] = "id=$1; shift; \"$1\" \"$2\" \"$3\" \"$4\" \"$5\" \"$6\" \"$7\" pause \"$id\" && \"$@\"; status=$?; "
                              "\"$1\" \"$2\" \"$3\" \"$4\" \"$5\" \"$6\" \"$7\" resume \"$id\" || [ $status -ne 0 ] || status=1; exit $status";
+
+/* A pre-dump, as one command. Its words: runc's root and the container's id, by which a later life knows it (leftover.h), then criu and its own. */
+static const char predump[] = "shift 2; \"$@\"; exit $?";
 
 struct command {
     struct command *next; /* in runc->commands */
@@ -52,140 +52,6 @@ struct command {
     char log[PATH_MAX], pid_file[PATH_MAX], note[PATH_MAX], criu[PATH_MAX];
 };
 
-struct runc {
-    uv_loop_t *loop;
-    char *program, *root, *work;
-    char **environment; /* ours, with PATH and CRIU_CONFIG_FILE replaced */
-    uint32_t timeout_ms;
-    bool ignore_cgroups; /* this runc knows --manage-cgroups-mode ignore */
-    bool skip_lock;      /* this CRIU knows --network-lock skip */
-    struct command *commands;
-    uv_idle_t closer; /* never started; so that on_closed is called from the loop */
-    bool closing;
-    void (*on_closed)(void *user);
-    void *closed_user;
-};
-
-/* --- set-up */
-
-static void free_runc(struct runc *r)
-{
-    for (char **variable = r->environment; variable != NULL && *variable != NULL; variable++) free(*variable);
-    free(r->environment);
-    free(r->program);
-    free(r->root);
-    free(r->work);
-    free(r);
-}
-
-/* runc finds CRIU on PATH (since 1.2 it ignores --criu), and CRIU its defaults by CRIU_CONFIG_FILE. */
-static int make_environment(struct runc *r, const char *criu, struct error *e)
-{
-    extern char **environ;
-    size_t n = 0, kept = 0;
-    while (environ[n] != NULL) n++;
-    r->environment = calloc(n + 3, sizeof *r->environment);
-    if (r->environment == NULL) return error_set(e, ERROR_NOMEM, "no memory for runc");
-    for (size_t i = 0; i < n; i++) {
-        bool replaced = (criu != NULL && strncmp(environ[i], "PATH=", 5) == 0) || strncmp(environ[i], "CRIU_CONFIG_FILE=", 17) == 0;
-        if (!replaced && (r->environment[kept++] = strdup(environ[i])) == NULL) return error_set(e, ERROR_NOMEM, "no memory for runc");
-    }
-    const char *path = getenv("PATH");
-    char *text = NULL;
-    if (criu != NULL) {
-        if (asprintf(&text, "PATH=%s/bin:%s", r->work, path != NULL ? path : "/usr/sbin:/usr/bin:/sbin:/bin") < 0)
-            return error_set(e, ERROR_NOMEM, "no memory for runc");
-        r->environment[kept++] = text;
-    }
-    if (asprintf(&text, "CRIU_CONFIG_FILE=%s/criu.conf", r->work) < 0) return error_set(e, ERROR_NOMEM, "no memory for runc");
-    r->environment[kept] = text;
-    return 0;
-}
-
-/* Several may share a work folder, each in a thread of its own: what they write there is replaced at once.
- * tcp-close: established connections are not dumped, and not locked meanwhile; the restored process sees them closed.
- * network-lock skip: nothing has to be kept still then; else a container's whole network namespace is cut off while it is dumped, and with it whoever
- * else is in there (an interceptor and its connections to the log: a packet is lost, and comes again after 200 ms or a second). */
-static int write_criu_config(const struct runc *r, struct error *e)
-{
-    char text[100];
-    int len = snprintf(text, sizeof text, "# written at every start\ntcp-close\n%s", r->skip_lock ? "network-lock skip\n" : "");
-    char path[PATH_MAX], aside[PATH_MAX];
-    if (snprintf(path, sizeof path, "%s/criu.conf", r->work) >= (int)sizeof path ||
-        snprintf(aside, sizeof aside, "%s/criu.conf.%d", r->work, gettid()) >= (int)sizeof aside)
-        return error_set(e, ERROR_INVALID, "the path is too long");
-    int fd = open(aside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0) return error_errno(e, ERROR_IO, errno, "%s cannot be written", aside);
-    ssize_t n = write(fd, text, (size_t)len);
-    close(fd);
-    return n == len && rename(aside, path) == 0 ? 0 : error_set(e, ERROR_IO, "%s cannot be written", path);
-}
-
-static int link_criu(const struct runc *r, const char *criu, struct error *e)
-{
-    char link[PATH_MAX], target[PATH_MAX], aside[PATH_MAX];
-    if (criu == NULL) return 0;
-    if (realpath(criu, target) == NULL || access(target, X_OK) != 0)
-        return error_errno(e, ERROR_NOT_FOUND, errno, "CRIU %s cannot be run", criu);
-    if (snprintf(link, sizeof link, "%s/bin", r->work) >= (int)sizeof link - 8) return error_set(e, ERROR_INVALID, "the path is too long");
-    int rc = tree_make(link, e);
-    if (rc != 0) return rc;
-    strcat(link, "/criu");
-    if (snprintf(aside, sizeof aside, "%s.%d", link, gettid()) >= (int)sizeof aside) return error_set(e, ERROR_INVALID, "the path is too long");
-    if ((unlink(aside) != 0 && errno != ENOENT) || symlink(target, aside) != 0 || rename(aside, link) != 0)
-        return error_errno(e, ERROR_IO, errno, "%s cannot be made", link);
-    return 0;
-}
-
-static int64_t now_ms(void)
-{
-    return (int64_t)(uv_hrtime() / 1000000);
-}
-
-/* Runs a program to its end, once, at start. Its exit status (-1: it was killed), and the first of what it says. */
-static int run_once(const struct runc *r, char *const args[], char said[HELP_MAX], int *ret_status, struct error *e)
-{
-    posix_spawn_file_actions_t actions;
-    pid_t pid;
-    int status = 0, output = memfd_create("what-it-says", MFD_CLOEXEC);
-    if (output < 0) return error_errno(e, ERROR_IO, errno, "no memory for what %s says", args[0]);
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_adddup2(&actions, output, 1);
-    posix_spawn_file_actions_adddup2(&actions, output, 2);
-    int failed = posix_spawnp(&pid, args[0], &actions, NULL, args, r->environment);
-    posix_spawn_file_actions_destroy(&actions);
-    if (failed != 0) {
-        close(output);
-        return error_errno(e, ERROR_NOT_FOUND, failed, "%s cannot be run", args[0]);
-    }
-    int64_t deadline = now_ms() + PROBE_MS;
-    while (waitpid(pid, &status, WNOHANG) == 0) {
-        if (now_ms() > deadline) kill(pid, SIGKILL);
-        poll(NULL, 0, 1);
-    }
-    ssize_t n = pread(output, said, HELP_MAX - 1, 0);
-    said[n > 0 ? n : 0] = '\0';
-    close(output);
-    *ret_status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-    return 0;
-}
-
-/* Is there a runc, and does it know the cgroups mode "ignore"? (1.1 does not, and its default works; newer ones need it on cgroup v2.) Can this CRIU
- * leave the network alone? (Since 3.18.) Without a CRIU: no. */
-static int probe(struct runc *r, const char *criu, struct error *e)
-{
-    char *runc[] = {r->program, (char[]){"restore"}, (char[]){"--help"}, NULL};
-    char *lock[] = {(char *)(uintptr_t)(criu != NULL ? criu : "criu"), (char[]){"--network-lock"}, (char[]){"skip"}, (char[]){"--version"}, NULL};
-    char *said = calloc(1, HELP_MAX);
-    int status, rc = said == NULL ? error_set(e, ERROR_NOMEM, "no memory for what runc says") : run_once(r, runc, said, &status, e);
-    if (rc == 0) r->ignore_cgroups = strstr(said, "'ignore'") != NULL;
-    if (rc == 0 && status != 0) rc = error_set(e, ERROR_NOT_FOUND, "%s is no runc: \"%s restore --help\" failed", r->program, r->program);
-    if (rc == 0) r->skip_lock = run_once(r, lock, said, &status, NULL) == 0 && status == 0;
-    free(said);
-    return rc;
-}
-
 int runc_new(uv_loop_t *loop, const struct runc_options *options, struct runc **ret_runc, struct error *e)
 {
     if (options->root == NULL || *options->root != '/' || options->work == NULL || *options->work != '/')
@@ -198,14 +64,9 @@ int runc_new(uv_loop_t *loop, const struct runc_options *options, struct runc **
     r->root = strdup(options->root);
     r->work = strdup(options->work);
     int rc = r->program == NULL || r->root == NULL || r->work == NULL ? error_set(e, ERROR_NOMEM, "no memory for runc") : 0;
-    if (rc == 0) rc = tree_make(r->work, e);
-    if (rc == 0) rc = tree_make(r->root, e);
-    if (rc == 0) rc = link_criu(r, options->criu, e);
-    if (rc == 0) rc = make_environment(r, options->criu, e);
-    if (rc == 0) rc = probe(r, options->criu, e);
-    if (rc == 0) rc = write_criu_config(r, e);
+    if (rc == 0) rc = runc_set_up(r, options->criu, options->precopy, e);
     if (rc != 0) {
-        free_runc(r);
+        runc_free_parts(r);
         return rc;
     }
     uv_idle_init(loop, &r->closer);
@@ -219,8 +80,13 @@ static void on_closer_closed(uv_handle_t *handle)
     struct runc *r = handle->data;
     void (*on_closed)(void *user) = r->on_closed;
     void *user = r->closed_user;
-    free_runc(r);
+    runc_free_parts(r);
     if (on_closed != NULL) on_closed(user);
+}
+
+bool runc_tracks(const struct runc *r)
+{
+    return r->tracks;
 }
 
 void runc_close(struct runc *r, void (*on_closed)(void *user), void *user)
@@ -256,31 +122,36 @@ static void read_state(const struct command *c, struct runc_result *result)
     free(text);
 }
 
+static bool is_by_criu(enum kind kind)
+{
+    return kind == KIND_CHECKPOINT || kind == KIND_RESTORE || kind == KIND_PREDUMP;
+}
+
 static void describe_failure(const struct command *c, struct runc_result *result, char *detail)
 {
     char message[ERROR_TEXT_MAX], first[ERROR_TEXT_MAX];
-    const char *verb = kind_names[c->kind];
+    const char *verb = kind_names[c->kind], *who = c->kind == KIND_PREDUMP ? "criu" : "runc";
     runc_report_message(c->log, message, sizeof message);
     first[0] = '\0';
-    if (c->kind == KIND_CHECKPOINT || c->kind == KIND_RESTORE) runc_report_criu(c->criu, first, sizeof first, detail, RUNC_DETAIL_MAX);
+    if (is_by_criu(c->kind)) runc_report_criu(c->criu, first, sizeof first, detail, RUNC_DETAIL_MAX);
     if (c->timed_out)
-        result->status = error_set(&result->error, ERROR_TIMEOUT, "runc %s of %s was killed after %u ms%s%.120s", verb, c->id,
+        result->status = error_set(&result->error, ERROR_TIMEOUT, "%s %s of %s was killed after %u ms%s%.120s", who, verb, c->id,
             c->runc->timeout_ms, first[0] != '\0' ? ": CRIU: " : "", first);
     else if (first[0] != '\0')
-        result->status = error_set(&result->error, ERROR_IO, "runc %s of %.40s: CRIU: %.140s (%s)", verb, c->id, first, c->criu);
+        result->status = error_set(&result->error, ERROR_IO, "%s %s of %.40s: CRIU: %.140s (%s)", who, verb, c->id, first, c->criu);
     else if (message[0] != '\0')
-        result->status = error_set(&result->error, runc_report_code(message), "runc %s of %.40s: %s", verb, c->id, message);
+        result->status = error_set(&result->error, runc_report_code(message), "%s %s of %.40s: %s", who, verb, c->id, message);
     else if (c->term_signal != 0)
-        result->status = error_set(&result->error, ERROR_IO, "runc %s of %s ended by signal %d", verb, c->id, c->term_signal);
+        result->status = error_set(&result->error, ERROR_IO, "%s %s of %s ended by signal %d", who, verb, c->id, c->term_signal);
     else
-        result->status = error_set(&result->error, ERROR_IO, "runc %s of %s failed with status %d and said nothing", verb, c->id,
+        result->status = error_set(&result->error, ERROR_IO, "%s %s of %s failed with status %d and said nothing", who, verb, c->id,
             (int)c->exit_status);
 }
 
 static enum runc_criu judge_criu(const struct command *c)
 {
-    if (c->kind != KIND_CHECKPOINT && c->kind != KIND_RESTORE) return RUNC_CRIU_NONE;
-    if (access(c->criu, F_OK) == 0) return runc_report_criu_failed(c->criu) ? RUNC_CRIU_FAILED : RUNC_CRIU_CUT;
+    if (!is_by_criu(c->kind)) return RUNC_CRIU_NONE;
+    if (access(c->criu, F_OK) == 0) return runc_report_criu_failed(c->criu) || runc_report_criu_let_go(c->criu) ? RUNC_CRIU_FAILED : RUNC_CRIU_CUT;
     return c->timed_out || c->term_signal != 0 ? RUNC_CRIU_CUT : RUNC_CRIU_NONE; /* it may just be beginning */
 }
 
@@ -384,7 +255,8 @@ bool runc_left(const char *work, const char *id)
 bool runc_cut(const char *work, const char *id)
 {
     char path[PATH_MAX];
-    return snprintf(path, sizeof path, "%s/%s.criu/dump.log", work, id) < (int)sizeof path && access(path, F_OK) == 0 && !runc_report_criu_ended(path);
+    return snprintf(path, sizeof path, "%s/%s.criu/dump.log", work, id) < (int)sizeof path && access(path, F_OK) == 0 && !runc_report_criu_ended(path) &&
+           !runc_report_criu_let_go(path);
 }
 
 /* --- the start of a command */
@@ -418,7 +290,7 @@ static int prepare(struct runc *r, enum kind kind, const char *id, runc_cb cb, v
     if (c == NULL) return error_set(e, ERROR_NOMEM, "no memory for a command");
     *c = (struct command){.runc = r, .kind = kind, .cb = cb, .user = user, .output = -1, .started_ns = uv_hrtime()};
     memcpy(c->id, id, strlen(id) + 1);
-    const char *criu_log = kind == KIND_CHECKPOINT ? "/dump.log" : kind == KIND_RESTORE ? "/restore.log" : "";
+    const char *criu_log = kind == KIND_CHECKPOINT || kind == KIND_PREDUMP ? "/dump.log" : kind == KIND_RESTORE ? "/restore.log" : "";
     if (snprintf(c->log, sizeof c->log, "%s/%s.log", r->work, id) >= (int)sizeof c->log ||
         snprintf(c->pid_file, sizeof c->pid_file, "%s/%s.pid", r->work, id) >= (int)sizeof c->pid_file ||
         snprintf(c->note, sizeof c->note, "%s/%s.command", r->work, id) >= (int)sizeof c->note ||
@@ -442,8 +314,8 @@ static int prepare(struct runc *r, enum kind kind, const char *id, runc_cb cb, v
 static int start_as(struct command *c, const char *const *before, const char *const *words, struct error *e)
 {
     struct runc *r = c->runc;
-    const char *runc[] = {r->program, "--root", r->root, "--log", c->log, "--log-format", "json", kind_names[c->kind], NULL};
-    const char *const *const parts[] = {before, runc, words};
+    const char *none[] = {NULL}, *runc[] = {r->program, "--root", r->root, "--log", c->log, "--log-format", "json", kind_names[c->kind], NULL};
+    const char *const *const parts[] = {before, c->kind == KIND_PREDUMP ? none : runc, words};
     const char *args[ARGS_MAX] = {NULL};
     size_t n = 0;
     for (size_t i = 0; i < 3; i++)
@@ -535,11 +407,11 @@ int runc_delete(struct runc *r, const char *id, runc_cb cb, void *user, struct e
     return start(c, (const char *const[]){"--force", c->id, NULL}, e);
 }
 
-/* Makes a directory for a dump; one that is there must be empty. */
-static int make_image_dir(const char *path, struct error *e)
+/* Makes a directory for a dump; one that is there must be empty, or has the rounds before that dump. */
+static int make_image_dir(const char *path, const char *parent, struct error *e)
 {
     int rc = tree_make(path, e);
-    if (rc != 0) return rc;
+    if (rc != 0 || parent != NULL) return rc;
     DIR *dir = opendir(path);
     if (dir == NULL) return error_errno(e, ERROR_IO, errno, "%s", path);
     struct dirent *entry;
@@ -558,14 +430,42 @@ static char *work_folder(const struct command *c, char path[PATH_MAX])
     return path;
 }
 
-int runc_checkpoint(struct runc *r, const char *id, const char *image_dir, bool leave_running, runc_cb cb, void *user, struct error *e)
+int runc_predump(struct runc *r, const char *id, const struct process *init, const char *image_dir, const char *parent, runc_cb cb, void *user,
+    struct error *e)
+{
+    struct command *c;
+    char folder[PATH_MAX], pid[16];
+    int rc = check_absolute(image_dir, "the folder of a dump", e);
+    if (rc == 0 && !process_alive(init)) rc = error_set(e, ERROR_CONFLICT, "the process of %.100s has ended", id);
+    if (rc == 0) rc = prepare(r, KIND_PREDUMP, id, cb, user, &c, e);
+    if (rc != 0) return rc;
+    rc = make_image_dir(image_dir, NULL, e);
+    if (rc == 0) rc = tree_make(work_folder(c, folder), e);
+    if (rc != 0) {
+        free(c);
+        return rc;
+    }
+    snprintf(pid, sizeof pid, "%d", (int)init->pid);
+    const char *words[] = {"criu", "pre-dump", "--tree", pid, "--images-dir", image_dir, "--work-dir", folder, "--log-file", "dump.log", "-v4",
+        parent != NULL ? "--prev-images-dir" : NULL, parent, NULL};
+    return start_as(c, (const char *const[]){"/bin/sh", "-c", predump, "sh", r->root, c->id, NULL}, words, e);
+}
+
+void runc_end_predump(struct runc *r, const char *id)
+{
+    for (struct command *c = r->commands; c != NULL; c = c->next)
+        if (c->kind == KIND_PREDUMP && strcmp(c->id, id) == 0 && uv_is_active((uv_handle_t *)&c->process)) kill(-c->process.pid, SIGKILL);
+}
+
+int runc_checkpoint(struct runc *r, const char *id, const char *image_dir, const char *parent, bool leave_running, runc_cb cb, void *user,
+    struct error *e)
 {
     struct command *c;
     char folder[PATH_MAX];
     int rc = check_absolute(image_dir, "the folder of a dump", e);
     if (rc == 0) rc = prepare(r, KIND_CHECKPOINT, id, cb, user, &c, e);
     if (rc != 0) return rc;
-    rc = make_image_dir(image_dir, e);
+    rc = make_image_dir(image_dir, parent, e);
     if (rc == 0) rc = tree_make(work_folder(c, folder), e);
     if (rc != 0) {
         free(c);
@@ -574,6 +474,7 @@ int runc_checkpoint(struct runc *r, const char *id, const char *image_dir, bool 
     const char *words[ARGS_MAX] = {"--image-path", image_dir, "--work-path", folder};
     size_t n = 4;
     if (r->ignore_cgroups) words[n++] = "--manage-cgroups-mode", words[n++] = "ignore";
+    if (parent != NULL) words[n++] = "--parent-path", words[n++] = parent;
     if (leave_running) words[n++] = "--leave-running";
     words[n] = c->id;
     if (!leave_running) return start(c, words, e);

@@ -43,6 +43,7 @@ struct runc_options {
     const char *root; /* where runc keeps the containers' states (its --root): absolute, better below /run */
     const char *work; /* where logs and pid files of commands go: absolute; made if it is not there, mode 0700 */
     uint32_t timeout_ms; /* bound of each command; 0: RUNC_TIMEOUT_MS */
+    bool precopy;        /* CRIU is asked whether it can track here which pages are written: runc_tracks() */
 };
 
 enum runc_status {
@@ -77,6 +78,9 @@ struct runc;
 /* Makes `work` and checks the options; starts nothing. `loop` is borrowed until runc_close() has called back. */
 int runc_new(uv_loop_t *loop, const struct runc_options *options, struct runc **ret_runc, struct error *e);
 
+/* Can CRIU track here which pages a process writes? Asked once, by runc_new() with `precopy`: not every kernel keeps account of that. */
+bool runc_tracks(const struct runc *r);
+
 /* Ends and frees it when the commands that still run have ended and called back (each is bounded): killing a checkpoint
  * would harm its container. Then calls on_closed (which may be NULL). No new command may be started meanwhile. */
 void runc_close(struct runc *r, void (*on_closed)(void *user), void *user);
@@ -106,13 +110,29 @@ bool runc_cut(const char *work, const char *id);
 /* Thaws a container that a checkpoint, killed at its bound, left frozen. One that is not frozen is no failure. */
 int runc_resume(struct runc *r, const char *id, runc_cb cb, void *user, struct error *e);
 
+/* A round of pre-copy (precopy.h has the rounds): the memory of the container's processes into `image_dir` (as below), those pages of which the ones in
+ * `parent` (relative to image_dir; NULL: none) are not the last word any more. `init` is its first process. Only where runc_tracks().
+ *
+ * The processes stand still for as long as their page tables are walked, and run on while the pages are written. That is why CRIU is asked itself: runc
+ * would have it freeze the container's cgroup, for which it mostly sleeps for 100 ms, and a container that runc has frozen stays so while pages are
+ * written. A failure breaks the chain: what was written since the round before is not known any more, and all rounds so far are worth nothing. One that
+ * is killed in the midst may leave the container harmed (RUNC_CRIU_CUT), unless it only wrote any more. */
+int runc_predump(struct runc *r, const char *id, const struct process *init, const char *image_dir, const char *parent, runc_cb cb, void *user,
+    struct error *e);
+
+/* Kills a pre-dump of that container, whose process has ended. Its callback comes as usual. */
+void runc_end_predump(struct runc *r, const char *id);
+
 /* Dumps into `image_dir` (absolute; made with mode 0700; must not exist or be empty). The container is frozen from shortly
  * after the start of the command to shortly before its end, and then runs on, or is killed if !leave_running. A dump is complete
  * only when this succeeds; else the directory is to be removed. Nothing is fsynced: pack it (oci_image.h).
  *
+ * `parent`, when not NULL: the newest round of runc_predump(), relative to image_dir, mostly in it: only what was written since is dumped. The rounds are
+ * a part of the dump then.
+ *
  * With leave_running, runc freezes it before CRIU comes and thaws it after, which halves the pause: CRIU asks once whether its own
  * freezing is done, and if not sleeps for 100 ms. All three are one command, so that the container is thawed whoever dies, except that command. */
-int runc_checkpoint(struct runc *r, const char *id, const char *image_dir, bool leave_running, runc_cb cb, void *user,
+int runc_checkpoint(struct runc *r, const char *id, const char *image_dir, const char *parent, bool leave_running, runc_cb cb, void *user,
     struct error *e);
 
 /* Creates the container from a dump and lets it run on. No container of that id may be there (runc_delete() it). The dump must

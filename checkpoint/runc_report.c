@@ -86,7 +86,7 @@ void runc_report_criu(const char *log_path, char *first, size_t first_cap, char 
 bool runc_report_criu_failed(const char *log_path)
 {
     char *log = read_tail(log_path);
-    bool failed = log != NULL && (strstr(log, "Dumping FAILED") != NULL || strstr(log, "Restoring FAILED") != NULL);
+    bool failed = log != NULL && (strstr(log, "Dumping FAILED") != NULL || strstr(log, "Pre-dumping FAILED") != NULL || strstr(log, "Restoring FAILED") != NULL);
     free(log);
     return failed;
 }
@@ -94,9 +94,17 @@ bool runc_report_criu_failed(const char *log_path)
 bool runc_report_criu_ended(const char *log_path)
 {
     char *log = read_tail(log_path);
-    bool done = log != NULL && (strstr(log, "Dumping finished successfully") != NULL || strstr(log, "Restore finished successfully") != NULL);
+    bool done = log != NULL && (strstr(log, "Dumping finished successfully") != NULL || strstr(log, "Pre-dumping finished successfully") != NULL || strstr(log, "Restore finished successfully") != NULL);
     free(log);
     return done || runc_report_criu_failed(log_path);
+}
+
+bool runc_report_criu_let_go(const char *log_path)
+{
+    char *log = read_tail(log_path);
+    bool let_go = log != NULL && strstr(log, "Pre-dumping tasks' memory") != NULL;
+    free(log);
+    return let_go;
 }
 
 enum error_code runc_report_code(const char *message)

@@ -19,6 +19,9 @@ bool runc_report_criu_failed(const char *log_path);
 /* Does it say that it came to an end, good or bad? */
 bool runc_report_criu_ended(const char *log_path);
 
+/* Does it say that a pre-dump had let the processes go on, and only wrote what it had of them? */
+bool runc_report_criu_let_go(const char *log_path);
+
 /* Which of our errors a message of runc stands for: ERROR_NOT_FOUND, ERROR_EXISTS, ERROR_CONFLICT (not running), else ERROR_IO. */
 enum error_code runc_report_code(const char *message);
 

@@ -246,7 +246,7 @@ static void test_checkpoint_and_restore(void **state)
     int open_before = dial();
     for (int i = 1; i <= BEFORE; i++) add(open_before, i);
 
-    wait_success(runc_checkpoint(runc, id, at("dump"), true, on_result, NULL, NULL));
+    wait_success(runc_checkpoint(runc, id, at("dump"), NULL, true, on_result, NULL, NULL));
     print_message("checkpoint: %llu ms\n", (unsigned long long)last.elapsed_us / 1000);
     assert_true(process_alive(&first)); /* it runs on, and so does the connection */
     add(open_before, BEFORE + 1);
@@ -277,7 +277,7 @@ static void test_checkpoint_and_restore(void **state)
     add(fd, BEFORE + 1);
 
     /* a restored one can be checkpointed again, also for good */
-    wait_success(runc_checkpoint(runc, id, at("dump"), false, on_result, NULL, NULL));
+    wait_success(runc_checkpoint(runc, id, at("dump"), NULL, false, on_result, NULL, NULL));
     assert_false(process_alive(&second));
     close(fd);
     wait_success(runc_delete(runc, id, on_result, NULL, NULL));
@@ -294,7 +294,7 @@ static void test_failures(void **state)
 {
     (void)state;
     struct error e;
-    wait_result(runc_checkpoint(runc, id, at("none"), true, on_result, NULL, NULL));
+    wait_result(runc_checkpoint(runc, id, at("none"), NULL, true, on_result, NULL, NULL));
     assert_int_equal(last.status, -ERROR_NOT_FOUND);
     wait_success(runc_run(runc, id, bundle, on_result, NULL, NULL));
     struct process p = last.process;
@@ -302,7 +302,7 @@ static void test_failures(void **state)
     assert_int_equal(last.status, -ERROR_EXISTS);
     int fd = dial();
     add(fd, 1);
-    wait_success(runc_checkpoint(runc, id, at("dump"), true, on_result, NULL, NULL));
+    wait_success(runc_checkpoint(runc, id, at("dump"), NULL, true, on_result, NULL, NULL));
     assert_true(process_alive(&p));
     close(fd);
     wait_success(runc_delete(runc, id, on_result, NULL, NULL));
@@ -330,7 +330,7 @@ static void test_killed_commands(void **state)
     int fd = dial();
     add(fd, 1);
     close(fd);
-    wait_success(runc_checkpoint(runc, id, at("good"), false, on_result, NULL, NULL));
+    wait_success(runc_checkpoint(runc, id, at("good"), NULL, false, on_result, NULL, NULL));
     for (uint32_t ms = 5; ms <= 125; ms += 15) {
         struct runc_options options = {.criu = criu, .root = at("runc"), .work = at("work"), .timeout_ms = ms};
         assert_int_equal(runc_new(&loop, &options, &hasty, &e), 0);
@@ -341,7 +341,7 @@ static void test_killed_commands(void **state)
         wait_success(runc_delete(runc, id, on_result, NULL, NULL));
         wait_success(runc_restore(runc, id, bundle, at("good"), on_result, NULL, NULL));
         assert_int_equal(tree_remove(at("bad"), &e), 0);
-        wait_result(runc_checkpoint(hasty, id, at("bad"), true, on_result, NULL, NULL));
+        wait_result(runc_checkpoint(hasty, id, at("bad"), NULL, true, on_result, NULL, NULL));
         assert_true(last.status == 0 || last.status == -ERROR_TIMEOUT);
         killed += last.status != 0;
         runc_close(hasty, NULL, NULL);

@@ -434,6 +434,99 @@ static void test_forged(void **state)
     assert_int_equal(unpack_forged(garbage, sizeof garbage, &e), -ERROR_INVALID);
 }
 
+static void read_link(const char *path, const char *expected)
+{
+    char target[64];
+    ssize_t n = readlink(path, target, sizeof target - 1);
+    target[n > 0 ? n : 0] = '\0';
+    assert_string_equal(target, expected);
+}
+
+/* The rounds before a dump, and CRIU's links to them. */
+static void test_rounds(void **state)
+{
+    (void)state;
+    struct error e = {0};
+    struct oci_image image, out;
+    char before[OCI_DIGEST_MAX], after[OCI_DIGEST_MAX];
+    assert_int_equal(tree_make(at("dump/pre-1"), &e), 0);
+    assert_int_equal(tree_make(at("dump/pre-2"), &e), 0);
+    assert_int_equal(symlink("pre-2", at("dump/parent")), 0);
+    assert_int_equal(symlink("../pre-1", at("dump/pre-2/parent")), 0);
+    assert_int_equal(link(at("dump/pages-1.img"), at("dump/pre-1/pages-1.img")), 0);
+    if (oci_image_pack(at("dump"), at("image"), &labels, &image, &e) != 0) fail_msg("%s", e.text);
+    if (oci_image_unpack(at("image"), image.digest, at("out"), LIMIT, &out, &e) != 0) fail_msg("%s", e.text);
+    read_link(at("out/parent"), "pre-2");
+    read_link(at("out/pre-2/parent"), "../pre-1");
+    assert_int_equal(oci_file_digest(at("dump/pages-1.img"), before, &e), 0);
+    assert_int_equal(oci_file_digest(at("out/parent/parent/pages-1.img"), after, &e), 0);
+    assert_string_equal(before, after);
+    assert_int_equal(tree_remove(at("out"), &e), 0);
+    static const char *const targets[] = {"pre-9", "/etc", "..", "../pre-1", "../../pre-1", "pre-1/x", "parent"};
+    for (size_t i = 0; i < sizeof targets / sizeof *targets; i++) { /* what else is called so is no part of a dump */
+        assert_int_equal(unlink(at("dump/parent")), 0);
+        assert_int_equal(symlink(targets[i], at("dump/parent")), 0);
+        assert_int_equal(oci_image_pack(at("dump"), at("none"), &labels, &out, &e), -ERROR_INVALID);
+    }
+    assert_absent(at("none"));
+}
+
+/* Several entries in one archive: file, folder or link, by the second word. */
+static int unpack_entries(const char *const entries[][2], size_t n)
+{
+    static char tar[64 << 10];
+    struct error e = {0};
+    size_t used = 0;
+    struct archive *a = archive_write_new();
+    archive_write_set_format_pax_restricted(a);
+    assert_int_equal(archive_write_open_memory(a, tar, sizeof tar, &used), ARCHIVE_OK);
+    for (size_t i = 0; i < n; i++) {
+        bool file = strcmp(entries[i][1], "file") == 0, folder = strcmp(entries[i][1], "folder") == 0;
+        struct archive_entry *entry = archive_entry_new();
+        archive_entry_set_pathname(entry, entries[i][0]);
+        archive_entry_set_filetype(entry, file ? AE_IFREG : folder ? AE_IFDIR : AE_IFLNK);
+        if (!file && !folder) archive_entry_set_symlink(entry, entries[i][1]);
+        archive_entry_set_perm(entry, 0777);
+        if (file) archive_entry_set_size(entry, 4);
+        assert_int_equal(archive_write_header(a, entry), ARCHIVE_OK);
+        if (file) assert_int_equal(archive_write_data(a, "evil", 4), 4);
+        archive_entry_free(entry);
+    }
+    archive_write_close(a);
+    archive_write_free(a);
+    int rc = unpack_forged(tar, used, &e);
+    if (rc == 0) assert_int_equal(tree_remove(at("out"), &e), 0);
+    else assert_absent(at("out"));
+    return rc;
+}
+
+/* An image is not trusted: only the links of pre-copy, to where they belong, and nothing goes through one. */
+static void test_forged_links(void **state)
+{
+    (void)state;
+    static const char *const good[][2] = {{"checkpoint", "folder"}, {"checkpoint/parent", "pre-2"}, {"checkpoint/pre-1", "folder"}, {"checkpoint/pre-1/x", "file"},
+        {"checkpoint/pre-2", "folder"}, {"checkpoint/pre-2/parent", "../pre-1"}};
+    assert_int_equal(unpack_entries(good, 6), 0);
+    static const char *const bad[][2] = {{"checkpoint/parent", "/etc"}, {"checkpoint/parent", "/"}, {"checkpoint/parent", ".."}, {"checkpoint/parent", "../pre-1"},
+        {"checkpoint/parent", "../../pre-1"}, {"checkpoint/parent", "pre-1/../../.."}, {"checkpoint/parent", "."}, {"checkpoint/parent", ""}, {"checkpoint/inventory.img", "pre-1"},
+        {"checkpoint/pre-1", "pre-2"}, {"checkpoint/pre-2/parent", "../../../etc"}, {"checkpoint/pre-2/parent", "/etc"}, {"checkpoint/pre-1/parent", "../pre-1"},
+        {"checkpoint/pre-1/parent", "../pre-2"}, {"checkpoint/pre-2/x/parent", "../pre-1"}, {"checkpoint", "pre-1"}, {"parent", "pre-1"}, {"checkpoint/parent/", "pre-1/"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        const char *const all[][2] = {{"checkpoint", "folder"}, {"checkpoint/pre-1", "folder"}, {"checkpoint/pre-2", "folder"}, {"checkpoint/pre-2/x", "folder"}, {bad[i][0], bad[i][1]}};
+        if (unpack_entries(all + (i == 9 ? 2 : 0), i == 9 ? 3 : 5) != -ERROR_INVALID) fail_msg("%s -> %s", bad[i][0], bad[i][1]);
+    }
+    /* through a link, in place of a file, a file in place of a link */
+    static const char *const through[][2] = {{"checkpoint", "folder"}, {"checkpoint/pre-1", "folder"}, {"checkpoint/parent", "pre-1"}, {"checkpoint/parent/x", "file"}};
+    assert_int_equal(unpack_entries(through, 4), -ERROR_INVALID);
+    static const char *const folder[][2] = {{"checkpoint", "folder"}, {"checkpoint/pre-1", "folder"}, {"checkpoint/parent", "pre-1"}, {"checkpoint/parent/x", "folder"}};
+    assert_int_equal(unpack_entries(folder, 4), -ERROR_INVALID);
+    static const char *const twice[][2] = {{"checkpoint", "folder"}, {"checkpoint/parent", "file"}, {"checkpoint/parent", "pre-1"}};
+    assert_int_equal(unpack_entries(twice, 3), -ERROR_INVALID);
+    static const char *const over[][2] = {{"checkpoint", "folder"}, {"checkpoint/pre-1", "folder"}, {"checkpoint/parent", "pre-1"}, {"checkpoint/parent", "file"}};
+    assert_int_equal(unpack_entries(over, 4), -ERROR_INVALID);
+    assert_absent(at("evil"));
+}
+
 static void test_manifests(void **state)
 {
     (void)state;
@@ -472,6 +565,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_no_space, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_wrapped, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_forged, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_rounds, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_forged_links, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_manifests, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

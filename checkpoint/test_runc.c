@@ -17,6 +17,7 @@
 #include <cmocka.h>
 
 #include "checkpoint/leftover.h"
+#include "checkpoint/precopy.h"
 #include "checkpoint/runc.h"
 #include "checkpoint/runc_report.h"
 #include "checkpoint/tree.h"
@@ -51,6 +52,22 @@ static const char script[] =
     "  checkpoint:done) echo '(00.2) Dumping finished successfully' >$4/dump.log;;\n"
     "  checkpoint:*) criu >$here/criu-said; echo $CRIU_CONFIG_FILE >>$here/criu-said;;\n"
     "esac\n";
+
+/* CRIU, which is asked what it can, and for rounds of pre-copy: pre-dump --tree PID --images-dir DIR --work-dir WORK ... */
+static const char criu_script[] =
+    "#!/bin/sh\n"
+    "here=$(dirname \"$(readlink -f \"$0\")\")\n"
+    "[ \"$1 $2\" = \"check --feature\" ] && { [ -e $here/tracks ]; exit; }\n"
+    "[ \"$1\" = pre-dump ] || { echo I am criu; exit; }\n"
+    "echo \"$*\" >>$here/calls\n"
+    "log=$7/dump.log; echo '(0.1) Pre-dumping task' >$log\n"
+    "[ -e $here/criu-cut ] && kill -9 $$\n"
+    "[ -e $here/criu-refuses ] && { echo '(0.2) Error (criu/x.c:1): not today' >>$log; echo '(0.3) Error (criu/cr-dump.c:1): Pre-dumping FAILED.' >>$log; exit 1; }\n"
+    "[ -e $here/criu-hangs ] && { sleep 600 & echo $! >$here/grandchild; wait; }\n"
+    "echo \"(0.2) Pre-dumping tasks' memory\" >>$log\n"
+    "[ -e $here/criu-cut-late ] && kill -9 $$\n"
+    "head -c 5000000 /dev/zero >$5/pages-1.img\n"
+    "echo '(0.3) Pre-dumping finished successfully' >>$log\n";
 
 static char base[64];
 static uv_loop_t loop;
@@ -95,7 +112,7 @@ static void start(uint32_t timeout_ms)
 {
     struct error e = {0};
     struct runc_options options = {.runc = at("runc"), .criu = at("some-criu"), .root = at("root"), .work = at("work"),
-        .timeout_ms = timeout_ms};
+        .timeout_ms = timeout_ms, .precopy = true};
     if (runc_new(&loop, &options, &runc, &e) != 0) fail_msg("%s", e.text);
 }
 
@@ -105,7 +122,7 @@ static int set_up(void **state)
     snprintf(base, sizeof base, "/tmp/crsc-test-runc-XXXXXX");
     if (mkdtemp(base) == NULL || uv_loop_init(&loop) != 0) return 1;
     write_program(at("runc"), script);
-    write_program(at("some-criu"), "#!/bin/sh\necho I am criu\n");
+    write_program(at("some-criu"), criu_script);
     called = closed = 0;
     start(60000);
     return 0;
@@ -160,7 +177,7 @@ static void test_success(void **state)
     assert_int_equal(last.status, 0);
     assert_int_equal(last.container, RUNC_STOPPED);
     assert_int_equal(last.process.pid, 0);
-    wait_result(runc_checkpoint(runc, "c", at("img"), true, on_result, NULL, NULL));
+    wait_result(runc_checkpoint(runc, "c", at("img"), NULL, true, on_result, NULL, NULL));
     assert_int_equal(last.status, 0);
     read_text(at("criu-said"), text, sizeof text);
     assert_non_null(strstr(text, "I am criu")); /* the CRIU that was configured is the one on runc's PATH */
@@ -187,7 +204,7 @@ static void test_failures(void **state)
     assert_non_null(strstr(last.error.text, "status 7"));
     wait_result(runc_query(runc, "babble", on_result, NULL, NULL));
     assert_int_equal(last.status, -ERROR_PROTOCOL);
-    wait_result(runc_checkpoint(runc, "refused", at("img"), true, on_result, NULL, NULL));
+    wait_result(runc_checkpoint(runc, "refused", at("img"), NULL, true, on_result, NULL, NULL));
     assert_int_equal(last.status, -ERROR_IO);
     assert_non_null(strstr(last.error.text, "inet: not today"));
     assert_null(strstr(last.error.text, "rlimit"));
@@ -200,22 +217,22 @@ static void test_cut_short(void **state)
 {
     (void)state;
     char text[4096];
-    wait_result(runc_checkpoint(runc, "cut", at("img"), true, on_result, NULL, NULL));
+    wait_result(runc_checkpoint(runc, "cut", at("img"), NULL, true, on_result, NULL, NULL));
     assert_int_equal(last.status, -ERROR_IO);
     assert_int_equal(last.criu, RUNC_CRIU_CUT);
     assert_true(runc_cut(at("work"), "cut"));
     assert_false(runc_left(at("work"), "cut")); /* its end was seen */
     assert_false(runc_cut(at("work"), "never"));
-    wait_result(runc_checkpoint(runc, "done", at("img3"), true, on_result, NULL, NULL));
+    wait_result(runc_checkpoint(runc, "done", at("img3"), NULL, true, on_result, NULL, NULL));
     assert_false(runc_cut(at("work"), "done"));
-    wait_result(runc_checkpoint(runc, "refused", at("img4"), true, on_result, NULL, NULL));
+    wait_result(runc_checkpoint(runc, "refused", at("img4"), NULL, true, on_result, NULL, NULL));
     assert_false(runc_cut(at("work"), "refused")); /* CRIU itself gave up, and undid what it had done */
     write_program(at("work/lost.command"), "about to start");
     assert_true(runc_left(at("work"), "lost"));
     read_text(at("calls"), text, sizeof text);
     assert_non_null(strstr(text, "json resume cut\n"));
     assert_int_equal(unlink(at("runc")), 0);
-    wait_result(runc_checkpoint(runc, "gone", at("img2"), true, on_result, NULL, NULL));
+    wait_result(runc_checkpoint(runc, "gone", at("img2"), NULL, true, on_result, NULL, NULL));
     assert_int_not_equal(last.status, 0);
     assert_int_equal(last.criu, RUNC_CRIU_NONE);
 }
@@ -230,7 +247,7 @@ static void test_refused_calls(void **state)
     assert_int_equal(runc_run(runc, "x", "bundle", on_result, NULL, &e), -ERROR_INVALID);
     assert_int_equal(runc_restore(runc, "x", at("bundle"), at("nothing"), on_result, NULL, &e), -ERROR_INVALID);
     assert_int_equal(tree_make(at("full/x"), &e), 0);
-    assert_int_equal(runc_checkpoint(runc, "x", at("full"), true, on_result, NULL, &e), -ERROR_EXISTS);
+    assert_int_equal(runc_checkpoint(runc, "x", at("full"), NULL, true, on_result, NULL, &e), -ERROR_EXISTS);
     assert_int_equal(runc_run(runc, "brief", at("bundle"), on_result, NULL, &e), 0);
     assert_int_equal(runc_query(runc, "brief", on_result, NULL, &e), -ERROR_BUSY);
     wait_result(runc_query(runc, "other", on_result, NULL, &e)); /* another container is independent */
@@ -254,16 +271,28 @@ static void test_refused_calls(void **state)
     assert_int_equal(called, before); /* an error from the call: no callback */
 }
 
-static void test_time_bound(void **state)
+static void set_age(const char *path, time_t seconds)
 {
-    (void)state;
-    char text[32];
+    struct timespec times[2] = {{.tv_nsec = UTIME_NOW}, {.tv_sec = time(NULL) - seconds}};
+    if (seconds == 0) times[1] = times[0];
+    assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+}
+
+static void start_again(uint32_t timeout_ms)
+{
     runc_close(runc, on_closed, NULL);
     uv_run(&loop, UV_RUN_DEFAULT);
     assert_int_equal(closed, 1);
     closed = 0;
-    start(3000); /* until then the command has begun */
-    wait_result(runc_checkpoint(runc, "slow", at("img"), true, on_result, NULL, NULL));
+    start(timeout_ms);
+}
+
+static void test_time_bound(void **state)
+{
+    (void)state;
+    char text[32];
+    start_again(3000); /* until then the command has begun */
+    wait_result(runc_checkpoint(runc, "slow", at("img"), NULL, true, on_result, NULL, NULL));
     assert_int_equal(last.status, -ERROR_TIMEOUT);
     assert_true(last.elapsed_us >= 3000000 && last.elapsed_us < 60000000);
     read_text(at("grandchild"), text, sizeof text);
@@ -271,6 +300,124 @@ static void test_time_bound(void **state)
     int tries = 0;
     while (process_find(atoi(text), &p) == 0 && tries++ < 6000) usleep(10000); /* the whole group is dead */
     assert_true(atoi(text) > 0 && tries < 6000);
+}
+
+/* Where the kernel does not track written pages, and where it does. */
+static void test_tracking(void **state)
+{
+    (void)state;
+    struct runc *other;
+    assert_false(runc_tracks(runc));
+    write_program(at("tracks"), "");
+    start_again(60000);
+    assert_true(runc_tracks(runc));
+    struct runc_options options = {.runc = at("runc"), .criu = at("some-criu"), .root = at("root"), .work = at("work3")};
+    assert_int_equal(runc_new(&loop, &options, &other, NULL), 0);
+    assert_false(runc_tracks(other)); /* nobody asked */
+    runc_close(other, NULL, NULL);
+}
+
+static void test_predump(void **state)
+{
+    (void)state;
+    struct error e = {0};
+    struct process self, gone = {.pid = 999999999, .start_time = 1};
+    char text[8192], expected[512];
+    assert_int_equal(process_find(getpid(), &self), 0);
+    wait_result(runc_predump(runc, "c", &self, at("img/pre-1"), NULL, on_result, NULL, &e));
+    assert_int_equal(last.status, 0);
+    wait_result(runc_predump(runc, "c", &self, at("img/pre-2"), "../pre-1", on_result, NULL, &e));
+    assert_int_equal(last.status, 0);
+    assert_false(runc_cut(at("work"), "c") || runc_left(at("work"), "c"));
+    wait_result(runc_checkpoint(runc, "c", at("img"), "pre-2", true, on_result, NULL, &e));
+    assert_int_equal(last.status, 0);
+    read_text(at("calls"), text, sizeof text);
+    snprintf(expected, sizeof expected, "pre-dump --tree %d --images-dir %s --work-dir %s --log-file dump.log -v4\n", (int)getpid(), at("img/pre-1"), at("work/c.criu"));
+    assert_non_null(strstr(text, expected));
+    assert_non_null(strstr(text, "-v4 --prev-images-dir ../pre-1\n"));
+    assert_non_null(strstr(text, "--parent-path pre-2 --leave-running c\n"));
+    assert_null(strstr(strstr(text, "pre-dump"), "json pause c\npre-dump")); /* it serves meanwhile */
+    assert_int_equal(runc_predump(runc, "c", &self, at("img"), NULL, on_result, NULL, &e), -ERROR_EXISTS);
+    assert_int_equal(runc_predump(runc, "c", &gone, at("img2"), NULL, on_result, NULL, &e), -ERROR_CONFLICT);
+    assert_int_equal(runc_predump(runc, "c", &self, "img2", NULL, on_result, NULL, &e), -ERROR_INVALID);
+}
+
+/* When CRIU gives up, or is ended before the processes go on, or after. */
+static void test_failed_predump(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *how;
+        enum runc_criu criu;
+        bool cut;
+    } cases[] = {{"criu-refuses", RUNC_CRIU_FAILED, false}, {"criu-cut", RUNC_CRIU_CUT, true}, {"criu-cut-late", RUNC_CRIU_FAILED, false}};
+    struct error e = {0};
+    struct process self;
+    char dir[32];
+    assert_int_equal(process_find(getpid(), &self), 0);
+    for (unsigned i = 0; i < 3; i++) {
+        write_program(at(cases[i].how), "");
+        snprintf(dir, sizeof dir, "img%u", i);
+        wait_result(runc_predump(runc, "c", &self, at(dir), NULL, on_result, NULL, &e));
+        assert_int_equal(last.status, -ERROR_IO);
+        assert_non_null(strstr(last.error.text, "criu pre-dump of c"));
+        assert_int_equal(last.criu, cases[i].criu);
+        assert_int_equal(runc_cut(at("work"), "c"), cases[i].cut);
+        assert_int_equal(unlink(at(cases[i].how)), 0);
+    }
+}
+
+/* One that hangs is known to a later life by its words, and ended with the container. */
+static void test_predump_is_ended(void **state)
+{
+    (void)state;
+    struct error e = {0};
+    struct process self;
+    assert_int_equal(process_find(getpid(), &self), 0);
+    write_program(at("criu-hangs"), "");
+    assert_int_equal(runc_predump(runc, "c", &self, at("img"), NULL, on_result, NULL, &e), 0);
+    for (int i = 0; i < 9000 && access(at("grandchild"), F_OK) != 0; i++) usleep(10000);
+    assert_int_equal(leftover_note_intent(at("work/c.command")), 0); /* as if that life had ended before it could note more */
+    set_age(at("work/c.command"), 60);
+    assert_int_equal(leftover_command(at("work/c.command"), at("root"), "c", 600000, &e), -ERROR_BUSY);
+    assert_int_equal(leftover_command(at("work/c.command"), at("root"), "d", 600000, &e), 0);
+    runc_end_predump(runc, "d"); /* another one */
+    runc_end_predump(runc, "c");
+    wait_result(0);
+    assert_int_equal(last.status, -ERROR_IO);
+    assert_int_equal(last.criu, RUNC_CRIU_CUT);
+    runc_end_predump(runc, "c");
+}
+
+static struct precopy_result copied;
+
+static void on_precopied(void *user, const struct precopy_result *r)
+{
+    (void)user;
+    copied = *r;
+    called++;
+}
+
+/* None where the kernel does not track written pages, none of what is not there, none of what is small: the test itself. */
+static void test_no_rounds(void **state)
+{
+    (void)state;
+    struct error e = {0};
+    struct precopy *p;
+    static const char *const ids[] = {"sleeper", "nobody", "babble"};
+    write_program(at("tracks"), "");
+    for (int tracks = 0; tracks < 2; tracks++) {
+        for (size_t i = 0; i < 3; i++) {
+            wait_result(precopy_start(&loop, runc, ids[i], at("img"), 2, on_precopied, NULL, &p, &e));
+            assert_int_equal(copied.status, 0);
+            assert_int_equal(copied.rounds, 0);
+            assert_string_equal(copied.parent, "");
+        }
+        assert_int_equal(access(at("img"), F_OK), -1);
+        if (!tracks) start_again(60000);
+    }
+    wait_result(precopy_start(&loop, runc, "sleeper", at("img"), 0, on_precopied, NULL, &p, &e));
+    assert_int_equal(copied.rounds, 0);
 }
 
 static void test_close_waits(void **state)
@@ -286,13 +433,6 @@ static void test_close_waits(void **state)
     }
     assert_int_equal(called, 1);
     assert_int_equal(last.container, RUNC_RUNNING);
-}
-
-static void set_age(const char *path, time_t seconds)
-{
-    struct timespec times[2] = {{.tv_nsec = UTIME_NOW}, {.tv_sec = time(NULL) - seconds}};
-    if (seconds == 0) times[1] = times[0];
-    assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
 }
 
 static void test_command_of_an_earlier_run(void **state)
@@ -385,6 +525,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_cut_short, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_refused_calls, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_time_bound, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_tracking, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_predump, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_failed_predump, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_predump_is_ended, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_no_rounds, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_close_waits, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_command_of_an_earlier_run, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_intent_of_an_earlier_run, set_up, tear_down),

@@ -6,7 +6,7 @@
  * unknown. Containers outlive the driver.
  *
  * Calls come in two lanes that run at the same time, with one call at a time in each (a second gets -ERROR_BUSY):
- *   app:   look, start, restore, adopt, kill, mark, dump
+ *   app:   look, start, restore, adopt, kill, mark, precopy, dump
  *   store: pack, discard
  * Each call returns 0 and calls back once from the loop, never from inside the call; or it returns an error, did nothing,
  * and will not call back. A failure that is called back may have been half done; what there is, `instance` and `has` show.
@@ -28,11 +28,13 @@ struct driver_outcome {
                            is to blame and trying it again is useless */
     struct error error; /* when status is not 0 */
     const char *detail; /* more lines for a log, "" for none; borrowed until the callback returns */
-    bool lost;          /* dump: it was cut short and the instance may be harmed */
+    bool lost;          /* dump, precopy: it was cut short and the instance may be harmed */
     bool tried;         /* restore: CRIU itself tried the image and failed; else it says nothing about the snapshot */
     uint64_t elapsed_us;
     char digest[DRIVER_DIGEST_MAX]; /* pack: the image's name */
     uint64_t size;                  /* pack: bytes of the image */
+    unsigned rounds;                /* precopy: so many were made that the dump can build upon ... */
+    uint64_t round_bytes;           /* ... with so much memory in all of them */
     const char *image;              /* pack: where it is; borrowed until the callback returns */
 };
 
@@ -41,6 +43,7 @@ typedef void driver_cb(void *user, const struct driver_outcome *outcome);
 struct driver {
     const struct driver_ops *ops;
     const char *spec; /* digest of the present specification: a snapshot fits when it was recorded with the same */
+    bool precopies;   /* it can copy memory ahead of a dump, and was asked to */
 };
 
 /* Each gets the driver first. `generation` is that of the instance which is meant: if it is not the newest, -ERROR_CONFLICT. */
@@ -63,6 +66,9 @@ struct driver_ops {
     int (*kill)(struct driver *d, uint64_t generation, driver_cb *cb, void *user, struct error *e);
     /* Notes durably that the interceptor is (or is not) told of it. */
     int (*mark)(struct driver *d, uint64_t generation, bool attached, driver_cb *cb, void *user, struct error *e);
+    /* Copies the memory of the running container ahead of its dump for `snapshot`, while it serves. Only where `precopies`. After a failure the dump is as
+     * it would be without. What was copied is a part of the dump: discard it when there is none. When the container ends meanwhile, so does this. */
+    int (*precopy)(struct driver *d, uint64_t generation, const char *snapshot, driver_cb *cb, void *user, struct error *e);
     /* Dumps the running container for `snapshot`, and lets it run on. */
     int (*dump)(struct driver *d, uint64_t generation, const char *snapshot, driver_cb *cb, void *user, struct error *e);
 

@@ -55,6 +55,16 @@ static double promotions(const struct workload *w)
     return (double)w->counts.promotions;
 }
 
+static double rounds(const struct workload *w)
+{
+    return (double)w->counts.rounds;
+}
+
+static double round_bytes(const struct workload *w)
+{
+    return (double)w->counts.round_bytes;
+}
+
 static void add_times(struct prom *p, const struct monitor *m)
 {
     static const char *const phases[WORKLOAD_TIMES] = {"reaction", "repair", "recovery", "outage"};
@@ -94,6 +104,8 @@ static void add_workloads(struct prom *p, const struct monitor *m)
         {"crsc_operator_disagreement", "gauge", "1 while replicas disagree and there is no majority", disagreement},
         {"crsc_operator_recoveries_total", "counter", "Times that its app was lost and came back", recoveries},
         {"crsc_operator_promotions_total", "counter", "Times that it was a standby and had to serve", promotions},
+        {"crsc_operator_precopy_rounds_total", "counter", "Times that its memory was copied ahead of a checkpoint, while it served", rounds},
+        {"crsc_operator_precopy_bytes_total", "counter", "Memory copied ahead of checkpoints", round_bytes},
     };
     char labels[LABELS_MAX];
     for (size_t k = 0; k < sizeof families / sizeof *families; k++) {

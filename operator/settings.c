@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "checkpoint/precopy.h"
 
 /* ---- the program's -------------------------------------------------------------------------------------------- */
 
@@ -32,6 +33,9 @@ static const struct config_setting table[] = {
      "Where runc keeps its containers' states (its --root). Default: \"runc\" in the state directory."},
     {"command-timeout", CONFIG_DURATION, AT(command_timeout), "30s", 100, 3600000,
      "A run of runc or CRIU that takes longer is killed."},
+    {"pre-copy-rounds", CONFIG_UINT, AT(precopy_rounds), "2", 0, PRECOPY_ROUNDS_MAX,
+     "Before a checkpoint, copy the memory so often while the app serves, as long as each round has much less to write than the one before; 0: never. Only where "
+     "the kernel tracks written pages (criu check --feature mem_dirty_track)."},
     {"stop-containers", CONFIG_BOOL, AT(stop_containers), "false", 0, 0,
      "At SIGTERM, kill and remove the containers. Else they go on, and the next operator takes them over."},
     {"metrics-listen", CONFIG_STRING, AT(metrics_listen), "", 0, 0,

@@ -9,6 +9,7 @@ struct settings {
     char *servers, *state_dir, *workload, *node, *runc, *criu, *runc_root, *log_level, *metrics_listen;
     char *log_tls_ca, *log_tls_cert, *log_tls_key;
     uint64_t command_timeout; /* ms */
+    uint64_t precopy_rounds;
     bool stop_containers;
     enum log_level level;
 };

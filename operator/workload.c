@@ -192,7 +192,8 @@ static int make_driver(struct workload *w, struct error *e)
                                           .runc_root = s->runc_root,
                                           .runc = s->runc,
                                           .criu = s->criu,
-                                          .timeout_ms = (uint32_t)s->command_timeout};
+                                          .timeout_ms = (uint32_t)s->command_timeout,
+                                          .precopy_rounds = w->parts.checkpoints ? (unsigned)s->precopy_rounds : 0};
     return local_new(w->parts.loop, &options, on_change, w, &w->driver, e);
 }
 
@@ -205,7 +206,9 @@ int workload_new(const struct workload_parts *parts, struct workload **ret_workl
     w->name = words->name;
     w->begun_us = loop_monotonic_us();
     w->away = w->spare = words->spare;
-    const struct reconcile_policy policy = {.checkpoints = parts->checkpoints,
+    int rv = make_driver(w, e);
+    const struct reconcile_policy policy = {.precopy = rv == 0 && w->driver->precopies,
+                                            .checkpoints = parts->checkpoints,
                                             .interval_us = words->checkpoint_interval * 1000,
                                             .retain = (uint32_t)words->retain,
                                             .drain_ms = (uint32_t)words->drain_timeout,
@@ -213,7 +216,6 @@ int workload_new(const struct workload_parts *parts, struct workload **ret_workl
     reconcile_init(&w->core, &policy);
     uv_timer_init(parts->loop, &w->timer);
     w->timer.data = w;
-    int rv = make_driver(w, e);
     if (rv == 0) rv = interceptor_client_new(parts->loop, words->interceptor, on_change, w, &w->interceptor, e);
     if (rv == 0) rv = records_new(parts->loop, parts->client, words->stream, parts->settings->node, on_change, w, &w->records, e);
     if (rv == 0) rv = restores_new(parts->loop, parts->client, words->stream, parts->settings->node, words->name, &w->restores, e);

@@ -48,6 +48,12 @@ static void on_driver_done(void *user, const struct driver_outcome *outcome)
     if (w->closing) return;
     if (act == RECONCILE_START_FRESH || act == RECONCILE_RESTORE) w->restore_us = outcome->elapsed_us;
     if (act == RECONCILE_DUMP) w->dump_us = outcome->elapsed_us;
+    if (act == RECONCILE_PRECOPY) {
+        w->rounds = outcome->rounds;
+        w->round_bytes = outcome->round_bytes;
+        w->counts.rounds += outcome->rounds;
+        w->counts.round_bytes += outcome->round_bytes;
+    }
     if (outcome->status == 0) {
         if (act == RECONCILE_PACK) {
             w->pack_us = outcome->elapsed_us;
@@ -178,6 +184,7 @@ static int begin(struct workload *w, struct flight *f, struct error *e)
     case RECONCILE_ADOPT: return d->ops->adopt(d, a->generation, on_driver_done, f, e);
     case RECONCILE_KILL: return d->ops->kill(d, a->generation, on_driver_done, f, e);
     case RECONCILE_ATTACH: return d->ops->mark(d, a->generation, true, on_marked, f, e);
+    case RECONCILE_PRECOPY: return d->ops->precopy(d, a->generation, a->snapshot, on_driver_done, f, e);
     case RECONCILE_DRAIN:
         w->drain_us = f->begun_us;
         return interceptor_drain(i, a->snapshot, a->lease_ms, a->drain_ms, on_interceptor_done, f, e);

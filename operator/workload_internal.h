@@ -25,6 +25,7 @@ struct flight {
 enum { WORKLOAD_REACTION, WORKLOAD_REPAIR, WORKLOAD_RECOVERY, WORKLOAD_OUTAGE, WORKLOAD_TIMES };
 struct workload_counts {
     uint64_t recoveries, promotions, valid, failed; /* checkpoints */
+    uint64_t rounds, round_bytes; /* of pre-copy, and what they wrote */
     uint64_t last_us[WORKLOAD_TIMES], sum_us[WORKLOAD_TIMES];
 };
 
@@ -69,7 +70,8 @@ struct workload {
     uint64_t restore_us, announced; /* duration, generation */
     uint64_t recovered_us;        /* when an instance was announced last, as a time of the day */
     bool revived;
-    uint64_t drain_us, pause_us, dump_us, pack_us, size;
+    uint64_t drain_us, pause_us, dump_us, pack_us, size, round_bytes;
+    unsigned rounds;
     char digest[DRIVER_DIGEST_MAX], image[1024];
 
     bool stopping, stop_containers, closing;

@@ -113,8 +113,10 @@ void workload_tell_done(struct workload *w, const struct flight *f)
     w->counts.failed += a->act == RECONCILE_RECORD && a->state == WORLD_FAILED;
     if (a->act == RECONCILE_RECORD && a->state == WORLD_VALID)
         log_info("checkpoint valid",
-                 "workload=%s stream=%s snapshot=%s offset=%" PRIu64 " size=%" PRIu64 " pause_ms=%.1f dump_ms=%.1f pack_ms=%.1f", w->name,
-                 w->parts.words->stream, a->snapshot, a->offset, w->size, ms(w->pause_us), ms(w->dump_us), ms(w->pack_us));
+                 "workload=%s stream=%s snapshot=%s offset=%" PRIu64 " size=%" PRIu64 " pause_ms=%.1f dump_ms=%.1f pack_ms=%.1f"
+                 " rounds=%u copied_ahead=%" PRIu64, w->name,
+                 w->parts.words->stream, a->snapshot, a->offset, w->size, ms(w->pause_us), ms(w->dump_us), ms(w->pack_us),
+                 w->rounds, w->round_bytes);
     else if (a->act == RECONCILE_RECORD && a->state == WORLD_FAILED)
         log_warn("checkpoint failed", "workload=%s snapshot=%s offset=%" PRIu64 " reason=%s", w->name, a->snapshot, a->offset, a->reason);
 }

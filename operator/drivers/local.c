@@ -41,6 +41,9 @@ static void on_queried(void *user, const struct runc_result *result)
     int rc = result->status;
     if (rc == 0) {
         local_set_instance(l, local_newest(&c->containers), c->known ? &c->record : NULL);
+        char id[RUNC_ID_MAX], work[PATH_MAX];
+        snprintf(work, sizeof work, "%.*s/work", PATH_MAX - 16, l->dir);
+        c->harmed = c->harmed || runc_cut(work, containers_id(l->name, local_newest(&c->containers), id)); /* no command of it runs any more */
         if (result->container == RUNC_RUNNING && !c->harmed) rc = local_set_running(l, &result->process, &e);
         else if (result->container == RUNC_RUNNING || result->container == RUNC_PAUSED)
             log_warn("a dump of the container was cut short: it counts as ended", "container=%s-%" PRIu64, l->name,
@@ -234,6 +237,7 @@ static void local_close(struct driver *d, bool stop, void (*done)(void *user), v
     l->stop = stop;
     l->closed = done;
     l->closed_user = user;
+    if (l->precopy != NULL) precopy_stop(l->precopy);
     local_close_when_idle(l);
 }
 
@@ -252,6 +256,7 @@ static const struct driver_ops ops = {
     .adopt = local_adopt,
     .kill = local_kill,
     .mark = local_mark,
+    .precopy = local_precopy,
     .dump = local_dump,
     .pack = local_pack,
     .discard = local_discard,
@@ -280,8 +285,12 @@ static int make_parts(struct local *l, const struct local_options *o, struct err
     if (rc == 0) rc = shelf_new(l->dir, &l->shelf, e);
     snprintf(path, sizeof path, "%.*s/work", PATH_MAX - 16, l->dir);
     const struct runc_options runc = {
-        .runc = o->runc, .criu = o->criu, .root = o->runc_root, .work = path, .timeout_ms = l->timeout_ms};
+        .runc = o->runc, .criu = o->criu, .root = o->runc_root, .work = path, .timeout_ms = l->timeout_ms, .precopy = o->precopy_rounds > 0};
     if (rc == 0) rc = runc_new(l->loop, &runc, &l->runc, e);
+    l->precopy_rounds = o->precopy_rounds;
+    l->driver.precopies = rc == 0 && runc_tracks(l->runc);
+    if (rc == 0 && l->precopy_rounds > 0)
+        log_info(l->driver.precopies ? "memory is copied ahead of dumps" : "no pre-copy: CRIU cannot track here which pages are written", "workload=%s", l->name);
     return rc;
 }
 

@@ -29,6 +29,7 @@ struct local_options {
     const char *runc;      /* programs; NULL: from PATH */
     const char *criu;
     uint32_t timeout_ms;   /* of each command of runc; 0: its default */
+    unsigned precopy_rounds; /* at most so many before a dump (checkpoint/precopy.h), where the kernel tracks written pages; 0: none */
 };
 
 /* `on_change`: the instance ended. It comes from the loop, also between calls. Blocking, for a start-up: makes the directories,

@@ -131,7 +131,7 @@ static int issue(struct local *l, struct error *e)
     case RESTORE_FROM: return runc_restore(l->runc, id, l->bundle, l->sweep.unpacked, s->next, l, e);
     case CHECKPOINT:
         shelf_dump_path(l->shelf, l->call.snapshot, path);
-        return runc_checkpoint(l->runc, id, path, true, s->next, l, e);
+        return runc_checkpoint(l->runc, id, path, l->copied.parent[0] != '\0' ? l->copied.parent : NULL, true, s->next, l, e);
     }
     return error_set(e, ERROR_INTERNAL, "no such command");
 }

@@ -8,6 +8,51 @@
 #include "common/log.h"
 #include "common/loop.h"
 
+/* ---- copying ahead -------------------------------------------------------------------------------------------- */
+
+static void on_precopied(void *user, const struct precopy_result *result)
+{
+    struct local *l = user;
+    struct driver_outcome *o = &l->call.outcome;
+    l->precopy = NULL;
+    o->rounds = result->rounds;
+    for (unsigned i = 0; i < result->rounds; i++) o->round_bytes += result->bytes[i];
+    o->lost = result->harmed;
+    if (result->futile) {
+        l->rest = PRECOPY_REST;
+        log_info("copied ahead for nothing: the app writes as much meanwhile. The next dumps are plain", "workload=%s snapshot=%s dumps=%u", l->name, l->call.snapshot, l->rest);
+    }
+    if (result->cramped) log_info("not copied ahead: there is not room enough on the disk", "workload=%s snapshot=%s", l->name, l->call.snapshot);
+    memcpy(l->copied.parent, result->parent, sizeof l->copied.parent);
+    for (unsigned i = 0; i < result->rounds; i++)
+        log_debug("copied ahead", "workload=%s snapshot=%s round=%u bytes=%" PRIu64, l->name, l->call.snapshot, i + 1, result->bytes[i]);
+    local_finish_with(l, result->status, &result->error, result->detail);
+}
+
+int local_precopy(struct driver *d, uint64_t generation, const char *snapshot, driver_cb *cb, void *user, struct error *e)
+{
+    struct local *l = local_of(d);
+    char id[RUNC_ID_MAX], path[PATH_MAX];
+    if (!shelf_id_valid(snapshot)) return error_set(e, ERROR_INVALID, "\"%.100s\" is no name of a snapshot", snapshot);
+    if (l->instance.state != WORLD_APP_RUNNING || !l->instance.origin_known)
+        return error_set(e, ERROR_CONFLICT, "container %s-%" PRIu64 " does not run", l->name, generation);
+    int rc = local_begin_about(l, PRECOPY, generation, cb, user, e);
+    if (rc != 0) return rc;
+    snprintf(l->call.snapshot, sizeof l->call.snapshot, "%s", snapshot);
+    rc = shelf_dump_begins(l->shelf, snapshot, e);
+    shelf_dump_path(l->shelf, snapshot, path);
+    if (rc == 0)
+        rc = precopy_start(l->loop, l->runc, containers_id(l->name, generation, id), path, l->rest > 0 ? 0 : l->precopy_rounds, on_precopied, l, &l->precopy, e);
+    if (rc == 0) {
+        if (l->rest > 0) l->rest--;
+        l->copied = (struct copied){.generation = generation};
+        snprintf(l->copied.snapshot, sizeof l->copied.snapshot, "%s", snapshot);
+    } else {
+        l->call = (struct call){0};
+    }
+    return rc;
+}
+
 /* ---- dump ----------------------------------------------------------------------------------------------------- */
 
 static int run_drop_dump(void *owner, struct error *e)
@@ -47,6 +92,11 @@ static void on_resumed(void *user, const struct runc_result *result)
 static void on_dumped(void *user, const struct runc_result *result)
 {
     struct local *l = user;
+    if (result->status != 0 && l->copied.parent[0] != '\0') {
+        l->rest = 1;
+        log_info("the dump upon what was copied ahead failed: the next one is plain", "workload=%s snapshot=%s", l->name, l->call.snapshot);
+    }
+    l->copied = (struct copied){0};
     if (result->status != 0) {
         local_fail(l, result->status, &result->error, result->detail);
         l->call.cut = result->criu == RUNC_CRIU_CUT;
@@ -58,6 +108,17 @@ static void on_dumped(void *user, const struct runc_result *result)
     local_finish(l);
 }
 
+/* What was copied of another container, or came to nothing. */
+static void on_copy_dropped(void *owner, int status, const struct error *e)
+{
+    struct local *l = owner;
+    if (status == 0) local_command(l, CHECKPOINT, l->instance.generation, on_dumped);
+    else {
+        record_unmark_dump(l->records, l->instance.generation);
+        local_finish_with(l, status, e, "");
+    }
+}
+
 int local_dump(struct driver *d, uint64_t generation, const char *snapshot, driver_cb *cb, void *user, struct error *e)
 {
     struct local *l = local_of(d);
@@ -67,12 +128,13 @@ int local_dump(struct driver *d, uint64_t generation, const char *snapshot, driv
     int rc = local_begin_about(l, DUMP, generation, cb, user, e);
     if (rc != 0) return rc;
     snprintf(l->call.snapshot, sizeof l->call.snapshot, "%s", snapshot);
+    bool begun = strcmp(l->copied.snapshot, snapshot) == 0, drops = begun && (l->copied.generation != generation || l->copied.parent[0] == '\0');
+    if (!begun || drops) l->copied = (struct copied){0};
     rc = record_mark_dump(l->records, generation, e);
-    if (rc == 0) rc = shelf_dump_begins(l->shelf, snapshot, e);
-    if (rc == 0) {
-        local_command(l, CHECKPOINT, generation, on_dumped);
-        return 0;
-    }
+    if (rc == 0 && !begun) rc = shelf_dump_begins(l->shelf, snapshot, e);
+    if (rc == 0 && drops) task_start(l->loop, &l->task, l, run_drop_dump, on_copy_dropped);
+    else if (rc == 0) local_command(l, CHECKPOINT, generation, on_dumped);
+    if (rc == 0) return 0;
     record_unmark_dump(l->records, generation);
     l->call = (struct call){0};
     return rc;

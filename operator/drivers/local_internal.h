@@ -5,6 +5,7 @@
 
 #include <limits.h>
 
+#include "checkpoint/precopy.h"
 #include "checkpoint/runc.h"
 #include "operator/drivers/containers.h"
 #include "operator/drivers/local.h"
@@ -14,11 +15,9 @@
 #include "operator/drivers/task.h"
 #include "operator/drivers/watch.h"
 
-#include "operator/drivers/watch.h"
-
 enum { BUSY_RETRY_MS = 20, PATH_ROOM = SHELF_ID_MAX + 100 };
 
-enum kind { IDLE, LOOK, START, RESTORE, ADOPT, KILL, MARK, DUMP, STOP };
+enum kind { IDLE, LOOK, START, RESTORE, ADOPT, KILL, MARK, PRECOPY, DUMP, STOP };
 
 /* The call under way in the app's lane. While a task runs, what it uses here belongs to the task. */
 struct call {
@@ -26,7 +25,7 @@ struct call {
     driver_cb *cb;
     void *user;
     uint64_t begun_us;
-    char snapshot[WORLD_ID_MAX];        /* RESTORE, DUMP */
+    char snapshot[WORLD_ID_MAX];        /* RESTORE, PRECOPY, DUMP */
     char digest[OCI_DIGEST_MAX];        /* RESTORE */
     char image[PATH_MAX];               /* RESTORE: where it is, perhaps on another replica's shelf */
     struct record record;               /* LOOK: what was read; else: what is written */
@@ -47,6 +46,13 @@ struct step {
     uint64_t deadline_us; /* of waiting while it is busy */
     runc_cb next;
     uv_timer_t timer;
+};
+
+/* What was copied ahead of a dump. */
+struct copied {
+    char snapshot[WORLD_ID_MAX]; /* "": nothing */
+    uint64_t generation;
+    char parent[PRECOPY_PARENT_MAX];
 };
 
 /* What a restore leaves to be removed, while the app runs already. */
@@ -82,6 +88,11 @@ struct local {
     struct task task, unpacking;
     struct sweep sweep;
     struct packer packer;
+
+    unsigned precopy_rounds;
+    struct precopy *precopy; /* under way */
+    struct copied copied;
+    unsigned rest; /* so many dumps are plain: the last one that was built upon rounds failed, or rounds did not pay */
 
     bool closing, stop;
     void (*closed)(void *user);
@@ -125,6 +136,7 @@ void local_sweep(struct local *l);
 
 /* --- local_dump.c */
 
+int local_precopy(struct driver *d, uint64_t generation, const char *snapshot, driver_cb *cb, void *user, struct error *e);
 int local_dump(struct driver *d, uint64_t generation, const char *snapshot, driver_cb *cb, void *user, struct error *e);
 int local_pack(struct driver *d, const char *snapshot, uint64_t offset, driver_cb *cb, void *user, struct error *e);
 int local_discard(struct driver *d, const char *snapshot, driver_cb *cb, void *user, struct error *e);

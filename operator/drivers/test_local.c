@@ -14,6 +14,7 @@
 
 #include <cmocka.h>
 
+#include "checkpoint/precopy.h"
 #include "checkpoint/process.h"
 #include "checkpoint/tree.h"
 #include "operator/drivers/containers.h"
@@ -26,9 +27,9 @@ static const char script[] =
     "[ \"$1\" = restore ] && { echo \"cgroups mode: 'soft', 'full', 'strict', 'ignore'\"; exit 0; }\n"
     "root=$2; log=$4; verb=$7; shift 7\n"
     "say() { echo \"{\\\"level\\\":\\\"error\\\",\\\"msg\\\":\\\"$1\\\"}\" >>$log; exit 1; }\n"
-    "previous=; image=; for id in \"$@\"; do\n"
+    "previous=; image=; parent=; for id in \"$@\"; do\n"
     "  [ \"$previous\" = --pid-file ] && pid_file=$id; [ \"$previous\" = --image-path ] && image=$id\n"
-    "  [ \"$previous\" = --work-path ] && work=$id; previous=$id; done\n"
+    "  [ \"$previous\" = --work-path ] && work=$id; [ \"$previous\" = --parent-path ] && parent=$id; previous=$id; done\n"
     "echo \"$verb $id\" >>$here/calls\n"
     "[ -e $here/$verb-fails ] && { rm $here/$verb-fails; say 'told to fail'; }\n"
     "[ -e $here/criu-fails-$verb ] && { rm $here/criu-fails-$verb; echo '(0.1) Error (x.c:1): Restoring FAILED.' >$work/$verb.log; say 'criu failed'; }\n"
@@ -37,13 +38,30 @@ static const char script[] =
     "case $verb in\n"
     "  run|restore) [ -e $root/$id ] && say 'container with id already exists'; mkdir -p $root/$id\n"
     "    [ $verb = run ] || cp $image/memory $here/restored || say 'no image'\n"
-    "    setsid sleep 600 </dev/null >/dev/null 2>&1 & echo $! >$root/$id/pid; echo $! >$pid_file;;\n"
+    "    if [ -e $here/big ]; then setsid $here/hog --hog $here/full; else setsid sleep 600; fi </dev/null >/dev/null 2>&1 & echo $! >$root/$id/pid; echo $! >$pid_file;;\n"
     "  state) [ -n \"$pid\" ] || say 'container does not exist'\n"
     "    case $(cut -d' ' -f3 /proc/$pid/stat 2>/dev/null) in ''|Z) s=stopped; pid=0;; *) s=running;; esac\n"
     "    echo \"{\\\"id\\\":\\\"$id\\\",\\\"pid\\\":$pid,\\\"status\\\":\\\"$s\\\"}\";;\n"
-    "  checkpoint) [ -e $here/checkpoint-hangs ] && sleep 60; echo \"memory of $id\" >$image/memory; : >$image/inventory.img;;\n"
+    "  checkpoint) [ -e $here/checkpoint-hangs ] && sleep 60; echo \"memory of $id\" >$image/memory; [ -z \"$parent\" ] || ln -s $parent $image/parent; : >$image/inventory.img;;\n"
     "  delete) [ -n \"$pid\" ] || say 'container does not exist'; kill -9 $pid 2>/dev/null; rm -rf $root/$id;;\n"
     "esac\n";
+
+/* CRIU: check --feature mem_dirty_track, and pre-dump --tree PID --images-dir DIR --work-dir WORK --log-file LOG -v4 --prev-images-dir PARENT. Each round takes
+ * the next line of `sizes`. */
+static const char criu_script[] =
+    "#!/bin/sh\n"
+    "here=$(dirname \"$(readlink -f \"$0\")\")\n"
+    "[ \"$1 $2\" = \"check --feature\" ] && { [ -e $here/tracks ]; exit; }\n"
+    "[ \"$1\" = pre-dump ] || exit 0\n"
+    "echo \"pre-dump ${12:-first}\" >>$here/calls\n"
+    "echo '(0.1) Pre-dumping' >$7/dump.log\n"
+    "[ -e $here/round-cut ] && { rm $here/round-cut; kill -9 $$; }\n"
+    "[ -e $here/round-hangs ] && { : >$here/round-hung; sleep 600; }\n"
+    "bytes=$(head -1 $here/sizes); sed -i 1d $here/sizes\n"
+    "[ \"$bytes\" = fails ] && { echo '(0.2) Error (x.c:1): Pre-dumping FAILED.' >>$7/dump.log; exit 1; }\n"
+    "truncate -s $bytes $5/pages-1.img; : >$5/inventory.img\n"
+    "[ -z \"${12}\" ] || ln -s ${12} $5/parent\n"
+    "echo '(0.3) Pre-dumping finished successfully' >>$7/dump.log\n";
 
 static char base[64];
 static uv_loop_t loop;
@@ -104,7 +122,8 @@ static int make_named(const char *name, const char *bundle, struct driver **ret_
                                           .runc_root = at("root"),
                                           .runc = at("runc"),
                                           .criu = at("criu"),
-                                          .timeout_ms = timeout_ms};
+                                          .timeout_ms = timeout_ms,
+                                          .precopy_rounds = 3};
     return local_new(&loop, &options, on_change, NULL, ret_driver, e);
 }
 
@@ -177,7 +196,7 @@ static int set_up(void **state)
     snprintf(base, sizeof base, "/tmp/crsc-test-local-XXXXXX");
     if (mkdtemp(base) == NULL || uv_loop_init(&loop) != 0) return 1;
     write_text(at("runc"), script, 0755);
-    write_text(at("criu"), "#!/bin/sh\n", 0755);
+    write_text(at("criu"), criu_script, 0755);
     mkdir(at("bundle"), 0755);
     write_text(at("bundle/config.json"), "{\"the\":\"first\"}", 0644);
     called = changes = 0;
@@ -389,6 +408,185 @@ static void a_dump_cut_short_condemns_the_app(void **state)
     assert_true(last.lost);
 }
 
+/* A container with memory enough for pre-copy: this program. */
+static int hog(const char *full)
+{
+    enum { BYTES = 48 << 20 };
+    volatile char *memory = malloc(BYTES);
+    for (size_t i = 0; memory != NULL && i < BYTES; i += 512) memory[i] = 1;
+    FILE *f = fopen(full, "w");
+    if (f == NULL || fclose(f) != 0 || memory == NULL) return 1;
+    sleep(600);
+    return memory[0];
+}
+
+/* `sizes`: of the rounds. The driver is told that the kernel tracks written pages, and the container has much memory. */
+static void start_big(const char *sizes)
+{
+    close_driver(false);
+    write_text(at("tracks"), "", 0644);
+    write_text(at("big"), "", 0644);
+    write_text(at("sizes"), sizes, 0644);
+    char self[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    assert_true(n > 0);
+    self[n] = '\0';
+    assert_int_equal(symlink(self, at("hog")), 0);
+    open_driver(60000);
+    assert_true(driver->precopies);
+    start();
+    for (int i = 0; i < 9000 && !there("full"); i++) usleep(10000);
+    assert_true(there("full"));
+}
+
+static bool called_with(const char *line)
+{
+    char text[256];
+    bool found = false;
+    FILE *f = fopen(at("calls"), "r");
+    while (f != NULL && fgets(text, sizeof text, f) != NULL) {
+        text[strcspn(text, "\n")] = '\0';
+        found = found || strcmp(text, line) == 0;
+    }
+    if (f != NULL) fclose(f);
+    return found;
+}
+
+static void precopy(const char *id, int status)
+{
+    done(driver->ops->precopy(driver, instance()->generation, id, on_outcome, NULL, NULL), status);
+}
+
+static void no_rounds_where_the_kernel_does_not_track(void **state)
+{
+    (void)state;
+    assert_false(driver->precopies);
+    start();
+    precopy("c1", 0); /* and should somebody ask all the same */
+    assert_int_equal(last.rounds, 0);
+    snapshot("c1", 1);
+    assert_false(called_with("pre-dump first"));
+}
+
+static void a_dump_is_built_upon_rounds(void **state)
+{
+    (void)state;
+    char digest[DRIVER_DIGEST_MAX];
+    start_big("20000000\n9000000\n1000000\n");
+    precopy("c1", 0);
+    assert_int_equal(last.rounds, 3);
+    assert_int_equal(last.round_bytes, 30000000);
+    assert_true(driver->ops->has(driver, "c1") && there("state/app/dumps/c1/pre-3/parent/parent/pages-1.img"));
+    assert_true(called_with("pre-dump first") && called_with("pre-dump ../pre-1") && called_with("pre-dump ../pre-2"));
+    snapshot("c1", 120);
+    assert_true(last.size > 30000000);
+    memcpy(digest, last.digest, sizeof digest);
+    assert_false(there("state/app/dumps/c1"));
+    done(driver->ops->restore(driver, driver, "c1", digest, 120, on_outcome, NULL, NULL), 0);
+    assert_int_equal(instance()->offset, 120);
+    write_text(at("sizes"), "20000000\n9000000\n5000000\n1000000\n", 0644); /* the third is not much less */
+    for (int i = 0; i < 9000 && precopy_resident(pid_of_instance()) < PRECOPY_WORTH; i++) usleep(10000);
+    precopy("c2", 0);
+    assert_int_equal(last.rounds, 3);
+    done(driver->ops->discard(driver, "c2", on_outcome, NULL, NULL), 0); /* the drain failed, say */
+    assert_false(driver->ops->has(driver, "c2") || there("state/app/dumps/c2"));
+}
+
+/* The chain is broken then: nothing of it is used. */
+static void a_round_that_fails_makes_the_dump_plain(void **state)
+{
+    (void)state;
+    start_big("20000000\nfails\n");
+    precopy("c1", -ERROR_IO);
+    assert_false(last.lost || there("state/app/dumps/c1"));
+    assert_int_equal(last.rounds, 0);
+    assert_int_equal(instance()->state, WORLD_APP_RUNNING);
+    look();
+    assert_int_equal(instance()->state, WORLD_APP_RUNNING);
+    done(driver->ops->dump(driver, 1, "c1", on_outcome, NULL, NULL), 0);
+    assert_true(there("state/app/dumps/c1/memory") && !there("state/app/dumps/c1/parent") && !there("state/app/dumps/c1/pre-1"));
+}
+
+static void after_a_dump_upon_rounds_that_failed_the_next_is_plain(void **state)
+{
+    (void)state;
+    start_big("20000000\n1000000\n20000000\n1000000\n");
+    precopy("c1", 0);
+    write_text(at("checkpoint-fails"), "", 0644);
+    done(driver->ops->dump(driver, 1, "c1", on_outcome, NULL, NULL), -ERROR_IO);
+    assert_false(last.lost || driver->ops->has(driver, "c1") || there("state/app/dumps/c1"));
+    precopy("c2", 0);
+    assert_int_equal(last.rounds, 0);
+    snapshot("c2", 1);
+    precopy("c3", 0);
+    assert_int_equal(last.rounds, 2);
+}
+
+/* An app that writes as much as is copied has plain dumps for a while. */
+static void rounds_that_do_not_pay_are_not_kept(void **state)
+{
+    (void)state;
+    char id[16];
+    start_big("20000000\n11000000\n20000000\n1000000\n");
+    precopy("c0", 0);
+    assert_int_equal(last.rounds, 0);
+    assert_false(there("state/app/dumps/c0"));
+    snapshot("c0", 1);
+    for (int i = 1; i <= PRECOPY_REST; i++) {
+        snprintf(id, sizeof id, "c%d", i);
+        precopy(id, 0);
+        assert_int_equal(last.rounds, 0);
+        done(driver->ops->discard(driver, id, on_outcome, NULL, NULL), 0);
+    }
+    precopy("d", 0);
+    assert_int_equal(last.rounds, 2);
+}
+
+/* What was copied of one container is no part of another one's dump. */
+static void rounds_of_another_container_are_dropped(void **state)
+{
+    (void)state;
+    start_big("20000000\n1000000\n");
+    precopy("c1", 0);
+    assert_int_equal(last.rounds, 2);
+    start();
+    done(driver->ops->dump(driver, 2, "c1", on_outcome, NULL, NULL), 0);
+    assert_true(there("state/app/dumps/c1/memory") && !there("state/app/dumps/c1/parent") && !there("state/app/dumps/c1/pre-1"));
+}
+
+static void a_round_cut_short_condemns_the_app(void **state)
+{
+    (void)state;
+    start_big("20000000\n1000000\n");
+    write_text(at("round-cut"), "", 0644);
+    precopy("c1", -ERROR_IO);
+    assert_true(last.lost);
+    close_driver(false);
+    open_driver(60000);
+    assert_int_equal(instance()->state, WORLD_APP_EXITED); /* the next driver knows, too */
+    start();
+    assert_false(there("root/app-1"));
+}
+
+static void a_round_ends_with_the_app(void **state)
+{
+    (void)state;
+    start_big("20000000\n1000000\n");
+    write_text(at("round-hangs"), "", 0644);
+    unsigned before = called;
+    assert_int_equal(driver->ops->precopy(driver, 1, "c1", on_outcome, NULL, NULL), 0);
+    for (int i = 0; i < 9000 && !there("round-hung"); i++) {
+        uv_run(&loop, UV_RUN_NOWAIT);
+        usleep(10000);
+    }
+    kill(pid_of_instance(), SIGKILL);
+    while (called == before || changes == 0) uv_run(&loop, UV_RUN_ONCE);
+    assert_int_equal(last.rounds, 0);
+    assert_int_equal(instance()->state, WORLD_APP_EXITED);
+    assert_false(there("state/app/dumps/c1"));
+    start();
+}
+
 static void a_container_of_somebody_elses_can_be_adopted(void **state)
 {
     (void)state;
@@ -418,8 +616,9 @@ static void closing_stops_what_it_is_told_to(void **state)
     assert_int_equal(instance()->state, WORLD_APP_NONE);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc == 3 && strcmp(argv[1], "--hog") == 0) return hog(argv[2]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_start_is_recorded_and_its_end_noticed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_next_driver_finds_it, set_up, tear_down),
@@ -430,6 +629,14 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_replica_is_restored_from_anothers_image, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_failed_dump_leaves_the_app, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_dump_cut_short_condemns_the_app, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(no_rounds_where_the_kernel_does_not_track, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_dump_is_built_upon_rounds, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_round_that_fails_makes_the_dump_plain, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(after_a_dump_upon_rounds_that_failed_the_next_is_plain, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(rounds_that_do_not_pay_are_not_kept, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(rounds_of_another_container_are_dropped, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_round_cut_short_condemns_the_app, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_round_ends_with_the_app, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_container_of_somebody_elses_can_be_adopted, set_up, tear_down),
         cmocka_unit_test_setup_teardown(closing_stops_what_it_is_told_to, set_up, tear_down),
     };

@@ -104,10 +104,16 @@ static bool calls_pause(struct reconcile *r, const struct world *w)
     return true;
 }
 
+/* Does the checkpoint under way need the app yet? */
+static bool not_dumped_yet(const struct reconcile *r)
+{
+    return r->stage == RECONCILE_COPIED || r->stage == RECONCILE_DRAINED || r->stage == RECONCILE_DUMPED;
+}
+
 static bool kill_instance(struct reconcile *r, const struct world *w, const char *reason, struct reconcile_action *a)
 {
     say(r, "%s", reason);
-    if (r->stage == RECONCILE_DRAINED || r->stage == RECONCILE_DUMPED) checkpoint_fail(r, w, reason);
+    if (not_dumped_yet(r)) checkpoint_fail(r, w, reason);
     if (calls_pause(r, w)) return false;
     r->killing = true;
     return act(r, w, RECONCILE_KILL, a);
@@ -173,7 +179,7 @@ static void count_death(struct reconcile *r, const struct world *w)
 
 static bool revive(struct reconcile *r, const struct world *w, struct reconcile_action *a)
 {
-    if (r->stage == RECONCILE_DRAINED || r->stage == RECONCILE_DUMPED) checkpoint_fail(r, w, "the app ended meanwhile");
+    if (not_dumped_yet(r)) checkpoint_fail(r, w, "the app ended meanwhile");
     if (!r->counted) count_death(r, w);
     if (r->start_failures > 0)
         say(r, "%u attempts to start the app failed in a row; the pause before the next: %" PRIu64 " ms", r->start_failures,
@@ -276,7 +282,10 @@ static void checkpoint_begin(struct reconcile *r, const struct world *w)
 static bool checkpoint_next(struct reconcile *r, const struct world *w, struct reconcile_action *a)
 {
     if (r->stage == RECONCILE_IDLE && w->interceptor.state == WORLD_ACTIVE) checkpoint_begin(r, w);
-    if (r->stage == RECONCILE_DRAINED) {
+    if (r->stage == RECONCILE_COPIED) {
+        r->checkpoint_generation = w->instance.generation;
+        act(r, w, RECONCILE_PRECOPY, a);
+    } else if (r->stage == RECONCILE_DRAINED) {
         if (w->interceptor.state != WORLD_ACTIVE) {
             checkpoint_fail(r, w, "the interceptor is not active any more");
             return false;
@@ -296,6 +305,20 @@ static bool checkpoint_next(struct reconcile *r, const struct world *w, struct r
     return true;
 }
 
+static void condemn(struct reconcile *r, uint64_t generation, const char *what, const char *why)
+{
+    r->condemned = true;
+    r->condemned_generation = generation;
+    snprintf(r->condemned_reason, sizeof r->condemned_reason, "%.60s: %.180s", what, why);
+}
+
+/* Whatever came of it: the dump is made of what there is. */
+static void precopy_done(struct reconcile *r, const struct reconcile_result *result)
+{
+    if (result->lost) condemn(r, r->checkpoint_generation, "a copy ahead of its dump was cut short", result->reason);
+    r->stage = RECONCILE_DRAINED;
+}
+
 static void drain_done(struct reconcile *r, const struct world *w, const struct reconcile_result *result)
 {
     if (result->outcome != RECONCILE_OK) {
@@ -304,13 +327,6 @@ static void drain_done(struct reconcile *r, const struct world *w, const struct 
     }
     r->checkpoint_offset = result->offset;
     r->stage = RECONCILE_DUMPED;
-}
-
-static void condemn(struct reconcile *r, uint64_t generation, const char *what, const char *why)
-{
-    r->condemned = true;
-    r->condemned_generation = generation;
-    snprintf(r->condemned_reason, sizeof r->condemned_reason, "%.60s: %.180s", what, why);
 }
 
 static void dump_done(struct reconcile *r, const struct world *w, const struct reconcile_result *result)
@@ -355,7 +371,7 @@ static void distrust(struct reconcile *r, const struct world *w)
         bad_add(r, s->id, spoilt_reason);
         r->distrusting = true;
     }
-    if (r->stage == RECONCILE_DRAINED || r->stage == RECONCILE_DUMPED) checkpoint_fail(r, w, spoilt_reason);
+    if (not_dumped_yet(r)) checkpoint_fail(r, w, spoilt_reason);
     r->spoilt = r->stage != RECONCILE_IDLE;
     r->distrusting = r->distrusting || r->spoilt;
 }
@@ -413,7 +429,7 @@ static bool keep(struct reconcile *r, const struct world *w, struct reconcile_ac
     if (r->condemned && r->condemned_generation == inst->generation) return kill_instance(r, w, r->condemned_reason, a);
     if (icept->state == WORLD_UNREACHABLE) { /* what it knows of the instance is not known either */
         say(r, "the interceptor does not answer");
-        if (r->stage == RECONCILE_DRAINED || r->stage == RECONCILE_DUMPED) checkpoint_fail(r, w, r->reason);
+        if (not_dumped_yet(r)) checkpoint_fail(r, w, r->reason);
         return false;
     }
     if (!inst->origin_known) return adopt_or_kill(r, w, a);
@@ -450,7 +466,7 @@ static bool keep(struct reconcile *r, const struct world *w, struct reconcile_ac
 static bool leave(struct reconcile *r, const struct world *w, struct reconcile_action *a)
 {
     if (w->instance.state != WORLD_APP_NONE) return kill_instance(r, w, "it is not to run here: the app is, or goes, elsewhere", a);
-    if (r->stage == RECONCILE_DRAINED || r->stage == RECONCILE_DUMPED) checkpoint_fail(r, w, "the app went elsewhere");
+    if (not_dumped_yet(r)) checkpoint_fail(r, w, "the app went elsewhere");
     r->reason[0] = '\0';
     r->deaths = r->start_failures = 0;
     r->counted = false;
@@ -500,6 +516,7 @@ static void app_done(struct reconcile *r, enum reconcile_act what, const struct 
     switch (what) {
     case RECONCILE_START_FRESH:
     case RECONCILE_RESTORE: start_done(r, what, w, result); break;
+    case RECONCILE_PRECOPY: precopy_done(r, result); break;
     case RECONCILE_DRAIN: drain_done(r, w, result); break;
     case RECONCILE_DUMP: dump_done(r, w, result); break;
     case RECONCILE_RESUME:
@@ -528,7 +545,7 @@ const char *reconcile_act_name(enum reconcile_act what)
     static const char *const names[] = {
         [RECONCILE_NOTHING] = "nothing", [RECONCILE_START_FRESH] = "start", [RECONCILE_RESTORE] = "restore",
         [RECONCILE_ADOPT] = "adopt",     [RECONCILE_KILL] = "kill",         [RECONCILE_ATTACH] = "attach",
-        [RECONCILE_DRAIN] = "drain",     [RECONCILE_DUMP] = "dump",         [RECONCILE_RESUME] = "resume",
+        [RECONCILE_PRECOPY] = "precopy", [RECONCILE_DRAIN] = "drain",     [RECONCILE_DUMP] = "dump",         [RECONCILE_RESUME] = "resume",
         [RECONCILE_PACK] = "pack",       [RECONCILE_RECORD] = "record",     [RECONCILE_DISCARD] = "discard",
     };
     return what <= RECONCILE_DISCARD ? names[what] : "unknown";

@@ -11,7 +11,7 @@
  *                 KILL when nobody knows what it executed             DISCARD what failed or deleted ones left on disk
  *   away          KILL what there is; nothing else
  *   checkpoint                                                        RECORD taking
- *                 DRAIN, DUMP, RESUME                                 PACK, RECORD valid | RECORD failed
+ *                 (PRECOPY), DRAIN, DUMP, RESUME                      PACK, RECORD valid | RECORD failed
  *
  * What always holds (the property test checks it on a model):
  *   C1 An instance is attached once, and with the offset of its origin; if the interceptor forgets it (it was started again),
@@ -36,6 +36,7 @@ enum {
 };
 
 struct reconcile_policy {
+    bool precopy;         /* memory is copied ahead of the drain */
     bool checkpoints;     /* CRIU is used; else every recovery is a fresh start and a full replay */
     uint64_t interval_us; /* between checkpoints */
     uint32_t retain;      /* valid snapshots that are kept, 1..RECONCILE_RETAIN_MAX */
@@ -52,6 +53,7 @@ enum reconcile_act {
     RECONCILE_ADOPT,       /* write an origin of offset 0 for the instance, which ran before we did */
     RECONCILE_KILL,        /* and remove the instance `generation` */
     RECONCILE_ATTACH,      /* mark the instance attached, then tell the interceptor `identity` and `offset` */
+    RECONCILE_PRECOPY,     /* what the instance has in memory, ahead of the dump for `snapshot`, while it serves */
     RECONCILE_DRAIN,       /* the interceptor, token `snapshot`, within drain_ms, for lease_ms */
     RECONCILE_DUMP,        /* the instance, for `snapshot`, and let it run on */
     RECONCILE_RESUME,      /* end the drain of token `snapshot` */
@@ -84,7 +86,7 @@ struct reconcile_result {
     uint64_t offset;               /* DRAIN, RESUME */
     bool unbroken;                 /* RESUME */
     bool refused;                  /* RESUME: there is no such drain; RECORD: the log says no, for good; ATTACH: it said no */
-    bool lost;                     /* DUMP: the instance may be harmed and must go */
+    bool lost;                     /* DUMP, PRECOPY: the instance may be harmed and must go */
     bool tried;                    /* RESTORE failed: CRIU itself tried this image, so that it may be to blame */
     char reason[WORLD_REASON_MAX]; /* of a failure */
 };
@@ -92,6 +94,7 @@ struct reconcile_result {
 enum reconcile_stage {
     RECONCILE_IDLE,
     RECONCILE_TAKING,  /* to be recorded as `taking` */
+    RECONCILE_COPIED,  /* to be copied ahead */
     RECONCILE_DRAINED, /* to be drained */
     RECONCILE_DUMPED,  /* drained; to be dumped */
     RECONCILE_RESUMED, /* to be resumed */

@@ -139,7 +139,7 @@ static void record_done(struct reconcile *r, const struct world *w, const struct
     switch (r->stage) {
     case RECONCILE_TAKING:
         if (ok) {
-            r->stage = RECONCILE_DRAINED;
+            r->stage = r->policy.precopy ? RECONCILE_COPIED : RECONCILE_DRAINED;
             return;
         }
         checkpoint_fail(r, w, result->reason); /* should it be in the log all the same, it is one of the stale */

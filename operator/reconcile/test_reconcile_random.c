@@ -81,6 +81,14 @@ static bool tracing;
 static const struct reconcile_policy policy = {
     .checkpoints = true, .interval_us = 2 * SECOND, .retain = RETAIN, .drain_ms = 500, .lease_ms = 2000};
 
+/* Half of the worlds copy memory ahead. */
+static void init_core(struct sim *s)
+{
+    struct reconcile_policy own = policy;
+    own.precopy = s->seed % 2 != 0;
+    reconcile_init(&s->core, &own);
+}
+
 /* --- the world as the operator sees it */
 
 static struct container *newest(struct sim *s)
@@ -357,6 +365,13 @@ static void effect(struct sim *s, const struct reconcile_action *a, struct recon
         s->kills++;
         break;
     case RECONCILE_ATTACH: attach(s, a, result); break;
+    case RECONCILE_PRECOPY: /* for its time it serves on */
+        hold(s, s->core.policy.precopy, "a copy that nobody asked for");
+        hold(s, p != NULL && p->seen.state == WORLD_TAKING, "a copy without a record");
+        hold(s, s->icept.token[0] == '\0' || strcmp(s->icept.token, a->snapshot) != 0, "copied ahead in its own drain");
+        p->dump = true;
+        if (!s->containers[a->generation].alive) result->outcome = RECONCILE_FAILED;
+        break;
     case RECONCILE_DRAIN: drain(s, a, result); break;
     case RECONCILE_DUMP: dump(s, a, result); break;
     case RECONCILE_RESUME: resume(s, a, result); break;
@@ -402,7 +417,7 @@ static void end(struct sim *s, struct flight *f)
     if (fails) {
         bool offset_known = f->action.act == RECONCILE_RESTORE && chance(s, 0.2);
         result = (struct reconcile_result){.outcome = offset_known ? RECONCILE_CORRUPT : RECONCILE_FAILED, .tried = chance(s, 0.5)};
-        result.lost = f->action.act == RECONCILE_DUMP && chance(s, 0.3);
+        result.lost = (f->action.act == RECONCILE_DUMP || f->action.act == RECONCILE_PRECOPY) && chance(s, 0.3);
     }
     if (result.outcome != RECONCILE_OK) strcpy(result.reason, "made to fail");
     see(s, &w);
@@ -417,7 +432,7 @@ static void operator_killed(struct sim *s)
         s->flights[lane].begun = false;
     }
     if (chance(s, 0.1)) s->template = 1 + (unsigned)draw(s, 2);
-    reconcile_init(&s->core, &policy);
+    init_core(s);
 }
 
 static void operator_step(struct sim *s)
@@ -524,7 +539,7 @@ static void populate(struct sim *s)
             snprintf(p->seen.id, sizeof p->seen.id, "old-%u", k);
         }
     }
-    reconcile_init(&s->core, &policy);
+    init_core(s);
 }
 
 static uint64_t total(const struct sim *s)
@@ -640,7 +655,7 @@ static void test_storms(void **state)
                       .log_up = true,
                       .icept.up = true,
                       .starts_fail = true};
-    reconcile_init(&s->core, &policy);
+    init_core(s);
     uint64_t n = ten_minutes(s);
     hold(s, n > 5 && n < 60, "%" PRIu64 " actions while no container can be started", n);
     s->starts_fail = false;

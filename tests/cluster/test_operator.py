@@ -22,6 +22,7 @@ from operator_world import STREAM, World, only_pod
 from test_cluster import now
 
 PHASES = ("draining", "dumping", "packing", "pushing", "recording")
+ORDER = ("copying", *PHASES)
 
 
 def test_annotate(w):
@@ -157,7 +158,7 @@ def test_killed_in_checkpoints(w):
                 except OSError:
                     continue
                 seen = state["phase"] if status == 200 else "none"
-                if seen in ("valid", "failed") or (status == 200 and PHASES.index(seen) >= PHASES.index(phase)):
+                if seen in ("valid", "failed") or (status == 200 and ORDER.index(seen) >= ORDER.index(phase)):
                     break
             w.cluster.kill_leader(victim)
             clients.wait(50, 90)

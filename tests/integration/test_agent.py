@@ -22,8 +22,9 @@ from harness import Cluster, check, free_ports, main, wait_until
 # Plays runc (in whose dumps the container's words are enough) and CRIU (which "works").
 RUNC = """#!/bin/sh
 [ "$1" = --version ] && { echo "runc version 1.3.4"; exit 0; }
-verb= image= work= prev=
+verb= image= work= parent= prev=
 for word in "$@"; do
+  [ "$prev" = --parent-path ] && parent=$word
   [ "$prev" = --image-path ] && image=$word
   [ "$prev" = --work-path ] && work=$word
   case $word in pause|resume|checkpoint|restore|state) [ -n "$verb" ] || verb=$word;; esac
@@ -31,10 +32,25 @@ for word in "$@"; do
 done
 echo "$verb" >>"$0.calls"
 [ "$verb" = checkpoint ] && [ -e "$0.stuck" ] && { echo '(00.1) Dumping processes' >"$work/dump.log"; echo $$ >"$0.pid"; sleep 60; }
-[ "$verb" = checkpoint ] && { mkdir -p "$image"; echo inventory >"$image/inventory.img"; head -c 65536 /dev/urandom >"$image/pages-1.img"; }
+[ "$verb" = checkpoint ] && { mkdir -p "$image"; echo inventory >"$image/inventory.img"; head -c 65536 /dev/urandom >"$image/pages-1.img"; [ -z "$parent" ] || ln -s "$parent" "$image/parent"; }
+[ "$verb" = state ] && cat "$0.state"
 exit 0
 """
-CRIU = "#!/bin/sh\necho 'Version: 4.2'\n"
+# `criu.tracks`: the kernel tracks written pages. `criu.next`: what the next rounds of pre-copy are like, a word each: bytes, "fails", "cut", "waits".
+CRIU = """#!/bin/sh
+me=$(readlink -f "$0")
+[ "$1 $2" = "check --feature" ] && { [ -e "$me.tracks" ]; exit; }
+[ "$1" = pre-dump ] || { echo 'Version: 4.2'; exit 0; }
+echo "$*" >>"$me.calls"
+echo '(00.1) Pre-dumping task' >"$7/dump.log"
+word=$(head -1 "$me.next"); sed -i 1d "$me.next"
+[ "$word" = waits ] && { echo $$ >"$me.pid"; while [ ! -e "$me.go" ]; do sleep 0.1; done; word=6000000; }
+[ "$word" = cut ] && kill -9 $$
+[ "$word" = fails ] && { echo '(00.2) Error (criu/x.c:1): Pre-dumping FAILED.' >>"$7/dump.log"; exit 1; }
+head -c "$word" /dev/zero >"$5/pages-1.img"
+[ -z "${12}" ] || ln -s "${12}" "$5/parent"
+echo '(00.3) Pre-dumping finished successfully' >>"$7/dump.log"
+"""
 
 
 class Server(ThreadingHTTPServer):
@@ -370,11 +386,15 @@ class Node:
         return {"ociVersion": "1.0.2", "process": {"user": {"uid": 0, "gid": 0}, "args": ["/app"], "cwd": "/"}, "root": {"path": "rootfs"},
                 "mounts": [], "annotations": words, "linux": {"namespaces": [{"type": "pid"}]}}
 
-    def run_pod(self, stream, pod, offset):
-        """A pod's container runs: what crsc-runtime would have left of it."""
+    def run_pod(self, stream, pod, offset, mib=0):
+        """A pod's container runs, with so much memory: what crsc-runtime would have left of it."""
         self.pods[pod] = Interceptor()
         self.pods[pod].offset = offset
-        process = self.world.bench.spawn(f"{self.name}-{pod}", ["python3", "-c", "import signal, sys\nsignal.signal(15, lambda *a: sys.exit(0))\nsignal.pause()"])
+        process = self.world.bench.spawn(f"{self.name}-{pod}", ["python3", "-c", f"import signal, sys\nsignal.signal(15, lambda *a: sys.exit(0))\nmemory = b'm' * ({mib} << 20)\nsignal.pause()"])
+        if mib:
+            wait_until("it has its memory", lambda: resident(process.pid) >= mib << 20)
+            with open(self.world.bench.path("runc.state"), "w") as f:
+                json.dump({"id": "c" + pod, "status": "running", "pid": process.pid}, f)
         bundle = os.path.join(self.here, "bundle-" + pod)
         os.makedirs(bundle)
         with open(os.path.join(bundle, "config.json"), "w") as f:
@@ -465,6 +485,11 @@ class Node:
                         f.write(bytes([byte[0] ^ 1]))
                     n += 1
         return n
+
+
+def resident(pid):
+    with open(f"/proc/{pid}/status") as f:
+        return int(re.search(r"RssAnon:\s+(\d+) kB", f.read())[1]) << 10
 
 
 def test_same_name(bench, rng):
@@ -577,6 +602,97 @@ def test_cut_dump(bench, rng):
     node.ended(stream, "c-1", "failed")
     wait_until("the app is ended", lambda: not app.alive())
     check(calls(runc) == ["pause", "checkpoint", "resume"], "and could be: it was thawed: %s", calls(runc))
+
+
+def next_rounds(bench, *words):
+    with open(bench.path("criu.next"), "w") as f:
+        f.writelines(f"{word}\n" for word in words)
+
+
+def members(world, state):
+    """Name and target of what is in a checkpoint's layer."""
+    manifest = json.loads(world.registry.blobs[state["digest"]])
+    with tarfile.open(fileobj=io.BytesIO(world.registry.blobs[manifest["layers"][0]["digest"]])) as tar:
+        return {m.name: m.linkname for m in tar}
+
+
+def test_precopy(bench, rng):
+    """Memory is copied ahead, while the pod serves, where the kernel tracks written pages; a round that fails makes the dump a plain one; after a dump upon rounds that failed
+    the next one is plain."""
+    world = World(bench)
+    node = Node(world, "n1")
+    stream = world.stream("s")
+    app = node.run_pod(stream, "a", 3, mib=40)
+    runc, criu = bench.path("runc"), bench.path("criu")
+    next_rounds(bench)
+    check(node.take(stream, "a", "c-1")["copied_ahead"] == [] and not os.path.exists(criu + ".calls"), "not where nothing is tracked")
+    with open(criu + ".tracks", "w"):
+        pass
+    next_rounds(bench, 13000000, "waits")
+    node.begin(stream, "a", "c-2")
+    wait_until("the second round is made", lambda: os.path.exists(criu + ".pid") and os.path.getsize(criu + ".pid") > 0)
+    check(node.state(stream, "c-2")[1]["phase"] == "copying" and node.pods["a"].drain == "", "it serves meanwhile")
+    with open(criu + ".go", "w"):
+        pass
+    second = node.ended(stream, "c-2")
+    check(second["copied_ahead"] == [13000000, 6000000], "%s", second)
+    node.process.wait_for("checkpoint valid", checkpoint="c-2", rounds=2, copied_ahead=19000000)
+    found = members(world, second)
+    check(found["checkpoint/parent"] == "pre-2" and found["checkpoint/pre-2/parent"] == "../pre-1" and "checkpoint/pre-1/pages-1.img" in found, "%s", found)
+    next_rounds(bench, 12000000, 5500000)
+    check(node.take(stream, "a", "c-2b")["copied_ahead"] == [12000000, 5500000], "the second is less than half")
+    next_rounds(bench, 9000000, "fails")
+    plain = node.take(stream, "a", "c-3")
+    check(plain["copied_ahead"] == [] and not [m for m in members(world, plain) if "pre-" in m or "parent" in m], "%s", plain)
+    with open(runc + ".stuck", "w"):
+        pass
+    next_rounds(bench, 9000000, 1000000)
+    node.begin(stream, "a", "c-4")
+    wait_until("CRIU works", lambda: os.path.exists(runc + ".pid") and os.path.getsize(runc + ".pid") > 0)
+    os.remove(runc + ".stuck")
+    check(len(os.listdir(os.path.join(node.here, "store", "dumps"))) == 1, "a dump with its rounds")
+    with open(runc + ".pid") as f:  # runc itself fails, and CRIU says so
+        pid = int(f.read())
+    with open(os.path.join(node.here, "store", "work", "ca.criu", "dump.log"), "a") as f:
+        f.write("(00.2) Error (criu/cr-dump.c:1): Dumping FAILED.\n")
+    os.kill(pid, 9)
+    node.ended(stream, "c-4", "failed")
+    next_rounds(bench, 9000000, 1000000)
+    check(node.take(stream, "a", "c-5")["copied_ahead"] == [], "a plain one after that")
+    check(node.take(stream, "a", "c-6")["copied_ahead"] == [9000000, 1000000], "and rounds again")
+    next_rounds(bench, 9000000, 5000000)
+    check(node.take(stream, "a", "c-7")["copied_ahead"] == [] and node.take(stream, "a", "c-8")["copied_ahead"] == [], "rounds that do not pay are not kept, nor made again at once")
+    check(app.alive() and os.listdir(os.path.join(node.here, "store", "dumps")) == [], "nothing is left")
+
+
+def test_cut_round(bench, rng):
+    """CRIU is killed in the middle of a round: the checkpoint failed before anybody waited, and the app is ended. The agent killed in one: the next life ends an app
+    that was harmed, and nothing is left."""
+    world = World(bench)
+    node = Node(world, "n1")
+    stream = world.stream("s")
+    app = node.run_pod(stream, "a", 3, mib=40)
+    criu, dumps = bench.path("criu"), os.path.join(node.here, "store", "dumps")
+    with open(criu + ".tracks", "w"):
+        pass
+    app.expected_dead = True
+    next_rounds(bench, 9000000, "cut")
+    node.begin(stream, "a", "c-1")
+    node.ended(stream, "c-1", "failed")
+    wait_until("the app is ended", lambda: not app.alive())
+    check(os.listdir(dumps) == [], "nothing is left")
+    app = node.run_pod(stream, "b", 3, mib=40)
+    next_rounds(bench, 9000000, "waits")
+    node.begin(stream, "b", "c-2")
+    wait_until("a round is made", lambda: os.path.exists(criu + ".pid") and os.path.getsize(criu + ".pid") > 0)
+    node.process.kill()
+    with open(criu + ".pid") as f:
+        os.killpg(os.getpgid(int(f.read())), 9)
+    app.expected_dead = True
+    node.start()
+    wait_until("the app is ended", lambda: not app.alive())
+    wait_until("its record says that it failed", lambda: world.records(stream)["c-2"]["state"] == "failed")
+    wait_until("nothing is left", lambda: os.listdir(dumps) == [])
 
 
 def test_valid_or_not(bench, rng):
@@ -990,6 +1106,6 @@ def test_followed(bench, rng):
 
 
 if __name__ == "__main__":
-    main([test_same_name, test_delete_after_restart, test_killed_while_recording, test_killed_in_dump, test_cut_dump, test_valid_or_not, test_valid_never_came, test_damaged_here,
+    main([test_same_name, test_delete_after_restart, test_killed_while_recording, test_killed_in_dump, test_cut_dump, test_precopy, test_cut_round, test_valid_or_not, test_valid_never_came, test_damaged_here,
           test_damaged_everywhere, test_log_away, test_replicas, test_followed, test_kubelet, test_kubelet_doubt, test_kubelet_refuses, test_kubelet_unknown,
           test_kubelet_other, test_kubelet_breaks_off, test_kubelet_killed])
