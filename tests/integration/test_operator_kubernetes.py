@@ -16,21 +16,22 @@ from urllib.parse import parse_qs
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from fake_kube import QuietServer, Refused, Server, json_patch
-from harness import Cluster, Failure, Http, check, free_ports, main, wait_until
+from harness import HANGS, Cluster, Failure, Http, check, free_ports, main, wait_until
 from test_replicas import Replica
 
 SPACE = "crsc-system"
 
 
 class Agent:
-    """One for all nodes here: they have the same address. Checkpoints become valid when `hold` is not set; while `stuck` is, none is begun and no answer comes."""
+    """One for all nodes with its address. Checkpoints become valid when `hold` is not set; while `stuck` is, none is begun and no answer comes."""
 
-    def __init__(self, port, ca, cert, key, directory):
+    def __init__(self, port, ca, cert, key, directory, host="127.0.0.1"):
         self.rng = random.Random(1)
         self.containers, self.checkpoints, self.deleted, self.puts, self.hold, self.fail_next = {}, {}, [], [], False, False
         self.lock = threading.Lock()
         self.changed, self.version, self.said = threading.Condition(self.lock), int(time.time() * 1e6), None
         self.lists = 0  # answered
+        self.asked = 0
         self.stuck, self.waiting = threading.Event(), 0
         self.plain = False  # as agents were that had to be asked again and again
         self.kubelet = ""    # why it takes no checkpoints by the kubelet
@@ -65,7 +66,7 @@ class Agent:
 
             do_GET = do_PUT = do_DELETE = do_POST = answer
 
-        self.http = QuietServer(("127.0.0.1", port), Handler)
+        self.http = QuietServer((host, port), Handler)
         self.http.socket = context.wrap_socket(self.http.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
@@ -121,6 +122,7 @@ class Agent:
 
     def handle(self, method, path, body):
         path, _, query = path.partition("?")
+        self.asked += 1
         if path == "/v1/containers":
             words = parse_qs(query)
             return self.wait_containers(int(words.get("after", ["0"])[0]), int(words.get("wait_ms", ["0"])[0]))
@@ -213,7 +215,7 @@ class World:
         self.server = Server(bench.directory, **options)
         self.kube = self.server.kube
         self.webhook_port, self.agent_port = free_ports(2)
-        self.agent = None
+        self.agent, self.agents = None, []
         self.operator = None
         self.poll = "50ms"
         self.kube.put("nodes", node("n1"), "")
@@ -224,8 +226,8 @@ class World:
         return self
 
     def __exit__(self, *args):
-        if self.agent:
-            self.agent.close()
+        for agent in self.agents:
+            agent.close()
         self.server.__exit__()
 
     def start(self, name="operator", port=None, elect=False):
@@ -236,11 +238,12 @@ class World:
         process.wait_for("certificates are here", 120)
         return process
 
-    def begin(self):
-        self.operator = self.start()
+    def begin(self, hosts=("127.0.0.1",), **options):
+        self.operator = self.start(**options)
         secret = wait_until("the agents' certificate", lambda: self.kube.get("secrets", "crsc-agent-tls", SPACE))
         ca, cert, key = (base64.b64decode(secret["data"][k]).decode() for k in ("ca.crt", "tls.crt", "tls.key"))
-        self.agent = Agent(self.agent_port, ca, cert, key, self.bench.directory)
+        self.agents = [Agent(self.agent_port, ca, cert, key, self.bench.directory, host) for host in hosts]
+        self.agent = self.agents[0]
         return self
 
     def bundle(self):
@@ -1330,6 +1333,38 @@ def test_missed(bench, rng):
         wait_until("it is past", lambda: condition(w, "PodsAccepted")["status"] == "True")
 
 
+def looks_at(w, workload):
+    """So many there were, at the workload and at its roles."""
+    return sum(1 for e in w.operator.events() if e.get("msg") == "look" and e.get("workload") == workload)
+
+
+def test_heard_of_one(bench, rng):
+    """What the agent of a node says, and what changes of one workload, is no reason to look at those that have nothing there."""
+    with World(bench) as w:
+        w.kube.put("nodes", node("n2", address="127.0.0.2"), "")
+        w.begin(hosts=("127.0.0.1", "127.0.0.2"))
+        spec = copy.deepcopy(DEPLOYMENT["spec"])
+        spec["selector"]["matchLabels"] = spec["template"]["metadata"]["labels"] = {"app": "quiet"}
+        w.kube.put("deployments", {**DEPLOYMENT, "spec": spec, "metadata": {
+            "name": "quiet", "annotations": {"crsc.io/checkpoint-restore": "true", "crsc.io/checkpoint-interval": "3600s"}}})
+        wait_until("its template is annotated", lambda: w.kube.get("deployments", "quiet")["spec"]["template"]["metadata"].get("annotations"), 60)
+        w.agents[1].run(w.admit("quiet-1", "n2", "deployments/quiet"), 0)
+        pod = w.protect()
+        wait_until("both are protected", lambda: w.status("quiet").get("phase") == "Protected", 60)
+        busy, quiet = "default/deployment/counter", "default/deployment/quiet"
+        begun, before, n = time.monotonic(), (looks_at(w, busy), looks_at(w, quiet)), 10
+        while looks_at(w, busy) < before[0] + 60:  # each is the answer to something that was said, or noted
+            check(time.monotonic() - begun < 2 * HANGS, "it hears nothing")
+            n += 1
+            w.agent.run(pod, n)
+            time.sleep(0.02)
+        looks, took = looks_at(w, quiet) - before[1], time.monotonic() - begun
+        print(f"in {took:.1f} s {looks_at(w, busy) - before[0]} looks at the one, {looks} at the other")
+        check(looks <= 5 + 0.6 * took, "%s looks at a workload that nothing was said of", looks)  # each 5 s, and each 4 s at what it noted itself
+        w.agents[1].run(w.kube.get("pods", "quiet-1"), 5)
+        wait_until("what its own agent says is heard", lambda: w.status("quiet").get("offset") == 5, 60)
+
+
 def test_two_operators(bench, rng):
     """One leads; when it is killed the other one takes over after the lease's end; a stop hands it over at once."""
     with World(bench) as w:
@@ -1350,4 +1385,4 @@ def test_two_operators(bench, rng):
 
 if __name__ == "__main__":
     main([test_protects_and_undoes, test_redirect, test_interceptor_options, test_kubelet, test_replicas, test_standby, test_restore_by_hand, test_migration, test_agent_forgets, test_wrong_annotation, test_webhook_leaves_alone, test_bad_network,
-          test_killed_anywhere, test_stopped, test_lost_node_and_crash_loop, test_fenced, test_missed, test_two_operators])
+          test_killed_anywhere, test_stopped, test_lost_node_and_crash_loop, test_fenced, test_missed, test_heard_of_one, test_two_operators])

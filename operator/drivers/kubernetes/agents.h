@@ -44,8 +44,8 @@ struct agents_options {
     struct http_tls tls; /* ca, cert, key: copied */
     uint16_t port;
     uint32_t poll_ms;
-    /* Something of what is shown changed; `matters`: who can serve, by the word of its agent or for the want of one. Else it is counters and checkpoints. */
-    void (*on_change)(void *user, bool matters);
+    /* Something of what is shown of that node changed; `matters`: who can serve, by the word of its agent or for the want of one. Else it is counters and checkpoints. */
+    void (*on_change)(void *user, const char *node, bool matters);
     void *user;
 };
 

@@ -162,6 +162,7 @@ static void begin(struct controller *c, const char *key, enum lane lane)
     j->lane = lane;
     c->n_jobs[lane]++;
     c->looks++;
+    log_debug("look", "workload=%s roles=%d", key, lane == LANE_ROLES);
     c->role_looks += lane == LANE_ROLES;
     LIST_INSERT_HEAD(&c->jobs, j, entry);
     if (!view_make(c->parts.caches, j->key, wall_ms(), &j->view)) {
@@ -239,30 +240,68 @@ static bool is_of_interest(const struct caches *k, const struct kube_watch *kind
     return object_get(o, "metadata.annotations") != NULL && object_annotation(o, "crsc.io/checkpoint-restore")[0] != '\0';
 }
 
+struct search {
+    const struct caches *caches;
+    const char *key;
+    bool found;
+};
+
+static bool each_searched(void *user, yyjson_val *o)
+{
+    struct search *s = user;
+    char key[VIEW_KEY_MAX];
+    s->found = view_key_of(s->caches, s->caches->records, o, key) && strcmp(key, s->key) == 0;
+    return !s->found;
+}
+
+/* It may be protected without its own word: by a record that was made by hand, or until that has ended. */
+static bool has_record(const struct caches *k, const char *key)
+{
+    struct search s = {.caches = k, .key = key};
+    kube_watch_each(k->records, each_searched, &s);
+    return s.found;
+}
+
+/* The key of the workload that an object belongs to; false: that is none of ours. */
+static bool belongs_to(const struct caches *k, const struct kube_watch *kind, yyjson_val *o, char key[VIEW_KEY_MAX])
+{
+    if (kind != k->checkpoints && kind != k->restores && kind != k->migrations)
+        return view_key_of(k, kind, o, key) && (is_of_interest(k, kind, o) || has_record(k, key));
+    yyjson_val *record = kube_watch_get(k->records, object_space(o), object_text(o, "spec.workload"));
+    bool own_note = kind == k->restores && object_text(o, "spec.cause")[0] != '\0';
+    return !own_note && record != NULL && view_key_of(k, k->records, record, key);
+}
+
+/* What belongs to one workload is a matter of that one; a node may be anybody's, and a Service anybody's of its namespace. */
 void controller_changed(struct controller *c, const struct kube_watch *kind, yyjson_val *o)
 {
     const struct caches *k = c->parts.caches;
     char key[VIEW_KEY_MAX];
-    struct each each = {.controller = c, .kind = k->records, .space = o != NULL && kind != k->nodes ? object_space(o) : NULL};
-    bool own = kind != NULL && (kind == k->deployments || kind == k->statefulsets || kind == k->pods || kind == k->records);
-    if (own && is_of_interest(k, kind, o) && view_key_of(k, kind, o, key)) look_soon(c, key);
-    bool own_note = kind == k->restores && o != NULL && object_text(o, "spec.cause")[0] != '\0';
-    if (kind != k->pods && !own_note) kube_watch_each(k->records, each_record, &each); /* what they belong to is seen from the records */
+    if (o == NULL || k->records == NULL) return;
+    if (kind == k->nodes || kind == k->services)
+        kube_watch_each(k->records, each_record, &(struct each){.controller = c, .kind = k->records, .space = kind == k->services ? object_space(o) : NULL});
+    else if (belongs_to(k, kind, o, key))
+        look_soon(c, key);
     wake(c);
 }
 
-static bool each_heard(void *user, yyjson_val *o)
+struct heard {
+    struct controller *controller;
+    const char *node;
+    bool roles;
+};
+
+static void each_heard(void *user, const char *node, const char *key)
 {
-    struct each *e = user;
-    char key[VIEW_KEY_MAX];
-    if (view_key_of(e->controller->parts.caches, e->kind, o, key)) queue_add(e->controller->queues[LANE_MAIN], key, wall_ms());
-    return true;
+    struct heard *h = user;
+    if (strcmp(node, h->node) != 0) return;
+    if (h->roles) look_soon(h->controller, key);
+    else queue_add(h->controller->queues[LANE_MAIN], key, wall_ms());
 }
 
-void controller_heard(struct controller *c, bool roles)
+void controller_heard(struct controller *c, const char *node, bool roles)
 {
-    struct each each = {.controller = c, .kind = c->parts.caches->records};
-    kube_watch_each(each.kind, roles ? each_record : each_heard, &each);
+    view_each_heard(c->parts.caches, each_heard, &(struct heard){.controller = c, .node = node, .roles = roles});
     wake(c);
 }
 

@@ -70,10 +70,10 @@ static void on_change(void *user, const struct kube_watch *w, yyjson_val *o)
     if (p->controller != NULL) controller_changed(p->controller, w, o);
 }
 
-static void on_agents_change(void *user, bool matters)
+static void on_agents_change(void *user, const char *node, bool matters)
 {
     struct program *p = user;
-    if (p->controller != NULL && p->caches.records != NULL) controller_heard(p->controller, matters);
+    if (p->controller != NULL && p->caches.records != NULL) controller_heard(p->controller, node, matters);
 }
 
 static void on_lead(void *user, bool leads)
