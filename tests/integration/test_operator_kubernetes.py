@@ -1365,6 +1365,55 @@ def test_heard_of_one(bench, rng):
         wait_until("what its own agent says is heard", lambda: w.status("quiet").get("offset") == 5, 60)
 
 
+def test_asked_while_wanted(bench, rng):
+    """Only agents of nodes are asked that are there and have something of ours, and only by the operator that leads."""
+    with World(bench) as w:
+        hosts = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+        for i, host in enumerate(hosts):
+            w.kube.put("nodes", node(f"n{i + 1}", address=host), "")
+        w.begin(hosts=hosts, elect=True)
+        w.protect()
+        w.admit("counter-2", "n2")
+        w.admit("counter-3", "n3")
+
+        def asked(agent):
+            before = agent.asked
+            wait_until("it is asked", lambda: agent.asked > before + 4)  # more than what may be on its way
+
+        def asked_no_more(name, agent, start, until):
+            w.operator.wait_for("an agent is asked no more", 60, start, node=name)
+            before = agent.asked
+            until()
+            check(agent.asked <= before + 2, "the agent of %s is asked on: %s times", name, agent.asked - before)  # two may be on their way
+
+        def while_first_is_asked():
+            before = w.agent.asked
+            wait_until("the others are asked", lambda: w.agent.asked > before + 40)
+        for agent in w.agents:
+            asked(agent)
+        start = len(w.operator.events())
+        w.kube.delete("pods", "counter-2")
+        asked_no_more("n2", w.agents[1], start, while_first_is_asked)
+        w.kube.delete("nodes", "n3", "")
+        asked_no_more("n3", w.agents[2], start, while_first_is_asked)
+        wait_until("its pod is removed", lambda: w.kube.get("pods", "counter-3") is None)
+        w.kube.put("nodes", node("n3", address="127.0.0.3"), "")
+        w.admit("counter-4", "n3")
+        asked(w.agents[2])
+
+        start = len(w.operator.events())
+        refuse = lambda method, path: Refused(500, "InternalError") if method == "PATCH" and "/leases/" in path else None
+        w.kube.faults.append(refuse)
+
+        def looked_for():
+            before = sum(1 for method, path in w.kube.requests if method == "GET" and "/leases/" in path)
+            wait_until("it looks for the lease", lambda: sum(1 for method, path in w.kube.requests if method == "GET" and "/leases/" in path) > before + 1)
+        asked_no_more("n1", w.agent, start, looked_for)
+        w.kube.faults.remove(refuse)
+        asked(w.agent)
+        asked(w.agents[2])
+
+
 def test_two_operators(bench, rng):
     """One leads; when it is killed the other one takes over after the lease's end; a stop hands it over at once."""
     with World(bench) as w:
@@ -1385,4 +1434,4 @@ def test_two_operators(bench, rng):
 
 if __name__ == "__main__":
     main([test_protects_and_undoes, test_redirect, test_interceptor_options, test_kubelet, test_replicas, test_standby, test_restore_by_hand, test_migration, test_agent_forgets, test_wrong_annotation, test_webhook_leaves_alone, test_bad_network,
-          test_killed_anywhere, test_stopped, test_lost_node_and_crash_loop, test_fenced, test_missed, test_heard_of_one, test_two_operators])
+          test_killed_anywhere, test_stopped, test_lost_node_and_crash_loop, test_fenced, test_missed, test_heard_of_one, test_asked_while_wanted, test_two_operators])

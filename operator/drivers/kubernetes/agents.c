@@ -16,7 +16,7 @@ struct node {
     UT_hash_handle hh;
     struct agents *agents;
     char name[AGENTS_NODE_MAX], address[64];
-    bool wanted, complained, was_lost;
+    bool marked, wanted, complained, was_lost;
     uint64_t asked_ms, heard_ms, listed_ms; /* when it was first asked there, when it answered last; 0: never */
     uint64_t version;  /* of the containers, as it counts; 0: it does not */
     unsigned hurries;  /* questions since the last beat of the timer: a bound, should it not wait at all */
@@ -288,6 +288,22 @@ static void on_timer(uv_timer_t *timer)
     }
 }
 
+/* What it said, and what it is being asked: it is as if it had never been wanted. */
+static void forget(struct node *n)
+{
+    if (n->containers_call != NULL) http_call_cancel(n->containers_call);
+    if (n->checkpoints_call != NULL) http_call_cancel(n->checkpoints_call);
+    n->containers_call = n->checkpoints_call = NULL;
+    free(n->containers);
+    free(n->checkpoints);
+    n->containers = NULL;
+    n->checkpoints = NULL;
+    n->n_containers = n->n_checkpoints = 0;
+    n->asked_ms = n->heard_ms = n->listed_ms = n->version = 0;
+    n->was_lost = n->complained = false;
+    n->kubelet[0] = '\0';
+}
+
 void agents_node(struct agents *a, const char *name, const char *address)
 {
     struct node *n = find(a, name);
@@ -298,14 +314,30 @@ void agents_node(struct agents *a, const char *name, const char *address)
         HASH_ADD_STR(a->nodes, name, n);
     }
     if (strcmp(n->address, address) == 0) return;
+    forget(n);
     snprintf(n->address, sizeof n->address, "%s", address);
-    n->heard_ms = n->asked_ms = 0;
+    if (address[0] != '\0') return;
+    log_debug("an agent is asked no more", "node=%s reason=its node is gone", name);
+    HASH_DEL(a->nodes, n);
+    free(n);
 }
 
-void agents_want(struct agents *a, const char *node, bool wanted)
+void agents_mark(struct agents *a, const char *node)
 {
     struct node *n = find(a, node);
-    if (n != NULL) n->wanted = wanted;
+    if (n != NULL) n->marked = true;
+}
+
+void agents_want_marked(struct agents *a)
+{
+    for (struct node *n = a->nodes; n != NULL; n = n->hh.next) {
+        if (n->wanted && !n->marked) {
+            log_debug("an agent is asked no more", "node=%s reason=nothing of ours is there", n->name);
+            forget(n);
+        }
+        n->wanted = n->marked;
+        n->marked = false;
+    }
 }
 
 bool agents_answers(const struct agents *a, const char *node)

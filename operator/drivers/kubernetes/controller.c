@@ -36,6 +36,7 @@ struct controller {
     LIST_HEAD(, job) jobs;
     unsigned n_jobs[LANES];
     bool leads, closing;
+    bool moved; /* a pod, a checkpoint or a node came or went: other agents may be those that are to be asked */
     uint64_t looks, role_looks, actions, failures;
     void (*done)(void *user);
     void *done_user;
@@ -141,14 +142,6 @@ static void on_acted(void *user, int status, const struct error *e)
     else job_end(j, false);
 }
 
-static void want_agents(const struct job *j)
-{
-    struct agents *agents = j->controller->parts.caches->agents;
-    for (uint32_t i = 0; i < j->view.world.n_pods; i++) agents_want(agents, j->view.pods[i].node, true);
-    for (uint32_t i = 0; i < j->view.world.n_checkpoints; i++)
-        if (j->view.world.checkpoints[i].phase == PROTECT_RUNNING) agents_want(agents, j->view.checkpoints[i].node, true);
-}
-
 static void begin(struct controller *c, const char *key, enum lane lane)
 {
     struct job *j = calloc(1, sizeof *j);
@@ -169,7 +162,6 @@ static void begin(struct controller *c, const char *key, enum lane lane)
         job_end(j, true);
         return;
     }
-    want_agents(j);
     if (lane == LANE_ROLES) {
         protect_plan_roles(&j->view.world, &j->plan);
     } else {
@@ -188,6 +180,21 @@ static bool is_synced(const struct caches *k)
            kube_watch_synced(k->migrations);
 }
 
+static void mark(void *user, const char *node, const char *key)
+{
+    (void)key;
+    agents_mark(user, node);
+}
+
+static void want_agents(struct controller *c)
+{
+    struct agents *agents = c->parts.caches->agents;
+    if (!c->moved) return;
+    c->moved = false;
+    view_each_heard(c->parts.caches, mark, agents);
+    agents_want_marked(agents);
+}
+
 static void on_timer(uv_timer_t *timer)
 {
     struct controller *c = timer->data;
@@ -197,6 +204,7 @@ static void on_timer(uv_timer_t *timer)
         uv_timer_start(&c->timer, on_timer, 50, 0);
         return;
     }
+    want_agents(c);
     for (int lane = LANES - 1; lane >= 0; lane--) /* roles first */
         while (c->n_jobs[lane] < JOBS_MAX && (key = queue_take(c->queues[lane], wall_ms())) != NULL) begin(c, key, (enum lane)lane);
     wake(c);
@@ -205,6 +213,7 @@ static void on_timer(uv_timer_t *timer)
 static void wake(struct controller *c)
 {
     uint64_t next = UINT64_MAX, now = wall_ms();
+    if (c->moved) next = now;
     for (int lane = 0; lane < LANES; lane++) {
         uint64_t at = c->n_jobs[lane] < JOBS_MAX ? queue_next(c->queues[lane]) : UINT64_MAX;
         if (at < next) next = at;
@@ -278,6 +287,7 @@ void controller_changed(struct controller *c, const struct kube_watch *kind, yyj
     const struct caches *k = c->parts.caches;
     char key[VIEW_KEY_MAX];
     if (o == NULL || k->records == NULL) return;
+    c->moved = c->moved || kind == k->pods || kind == k->checkpoints || kind == k->nodes;
     if (kind == k->nodes || kind == k->services)
         kube_watch_each(k->records, each_record, &(struct each){.controller = c, .kind = k->records, .space = kind == k->services ? object_space(o) : NULL});
     else if (belongs_to(k, kind, o, key))
@@ -319,7 +329,11 @@ void controller_lead(struct controller *c, bool leads)
     const struct caches *k = c->parts.caches;
     const struct kube_watch *kinds[] = {k->deployments, k->statefulsets, k->pods, k->records};
     c->leads = leads;
-    if (!leads) return;
+    if (!leads) {
+        agents_want_marked(k->agents);
+        return;
+    }
+    c->moved = true;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) kube_watch_each(kinds[i], each_annotated, &(struct each){.controller = c, .kind = kinds[i]});
     wake(c);
 }

@@ -55,11 +55,12 @@ static void take_node(struct program *p, yyjson_val *o)
     size_t i, max;
     yyjson_val *one, *all = object_get(o, "status.addresses");
     const char *address = "";
+    bool there = kube_watch_get(p->caches.nodes, "", object_name(o)) != NULL;
     yyjson_arr_foreach(all, i, max, one)
     {
         if (strcmp(object_text(one, "type"), "InternalIP") == 0) address = object_text(one, "address");
     }
-    agents_node(p->agents, object_name(o), address);
+    agents_node(p->agents, object_name(o), there ? address : "");
     if (p->pki != NULL) pki_nodes_changed(p->pki);
 }
 
