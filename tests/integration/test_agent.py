@@ -989,7 +989,52 @@ def test_followed(bench, rng):
     change(end, lambda all: not all)
 
 
+def test_idle_connections(bench, rng):
+    """Connections that say nothing take nobody's place, and who is slow to say who it is has not for ever."""
+    node = Node(World(bench), "n1")
+    known = http.client.HTTPSConnection("127.0.0.1", node.port, context=node.context, timeout=60)
+
+    def answered():
+        known.request("GET", "/v1/containers")
+        check(json.loads(known.getresponse().read())["containers"] == [], "answered")
+
+    def closed(idle):
+        try:
+            return idle.recv(1, socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+    known.connect()
+    channel = known.sock
+    answered()
+    idle = []
+    for _ in range(70):  # a place for each of 64
+        idle.append(socket.create_connection(("127.0.0.1", node.port), timeout=60))
+        bench.at_end.append(idle[-1].close)
+    check(node.ask("GET", "/v1/containers")[0] == 200, "a new one is answered")
+    answered()
+    check(known.sock is channel, "who was answered before keeps its place")
+    wait_until("the first ones have given their places", lambda: closed(idle[0]) and closed(idle[1]))
+
+    # half a greeting, and then a byte from time to time
+    slow = socket.create_connection(("127.0.0.1", node.port), timeout=60)
+    bench.at_end.append(slow.close)
+    answered()
+    slow.sendall(b"\x16\x03\x01\x40\x00")
+
+    def ended():
+        try:
+            slow.sendall(b"\x00")
+        except OSError:
+            return True
+        return closed(slow)
+    wait_until("it is closed", ended, pause=0.2)
+    known.close()
+    check(node.ask("GET", "/v1/containers")[0] == 200, "answered")
+
+
 if __name__ == "__main__":
     main([test_same_name, test_delete_after_restart, test_killed_while_recording, test_killed_in_dump, test_cut_dump, test_valid_or_not, test_valid_never_came, test_damaged_here,
-          test_damaged_everywhere, test_log_away, test_replicas, test_followed, test_kubelet, test_kubelet_doubt, test_kubelet_refuses, test_kubelet_unknown,
+          test_damaged_everywhere, test_log_away, test_replicas, test_followed, test_idle_connections, test_kubelet, test_kubelet_doubt, test_kubelet_refuses, test_kubelet_unknown,
           test_kubelet_other, test_kubelet_breaks_off, test_kubelet_killed])
