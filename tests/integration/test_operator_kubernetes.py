@@ -993,6 +993,23 @@ def test_standby(bench, rng):
         w.annotate(standby="5")
         now = settled(1, 2)
 
+        # one is to be promoted, and the API server refuses the one of two that would be best: the other one is, then
+        lost, refused = min(now["serving"]), []
+        def refuse_one(method, path):
+            name = path.partition("?")[0].rpartition("/")[2]
+            if method != "PATCH" or "/pods/" not in path or name == lost or (refused and name != refused[0]):
+                return None
+            refused.append(name)
+            return Refused(500, "InternalError")
+        w.kube.faults.append(refuse_one)
+        pods[lost].app.kill()
+        other = wait_until("another one is promoted", lambda: roles(w)["serving"] - {lost}, 30)
+        check(refused and refused[0] not in other, "of two it was not the one that could be: %s %s", refused, other)
+        wait_until("it has changed roles with the one that was lost", lambda: roles(w)["serving"] == other, 30)
+        w.kube.faults.remove(refuse_one)
+        comes_back(lost)
+        now = settled(1, 2)
+
         # of two that are to be promoted the API server refuses one, again and again: the other one is all the same, and nobody steps back meanwhile
         lost, refused = min(now["serving"]), []
         def refuse_first(method, path):

@@ -1,6 +1,7 @@
 #include "operator/drivers/kubernetes/controller.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/queue.h>
@@ -12,7 +13,7 @@
 #include "operator/kube/object.h"
 #include "operator/kube/queue.h"
 
-enum { JOBS_MAX = 8 /* in each lane */, ROLES_AGAIN_MS = 200 };
+enum { JOBS_MAX = 8 /* in each lane */, ROLES_AGAIN_MS = 200, FAILED_MS = 10000 };
 
 /* Changes of roles have a lane of their own: clients wait for who is promoted, and that must not wait for an agent that hangs, nor for the pause
  * after something else failed. A workload is in it as long as it has roles. */
@@ -29,11 +30,19 @@ struct job {
     bool failed; /* an action that the others did not depend on */
 };
 
+/* A pod whose promotion failed, and until when that is held against it. */
+struct failed {
+    LIST_ENTRY(failed) entry;
+    uint64_t until_ms;
+    char uid[64];
+};
+
 struct controller {
     struct act_parts parts;
     struct queue *queues[LANES];
     uv_timer_t timer;
     LIST_HEAD(, job) jobs;
+    LIST_HEAD(, failed) failed; /* few, if any */
     unsigned n_jobs[LANES];
     bool leads, closing;
     bool moved; /* a pod, a checkpoint or a node came or went: other agents may be those that are to be asked */
@@ -124,6 +133,42 @@ static void go_on(struct job *j)
     act_run(&c->parts, &j->view, action, on_acted, j);
 }
 
+/* ---- promotions that failed ------------------------------------------------------------------------------------- */
+
+static void note_failed(struct controller *c, const char *uid)
+{
+    struct failed *f;
+    LIST_FOREACH(f, &c->failed, entry)
+        if (strcmp(f->uid, uid) == 0) break;
+    if (f == NULL && (f = calloc(1, sizeof *f)) != NULL) {
+        snprintf(f->uid, sizeof f->uid, "%s", uid);
+        LIST_INSERT_HEAD(&c->failed, f, entry);
+    }
+    if (f != NULL) f->until_ms = wall_ms() + FAILED_MS;
+}
+
+static void forget_failed(struct controller *c, uint64_t until_ms)
+{
+    struct failed *f, *next;
+    for (f = LIST_FIRST(&c->failed); f != NULL; f = next) {
+        next = LIST_NEXT(f, entry);
+        if (f->until_ms > until_ms) continue;
+        LIST_REMOVE(f, entry);
+        free(f);
+    }
+}
+
+static void recall_failed(struct controller *c, struct view *v)
+{
+    struct failed *f;
+    forget_failed(c, wall_ms());
+    for (uint32_t i = 0; i < v->world.n_pods; i++)
+        LIST_FOREACH(f, &c->failed, entry)
+            if (strcmp(f->uid, v->pods[i].uid) == 0) v->world.pods[i].role_failed = true;
+}
+
+/* ---- a job, gone on with ---------------------------------------------------------------------------------------- */
+
 static void on_acted(void *user, int status, const struct error *e)
 {
     struct job *j = user;
@@ -138,8 +183,13 @@ static void on_acted(void *user, int status, const struct error *e)
     else if (status != -ERROR_CANCELED)
         log_warn("action failed", "workload=%s action=%s code=%s reason=%s", j->key, name, error_name(status), e->text);
     j->failed = true;
-    if (j->plan.actions[j->next - 1].what == PROTECT_PROMOTE) go_on(j); /* there may be others to be promoted; nobody steps back in such a plan */
-    else job_end(j, false);
+    struct protect_action action = j->plan.actions[j->next - 1];
+    if (action.what != PROTECT_PROMOTE) {
+        job_end(j, false);
+        return;
+    }
+    if (status != -ERROR_CANCELED) note_failed(j->controller, j->view.pods[action.which].uid);
+    go_on(j); /* there may be others to be promoted; who steps back did so before */
 }
 
 static void begin(struct controller *c, const char *key, enum lane lane)
@@ -163,6 +213,7 @@ static void begin(struct controller *c, const char *key, enum lane lane)
         return;
     }
     if (lane == LANE_ROLES) {
+        recall_failed(c, &j->view);
         protect_plan_roles(&j->view.world, &j->plan);
     } else {
         protect_plan(&j->view.world, &j->plan);
@@ -356,6 +407,7 @@ int controller_new(uv_loop_t *loop, const struct act_parts *parts, struct contro
     }
     c->parts = *parts;
     LIST_INIT(&c->jobs);
+    LIST_INIT(&c->failed);
     uv_timer_init(loop, &c->timer);
     c->timer.data = c;
     *ret_controller = c;
@@ -368,6 +420,7 @@ static void on_closed(uv_handle_t *handle)
     void (*done)(void *user) = c->done;
     void *user = c->done_user;
     for (int lane = 0; lane < LANES; lane++) queue_free(c->queues[lane]);
+    forget_failed(c, UINT64_MAX);
     free(c);
     if (done != NULL) done(user);
 }
