@@ -16,7 +16,7 @@ from urllib.parse import parse_qs
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from fake_kube import QuietServer, Refused, Server, json_patch
-from harness import HANGS, Cluster, Failure, Http, check, free_ports, main, wait_until
+from harness import HANGS, Cluster, Failure, Http, Skip, check, free_ports, main, wait_until
 from test_replicas import Replica
 
 SPACE = "crsc-system"
@@ -230,11 +230,11 @@ class World:
             agent.close()
         self.server.__exit__()
 
-    def start(self, name="operator", port=None, elect=False):
+    def start(self, name="operator", port=None, elect=False, env=None):
         process = self.bench.spawn(name, ["crsc-operator", "kubernetes", "--servers", self.log.servers, "--kubeconfig", self.server.kubeconfig,
                                           "--webhook-listen", f"127.0.0.1:{port or self.webhook_port}", "--webhook-names", "localhost,127.0.0.1", "--agent-port",
                                           str(self.agent_port), "--agent-poll", self.poll, "--node-grace", "0s", "--identity", name, "--leader-elect",
-                                          "true" if elect else "false", "--log-level", "debug", "--log-tls", "false"])
+                                          "true" if elect else "false", "--log-level", "debug", "--log-tls", "false"], env)
         process.wait_for("certificates are here", 120)
         return process
 
@@ -1431,6 +1431,28 @@ def test_asked_while_wanted(bench, rng):
         asked(w.agents[2])
 
 
+def test_clock_steps_back(bench, rng):
+    """What is due is so by a clock that never goes back: a wall clock that is put right keeps nothing waiting."""
+    module = os.path.join(bench.build.directory, "tests", "integration", "wallclock.so")
+    if bench.build.sanitized:
+        raise Skip("nothing is preloaded before a sanitizer")
+    with open(bench.path("beside"), "w") as f:
+        f.write("0")
+    with World(bench) as w:
+        w.begin(env={"LD_PRELOAD": module, "CRSC_WALLCLOCK": f.name})
+        w.protect()
+        w.annotate(checkpoint_interval="3600s")
+        wait_until("no more by themselves", lambda: w.kube.get("protectedworkloads", "counter")["spec"]["checkpointInterval"] == "3600s")
+        none_under_way(w)
+        counter = "default/deployment/counter"
+        looks = looks_at(w, counter)
+        wait_until("it is looked at from time to time", lambda: looks_at(w, counter) > looks + 1)
+        with open(f.name, "w") as f:
+            f.write("-3600")
+        looks = looks_at(w, counter)
+        wait_until("it still is", lambda: looks_at(w, counter) > looks + 2)
+
+
 def test_two_operators(bench, rng):
     """One leads; when it is killed the other one takes over after the lease's end; a stop hands it over at once."""
     with World(bench) as w:
@@ -1451,4 +1473,4 @@ def test_two_operators(bench, rng):
 
 if __name__ == "__main__":
     main([test_protects_and_undoes, test_redirect, test_interceptor_options, test_kubelet, test_replicas, test_standby, test_restore_by_hand, test_migration, test_agent_forgets, test_wrong_annotation, test_webhook_leaves_alone, test_bad_network,
-          test_killed_anywhere, test_stopped, test_lost_node_and_crash_loop, test_fenced, test_missed, test_heard_of_one, test_asked_while_wanted, test_two_operators])
+          test_killed_anywhere, test_stopped, test_lost_node_and_crash_loop, test_fenced, test_missed, test_heard_of_one, test_asked_while_wanted, test_clock_steps_back, test_two_operators])

@@ -24,6 +24,7 @@ struct job {
     struct controller *controller;
     enum lane lane;
     char key[VIEW_KEY_MAX];
+    uint64_t begun_ms;
     struct view view;
     struct protect_plan plan;
     uint32_t next;
@@ -53,9 +54,10 @@ struct controller {
 
 static void wake(struct controller *c);
 
-static uint64_t wall_ms(void)
+/* When something is due; what the world says of times is by the wall clock. */
+static uint64_t now_ms(void)
 {
-    return loop_wall_us() / 1000;
+    return loop_monotonic_us() / 1000;
 }
 
 /* ---- a job: one look at one workload -------------------------------------------------------------------------- */
@@ -63,7 +65,8 @@ static uint64_t wall_ms(void)
 /* Something was done: look again soon at what it led to; else when the plan says so. */
 static uint64_t next_look(const struct job *j)
 {
-    return j->plan.n > 0 ? wall_ms() + 50 : j->plan.look_ms;
+    uint64_t seen_ms = j->view.world.now_ms, pause_ms = j->plan.look_ms > seen_ms ? j->plan.look_ms - seen_ms : 0;
+    return j->plan.n > 0 ? now_ms() + 50 : j->begun_ms + pause_ms;
 }
 
 static void job_end(struct job *j, bool ok)
@@ -74,12 +77,12 @@ static void job_end(struct job *j, bool ok)
     if (getrandom(&random, sizeof random, GRND_NONBLOCK) < 0) random = loop_monotonic_us();
     if (!ok) c->failures++;
     if (j->lane == LANE_ROLES) { /* its pauses do not grow */
-        if (protect_has_roles(&j->view.world)) queue_add(q, j->key, ok ? next_look(j) : wall_ms() + ROLES_AGAIN_MS);
-        queue_done(q, j->key, true, wall_ms(), random);
+        if (protect_has_roles(&j->view.world)) queue_add(q, j->key, ok ? next_look(j) : now_ms() + ROLES_AGAIN_MS);
+        queue_done(q, j->key, true, now_ms(), random);
     } else {
         bool alive = j->view.world.record || (j->view.world.exists && j->view.world.annotated);
         if (ok && alive) queue_add(q, j->key, next_look(j));
-        queue_done(q, j->key, ok, wall_ms(), random);
+        queue_done(q, j->key, ok, now_ms(), random);
     }
     LIST_REMOVE(j, entry);
     c->n_jobs[j->lane]--;
@@ -144,7 +147,7 @@ static void note_failed(struct controller *c, const char *uid)
         snprintf(f->uid, sizeof f->uid, "%s", uid);
         LIST_INSERT_HEAD(&c->failed, f, entry);
     }
-    if (f != NULL) f->until_ms = wall_ms() + FAILED_MS;
+    if (f != NULL) f->until_ms = now_ms() + FAILED_MS;
 }
 
 static void forget_failed(struct controller *c, uint64_t until_ms)
@@ -161,7 +164,7 @@ static void forget_failed(struct controller *c, uint64_t until_ms)
 static void recall_failed(struct controller *c, struct view *v)
 {
     struct failed *f;
-    forget_failed(c, wall_ms());
+    forget_failed(c, now_ms());
     for (uint32_t i = 0; i < v->world.n_pods; i++)
         LIST_FOREACH(f, &c->failed, entry)
             if (strcmp(f->uid, v->pods[i].uid) == 0) v->world.pods[i].role_failed = true;
@@ -197,18 +200,19 @@ static void begin(struct controller *c, const char *key, enum lane lane)
     struct job *j = calloc(1, sizeof *j);
     if (j == NULL || strlen(key) >= sizeof j->key) {
         free(j);
-        queue_done(c->queues[lane], key, j != NULL, wall_ms(), 0);
+        queue_done(c->queues[lane], key, j != NULL, now_ms(), 0);
         return;
     }
     memcpy(j->key, key, strlen(key) + 1);
     j->controller = c;
     j->lane = lane;
+    j->begun_ms = now_ms();
     c->n_jobs[lane]++;
     c->looks++;
     log_debug("look", "workload=%s roles=%d", key, lane == LANE_ROLES);
     c->role_looks += lane == LANE_ROLES;
     LIST_INSERT_HEAD(&c->jobs, j, entry);
-    if (!view_make(c->parts.caches, j->key, wall_ms(), &j->view)) {
+    if (!view_make(c->parts.caches, j->key, loop_wall_us() / 1000, &j->view)) {
         job_end(j, true);
         return;
     }
@@ -217,7 +221,7 @@ static void begin(struct controller *c, const char *key, enum lane lane)
         protect_plan_roles(&j->view.world, &j->plan);
     } else {
         protect_plan(&j->view.world, &j->plan);
-        if (protect_has_roles(&j->view.world) && !queue_hasten(c->queues[LANE_ROLES], j->key, UINT64_MAX)) queue_add(c->queues[LANE_ROLES], j->key, wall_ms());
+        if (protect_has_roles(&j->view.world) && !queue_hasten(c->queues[LANE_ROLES], j->key, UINT64_MAX)) queue_add(c->queues[LANE_ROLES], j->key, now_ms());
     }
     go_on(j);
 }
@@ -257,13 +261,13 @@ static void on_timer(uv_timer_t *timer)
     }
     want_agents(c);
     for (int lane = LANES - 1; lane >= 0; lane--) /* roles first */
-        while (c->n_jobs[lane] < JOBS_MAX && (key = queue_take(c->queues[lane], wall_ms())) != NULL) begin(c, key, (enum lane)lane);
+        while (c->n_jobs[lane] < JOBS_MAX && (key = queue_take(c->queues[lane], now_ms())) != NULL) begin(c, key, (enum lane)lane);
     wake(c);
 }
 
 static void wake(struct controller *c)
 {
-    uint64_t next = UINT64_MAX, now = wall_ms();
+    uint64_t next = UINT64_MAX, now = now_ms();
     if (c->moved) next = now;
     for (int lane = 0; lane < LANES; lane++) {
         uint64_t at = c->n_jobs[lane] < JOBS_MAX ? queue_next(c->queues[lane]) : UINT64_MAX;
@@ -275,8 +279,8 @@ static void wake(struct controller *c)
 
 static void look_soon(struct controller *c, const char *key)
 {
-    queue_add(c->queues[LANE_MAIN], key, wall_ms());
-    queue_hasten(c->queues[LANE_ROLES], key, wall_ms());
+    queue_add(c->queues[LANE_MAIN], key, now_ms());
+    queue_hasten(c->queues[LANE_ROLES], key, now_ms());
 }
 
 struct each {
@@ -357,7 +361,7 @@ static void each_heard(void *user, const char *node, const char *key)
     struct heard *h = user;
     if (strcmp(node, h->node) != 0) return;
     if (h->roles) look_soon(h->controller, key);
-    else queue_add(h->controller->queues[LANE_MAIN], key, wall_ms());
+    else queue_add(h->controller->queues[LANE_MAIN], key, now_ms());
 }
 
 void controller_heard(struct controller *c, const char *node, bool roles)

@@ -77,6 +77,12 @@ static void on_agents_change(void *user, const char *node, bool matters)
     if (p->controller != NULL && p->caches.records != NULL) controller_heard(p->controller, node, matters);
 }
 
+static bool leads_now(void *user)
+{
+    struct program *p = user;
+    return p->settings.leader_elect ? p->elector != NULL && elector_leads(p->elector) : p->leads;
+}
+
 static void on_lead(void *user, bool leads)
 {
     struct program *p = user;
@@ -300,7 +306,8 @@ static int start(struct program *p, struct error *e)
     if (rv == 0 && !own_log) rv = start_log(p, p->settings.log_tls_ca, p->settings.log_tls_cert, p->settings.log_tls_key, e);
     p->caches.agents = p->agents;
     p->caches.node_grace_ms = p->settings.node_grace;
-    const struct act_parts parts = {.client = p->client, .log = &p->log, .pki = &p->pki, .caches = &p->caches, .identity = p->settings.identity};
+    const struct act_parts parts = {.client = p->client, .log = &p->log, .pki = &p->pki, .caches = &p->caches, .identity = p->settings.identity,
+                                    .leads = leads_now, .user = p};
     if (rv == 0) rv = controller_new(p->loop, &parts, &p->controller, e);
     if (rv == 0) rv = start_watches(p, e);
     const struct pki_options pki = {.client = p->client, .space = space, .ca_secret = p->settings.ca_secret, .agent_secret = p->agent_tls.ca == NULL ? p->settings.agent_secret : "",
