@@ -252,7 +252,7 @@ class Kubelet:
 
 
 class Wire:
-    """Between the agent and the log: passes everything on, until it is muted: then what is sent arrives, and no answer but the greeting comes back; or cut:
+    """Between the agent and the log: passes everything on, until it is muted: then what is sent arrives, and no answer comes back but the greeting, with who leads; or cut:
     nothing passes."""
 
     def __init__(self, to):
@@ -285,7 +285,7 @@ class Wire:
                     one, data = data[:size], data[size:]
                     if not back and kind == self.mute_at:
                         self.muted = True
-                    if not (self.cut or (back and self.muted and kind & ~wire.REPLY != wire.HELLO)):
+                    if not (self.cut or (back and self.muted and kind & ~wire.REPLY not in (wire.HELLO, wire.STATUS))):
                         b.sendall(one)
         except OSError:
             pass

@@ -1,7 +1,5 @@
 #include "operator/drivers/kubernetes/kubernetes.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +8,7 @@
 #include <uv.h>
 
 #include "client/crsc.h"
+#include "common/file.h"
 #include "common/loop.h"
 #include "operator/drivers/kubernetes/controller.h"
 #include "operator/drivers/kubernetes/newest.h"
@@ -182,12 +181,9 @@ static bool write_file(const char *path, const char *text, struct error *e)
 {
     char aside[4200];
     snprintf(aside, sizeof aside, "%s.new", path);
-    int fd = open(aside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    bool ok = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-    if (fd >= 0) ok = close(fd) == 0 && ok;
-    if (ok && rename(aside, path) == 0) return true;
-    error_errno(e, ERROR_IO, errno, "%s", path);
-    return false;
+    int rv = file_replace(path, aside, text, strlen(text));
+    if (rv != 0) error_errno(e, ERROR_IO, -rv, "%s", path);
+    return rv == 0;
 }
 
 /* libcrsc takes files, and reads them again when they have changed. */
