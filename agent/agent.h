@@ -45,6 +45,7 @@ struct container {
     unsigned late;        /* so many of its checkpoints in a row did not end in time */
     unsigned rest;        /* so many of its dumps are plain: the last one that was built upon rounds of pre-copy failed, or rounds did not pay */
     uint64_t rest_ms;     /* until then none is begun for that */
+    bool settled; /* how it began is known, or that nobody knows it: what is said of that does not change any more. Until then it is not attached */
     bool doubt;   /* nobody knows which state it began with: `reason` says why. It is not attached; from the beginning on, or when the log is asked */
 };
 

@@ -11,6 +11,7 @@
 
 #include "agent/netns.h"
 #include "common/buf.h"
+#include "common/file.h"
 
 enum { CONNECT_MS = 2000, SILENCE_S = 60, ANSWER_MAX = 1 << 20 };
 
@@ -29,11 +30,7 @@ static size_t on_body(char *data, size_t one, size_t len, void *user)
     (void)one; /* is 1 */
     if (c->sink_fd > 0) {
         t->too_large = t->sunk + len > c->sink_max;
-        for (size_t done = 0; done < len && !t->too_large && !t->io_failed;) {
-            ssize_t n = write(c->sink_fd, data + done, len - done);
-            if (n < 0 && errno != EINTR) t->io_failed = true;
-            if (n > 0) done += (size_t)n;
-        }
+        t->io_failed = !t->too_large && file_write(c->sink_fd, data, len) != 0;
         t->sunk += len;
     } else {
         t->too_large = t->answer.len + len > (c->answer_max > 0 ? c->answer_max : ANSWER_MAX);

@@ -7,10 +7,10 @@
 #include <openssl/ssl.h>
 #include <poll.h>
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/queue.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -19,23 +19,31 @@
 #include "agent/agent.h"
 #include "common/conn.h"
 #include "common/log.h"
+#include "common/loop.h"
 
-enum { HEAD_MAX = 16 << 10, FIELDS_MAX = 64, BODY_MAX = 1 << 20, IDLE_S = 75, CHUNK = 64 << 10 };
+enum { HEAD_MAX = 16 << 10, FIELDS_MAX = 64, BODY_MAX = 1 << 20, SEND_S = 75, LOOK_MS = 1000, CHUNK = 64 << 10 };
 
 struct https {
     struct call_tls tls;
     https_handler *handler;
     void *user;
     int fd;
-    atomic_uint connections;
+    pthread_mutex_t lock;
+    LIST_HEAD(, connection) connections; /* lock */
     SSL_CTX *context; /* only the accepting thread's */
     struct timespec read_at[3];
 };
 
 struct connection {
+    LIST_ENTRY(connection) entry; /* lock; its thread takes it out before it closes fd */
     struct https *server;
     SSL *ssl;
     int fd;
+    /* lock: */
+    uint64_t since_ms; /* since then it waits for a request */
+    uint64_t until_ms; /* it is ended then; UINT64_MAX: it is being answered */
+    bool answered;     /* once at least */
+    bool ended;        /* its thread is about to see that */
 };
 
 static void last_reason(char *text, size_t cap)
@@ -125,6 +133,26 @@ static bool send_file(SSL *ssl, const struct https_answer *a, bool keep)
     return ok;
 }
 
+/* It waits from now on, at most so long. */
+static void waits(struct connection *c, uint64_t ms, bool answered)
+{
+    pthread_mutex_lock(&c->server->lock);
+    c->since_ms = loop_monotonic_us() / 1000;
+    c->until_ms = c->since_ms + ms;
+    c->answered = answered;
+    pthread_mutex_unlock(&c->server->lock);
+}
+
+/* False: it was ended just then. */
+static bool is_served(struct connection *c)
+{
+    pthread_mutex_lock(&c->server->lock);
+    c->until_ms = UINT64_MAX;
+    bool on = !c->ended;
+    pthread_mutex_unlock(&c->server->lock);
+    return on;
+}
+
 static bool respond(struct connection *c, const struct http_message *m)
 {
     struct https_request request = {.method = m->method, .target = m->target, .body_len = m->body_len};
@@ -161,23 +189,39 @@ static void serve_requests(struct connection *c)
     static const struct http_limits limits = {.head_bytes = HEAD_MAX, .headers = FIELDS_MAX, .body_bytes = BODY_MAX};
     struct http_parser *parser = http_parser_new(true, &limits);
     char *data = malloc(CHUNK);
-    bool on = parser != NULL && data != NULL;
+    bool on = parser != NULL && data != NULL, begun = true; /* the first request began with the connection */
     while (on) {
         int n = SSL_read(c->ssl, data, CHUNK);
         if (n <= 0) break;
+        if (!begun) waits(c, HTTPS_REQUEST_MS, true);
+        begun = true;
         for (size_t at = 0; on && at < (size_t)n;) {
             struct error e;
             size_t used = 0;
             int rc = http_parser_feed(parser, data + at, (size_t)n - at, &used, &e);
             at += used;
             if (rc < 0) refuse(c, http_parser_refusal(parser), e.text);
-            if (rc > 0) on = respond(c, http_parser_message(parser));
+            if (rc > 0) {
+                on = is_served(c) && respond(c, http_parser_message(parser));
+                begun = at < (size_t)n;
+                waits(c, begun ? HTTPS_REQUEST_MS : HTTPS_IDLE_MS, true);
+            }
             if (rc < 0) on = false;
             if (rc == 0) break;
         }
     }
     free(data);
     http_parser_free(parser);
+}
+
+static void connection_free(struct connection *c)
+{
+    pthread_mutex_lock(&c->server->lock);
+    LIST_REMOVE(c, entry);
+    pthread_mutex_unlock(&c->server->lock);
+    SSL_free(c->ssl);
+    close(c->fd);
+    free(c);
 }
 
 static void *serve(void *user)
@@ -188,43 +232,93 @@ static void *serve(void *user)
         SSL_shutdown(c->ssl);
     }
     ERR_clear_error();
-    SSL_free(c->ssl);
-    close(c->fd);
-    c->server->connections--;
-    free(c);
+    connection_free(c);
     return NULL;
+}
+
+/* ---- who has a place ---------------------------------------------------------------------------------------------- */
+
+/* Under the lock. Its thread, which reads or writes, sees an end. */
+static void end(struct connection *c)
+{
+    c->ended = true;
+    shutdown(c->fd, SHUT_RDWR);
+}
+
+/* Ends those whose time is over. Whether there is anybody to be looked at again. */
+static bool look_over(struct https *s)
+{
+    struct connection *c;
+    uint64_t now_ms = loop_monotonic_us() / 1000;
+    pthread_mutex_lock(&s->lock);
+    LIST_FOREACH(c, &s->connections, entry)
+        if (!c->ended && c->until_ms <= now_ms) end(c);
+    bool any = !LIST_EMPTY(&s->connections);
+    pthread_mutex_unlock(&s->lock);
+    return any;
+}
+
+static bool goes_before(const struct connection *c, const struct connection *than)
+{
+    if (than == NULL || c->answered != than->answered) return than == NULL || !c->answered;
+    return c->since_ms < than->since_ms;
+}
+
+/* A place for one more, which is put into the list; false: there is none. Threads that are about to end are not counted for long. */
+static bool take_place(struct https *s, struct connection *newcomer)
+{
+    struct connection *c, *first = NULL;
+    unsigned n = 0, ending = 0;
+    pthread_mutex_lock(&s->lock);
+    LIST_FOREACH(c, &s->connections, entry) {
+        n += !c->ended;
+        ending += c->ended;
+        if (!c->ended && c->until_ms != UINT64_MAX && goes_before(c, first)) first = c;
+    }
+    bool room = ending < HTTPS_CONNECTIONS_MAX && (n < HTTPS_CONNECTIONS_MAX || first != NULL);
+    if (room && n >= HTTPS_CONNECTIONS_MAX) end(first);
+    if (room) LIST_INSERT_HEAD(&s->connections, newcomer, entry);
+    pthread_mutex_unlock(&s->lock);
+    return room;
+}
+
+static void welcome(struct https *s, int fd)
+{
+    struct error e;
+    struct timeval patience = {.tv_sec = SEND_S};
+    int on = 1;
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    if (refresh(s, &e) != 0) log_warn("new certificates cannot be used yet", "reason=%s", e.text);
+    struct connection *c = calloc(1, sizeof *c);
+    if (c == NULL || (c->ssl = SSL_new(s->context)) == NULL || SSL_set_fd(c->ssl, fd) != 1) {
+        if (c != NULL) SSL_free(c->ssl);
+        free(c);
+        close(fd);
+        return;
+    }
+    c->server = s;
+    c->fd = fd;
+    c->since_ms = loop_monotonic_us() / 1000;
+    c->until_ms = c->since_ms + HTTPS_REQUEST_MS;
+    if (!take_place(s, c)) {
+        SSL_free(c->ssl);
+        close(fd);
+        free(c);
+    } else if (agent_thread(serve, c, &e) != 0) {
+        connection_free(c);
+    }
 }
 
 static void *accept_all(void *user)
 {
     struct https *s = user;
     for (;;) {
-        struct error e;
-        int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC), on = 1;
-        if (fd < 0) {
-            if (errno != EINTR && errno != ECONNABORTED) poll(NULL, 0, 50);
-            continue;
-        }
-        struct timeval idle = {.tv_sec = IDLE_S};
-        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &idle, sizeof idle);
-        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &idle, sizeof idle);
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        if (refresh(s, &e) != 0) log_warn("new certificates cannot be used yet", "reason=%s", e.text);
-        struct connection *c = s->connections < HTTPS_CONNECTIONS_MAX ? calloc(1, sizeof *c) : NULL;
-        if (c == NULL || (c->ssl = SSL_new(s->context)) == NULL || SSL_set_fd(c->ssl, fd) != 1) {
-            if (c != NULL) SSL_free(c->ssl);
-            free(c);
-            close(fd);
-            continue;
-        }
-        c->server = s;
-        c->fd = fd;
-        s->connections++;
-        if (agent_thread(serve, c, &e) == 0) continue;
-        s->connections--;
-        SSL_free(c->ssl);
-        close(fd);
-        free(c);
+        struct pollfd p = {.fd = s->fd, .events = POLLIN};
+        if (poll(&p, 1, look_over(s) ? LOOK_MS : -1) <= 0) continue;
+        int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC);
+        if (fd >= 0) welcome(s, fd);
+        else if (errno != EINTR && errno != ECONNABORTED && errno != EAGAIN) poll(NULL, 0, 50);
     }
     return NULL;
 }
@@ -236,11 +330,12 @@ int https_start(const char *address, const struct call_tls *tls, https_handler *
     int on = 1;
     if (s == NULL) return error_set(e, ERROR_NOMEM, "no memory for the API");
     *s = (struct https){.tls = *tls, .handler = handler, .user = user, .fd = -1};
+    pthread_mutex_init(&s->lock, NULL);
     int rc = address_numeric(address, &where, e);
     if (rc != 0) error_prefix(e, "listen");
     if (rc == 0) rc = refresh(s, e);
     if (rc == 0) {
-        s->fd = socket(where.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        s->fd = socket(where.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         socklen_t len = where.ss_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
         if (s->fd < 0 || setsockopt(s->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0 || bind(s->fd, (struct sockaddr *)&where, len) != 0 ||
             listen(s->fd, 64) != 0)

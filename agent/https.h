@@ -1,5 +1,9 @@
 /* The API's door: HTTP/1.1 over TLS with client certificates, a thread for each connection, at most HTTPS_CONNECTIONS_MAX of them.
  *
+ * Who connects has HTTPS_REQUEST_MS for the handshake and the first request together, later so long for each request that has begun, and HTTPS_IDLE_MS between two. Where all
+ * places are taken the newcomer gets one: of those that were never answered the oldest goes, then who has said nothing for the longest. Who is being answered stays; when
+ * that is all of them, the newcomer is refused.
+ *
  * A certificate is wanted and verified, but one that is missing is for the handler to refuse: a health check has none. Certificates are read again when
  * their files change. Thread: the handler is called from many at once. */
 #ifndef CRSC_AGENT_HTTPS_H
@@ -12,7 +16,7 @@
 #include "common/error.h"
 #include "common/http.h"
 
-enum { HTTPS_CONNECTIONS_MAX = 64, HTTPS_CLIENT_MAX = 128 };
+enum { HTTPS_CONNECTIONS_MAX = 64, HTTPS_CLIENT_MAX = 128, HTTPS_REQUEST_MS = 10000, HTTPS_IDLE_MS = 75000 };
 
 struct https_request {
     const char *method, *target;     /* with query */

@@ -210,6 +210,14 @@ static bool tell(struct agent *a, const struct container *c, const struct sideca
     return rc == 0;
 }
 
+static bool is_settled(struct agent *a, const struct container *c)
+{
+    pthread_mutex_lock(&a->lock);
+    bool is = c->settled;
+    pthread_mutex_unlock(&a->lock);
+    return is;
+}
+
 /* One look at the interceptor. True: it knows its app. */
 static bool look(struct agent *a, struct container *c, uint64_t *lost_since_ms)
 {
@@ -222,7 +230,7 @@ static bool look(struct agent *a, struct container *c, uint64_t *lost_since_ms)
         return false;
     }
     if (*st.drain != '\0') end_orphaned_drain(a, &sidecar, st.drain);
-    if (c->doubt) { /* an offset is never guessed */
+    if (!is_settled(a, c) || c->doubt) { /* an offset is never guessed */
         note_status(a, c, &st, false);
         sidecar_status_fini(&st);
         return false;
@@ -247,6 +255,38 @@ static bool look(struct agent *a, struct container *c, uint64_t *lost_since_ms)
     return knows;
 }
 
+/* ---- what may take long ------------------------------------------------------------------------------------------ */
+
+/* The log and the registry may be away for as long as they like: whoever watches a container goes on watching it. */
+struct aside {
+    struct agent *agent;
+    struct container *container;
+    void (*run)(struct agent *a, struct container *c);
+};
+
+static void *run_aside(void *user)
+{
+    struct aside *s = user;
+    s->run(s->agent, s->container);
+    agent_let_go(s->agent, s->container);
+    free(s);
+    return NULL;
+}
+
+static void aside(struct agent *a, struct container *c, void (*run)(struct agent *a, struct container *c))
+{
+    struct error e;
+    struct aside *s = malloc(sizeof *s);
+    pthread_mutex_lock(&a->lock);
+    c->refs++;
+    pthread_mutex_unlock(&a->lock);
+    if (s != NULL) *s = (struct aside){a, c, run};
+    if (s != NULL && agent_thread(run_aside, s, &e) == 0) return;
+    free(s);
+    run(a, c);
+    agent_let_go(a, c);
+}
+
 /* A restore that CRIU could not do is held against its checkpoint; after the second the log hears of it. */
 static void judge_start(struct agent *a, const struct container *c)
 {
@@ -262,8 +302,22 @@ static void judge_start(struct agent *a, const struct container *c)
     ledger_record(&a->ledger, &s, NULL);
 }
 
+static void note_settled(struct agent *a, struct container *c)
+{
+    pthread_mutex_lock(&a->lock);
+    c->settled = true;
+    pthread_mutex_unlock(&a->lock);
+}
+
+static void learn_beginning(struct agent *a, struct container *c)
+{
+    if (!is_settled(a, c) && !found_ask(a, c)) return; /* it is gone */
+    note_settled(a, c);
+    judge_start(a, c);
+}
+
 /* A checkpoint that we were taking when we ended, and that nobody goes on with. */
-static void end_orphans(struct agent *a, const struct container *c)
+static void end_orphans(struct agent *a, struct container *c)
 {
     struct ledger_snapshot *all = NULL;
     size_t n = 0;
@@ -345,22 +399,22 @@ static void *stay_with(void *user)
     ear_init(&ear, &c->process);
     if (c->found) aftermath_resume(a, c);
     else settle(a, c);
-    bool known = is_attached(a, c) || found_ask(a, c);
-    if (known) judge_start(a, c);
+    if (is_attached(a, c) || !c->found || !c->restored) note_settled(a, c);
+    aside(a, c, learn_beginning);
     file_of(a, c->id, ".json", path);
     file_of(a, c->id, ".attached", mark);
-    while (known && !a->stopping && (c->found || access(path, F_OK) == 0)) {
+    while (!a->stopping && (c->found || access(path, F_OK) == 0)) {
         bool alive = process_alive(&c->process);
         if (c->found && !alive) break;
         aftermath_sweep(a, c);
         bool knows = alive && look(a, c, &lost_since_ms);
         if (knows && !orphans_ended) {
-            end_orphans(a, c);
+            aside(a, c, end_orphans);
             orphans_ended = true;
         }
         if (!alive) note_silence(a, c);
         if (knows) ear_wait(&ear, &sidecar, LOOK_MS);
-        else poll(NULL, 0, alive && !c->doubt ? ATTACH_AGAIN_MS : LOOK_MS);
+        else poll(NULL, 0, alive && is_settled(a, c) && !c->doubt ? ATTACH_AGAIN_MS : LOOK_MS);
     }
     ear_fini(&ear);
     if (!a->stopping) unlink(mark);

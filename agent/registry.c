@@ -13,6 +13,7 @@
 #include "checkpoint/digest.h"
 #include "checkpoint/oci_json.h"
 #include "checkpoint/tree.h"
+#include "common/file.h"
 
 #define TYPE_MANIFEST "application/vnd.oci.image.manifest.v1+json"
 
@@ -184,7 +185,8 @@ static int write_blob(const char *dir, const char *digest, const char *text, siz
     int rc = blob_path(path, dir, digest, e);
     if (rc != 0) return rc;
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd < 0 || write(fd, text, len) != (ssize_t)len) rc = error_errno(e, errno == ENOSPC ? ERROR_NOSPACE : ERROR_IO, errno, "%s", path);
+    int rv = fd < 0 ? -errno : file_write(fd, text, len);
+    if (rv != 0) rc = error_errno(e, rv == -ENOSPC ? ERROR_NOSPACE : ERROR_IO, -rv, "%s", path);
     if (fd >= 0) close(fd);
     return rc;
 }

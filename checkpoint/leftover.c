@@ -16,6 +16,7 @@
 
 #include "checkpoint/process.h"
 #include "checkpoint/tree.h"
+#include "common/file.h"
 
 enum {
     WAIT_STEPS = 100,
@@ -42,11 +43,7 @@ static int replace_text(const char *path, const char *text)
 {
     char new[PATH_MAX];
     if (snprintf(new, sizeof new, "%s.new", path) >= (int)sizeof new) return -ERROR_INVALID;
-    int fd = open(new, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0) return -ERROR_IO;
-    ssize_t n = write(fd, text, strlen(text));
-    close(fd);
-    return n == (ssize_t)strlen(text) && rename(new, path) == 0 ? 0 : -ERROR_IO;
+    return file_replace(path, new, text, strlen(text)) == 0 ? 0 : -ERROR_IO;
 }
 
 int leftover_note_intent(const char *path)

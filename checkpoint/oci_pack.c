@@ -18,6 +18,7 @@
 #include "checkpoint/oci_json.h"
 #include "checkpoint/precopy.h"
 #include "checkpoint/tree.h"
+#include "common/file.h"
 
 enum { CHUNK = 256 << 10 };
 
@@ -34,25 +35,12 @@ static enum error_code code_of(int errno_value)
     return errno_value == ENOMEM ? ERROR_NOMEM : ERROR_IO;
 }
 
-static int write_all(int fd, const void *data, size_t len)
-{
-    const char *p = data;
-    while (len > 0) {
-        ssize_t n = write(fd, p, len);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return errno;
-        p += n;
-        len -= (size_t)n;
-    }
-    return 0;
-}
-
 /* A failure is only noted: libarchive would lose its buffer for good if it were told. Whoever adds to the archive asks for it. */
 static la_ssize_t on_write(struct archive *a, void *user, const void *data, size_t len)
 {
     struct layer *layer = user;
     (void)a;
-    if (layer->failed == 0) layer->failed = write_all(layer->fd, data, len);
+    if (layer->failed == 0) layer->failed = -file_write(layer->fd, data, len);
     if (layer->failed != 0) return (la_ssize_t)len;
     digest_add(layer->digest, data, len);
     layer->size += len;
@@ -233,7 +221,7 @@ static int write_file(const char *path, const char *text, size_t len, struct err
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0) return error_errno(e, code_of(errno), errno, "%s cannot be made", path);
-    int failed = write_all(fd, text, len);
+    int failed = -file_write(fd, text, len);
     int rc = failed == 0 ? 0 : error_errno(e, code_of(failed), failed, "%s cannot be written", path);
     return sync_and_close(fd, rc, path, e);
 }
@@ -286,10 +274,10 @@ static int write_image(const char *dir, const struct content *content, const str
         free(text);
     }
     if (rc == 0) rc = write_named(dir, "oci-layout", OCI_LAYOUT_TEXT, strlen(OCI_LAYOUT_TEXT), e);
-    if (rc == 0) rc = tree_sync_directory(blobs, e);
+    if (rc == 0) rc = file_sync_dir(blobs, e);
     blobs[strlen(dir) + strlen("/blobs")] = '\0';
-    if (rc == 0) rc = tree_sync_directory(blobs, e);
-    if (rc == 0) rc = tree_sync_directory(dir, e);
+    if (rc == 0) rc = file_sync_dir(blobs, e);
+    if (rc == 0) rc = file_sync_dir(dir, e);
     if (rc != 0) return rc;
     *ret_image = (struct oci_image){.size = m.layer.size + m.config.size + manifest.size, .labels = *labels};
     memcpy(ret_image->digest, manifest.digest, sizeof manifest.digest);

@@ -17,6 +17,7 @@
 #include "checkpoint/oci_json.h"
 #include "checkpoint/precopy.h"
 #include "checkpoint/tree.h"
+#include "common/file.h"
 
 enum {
     CHUNK = 256 << 10,
@@ -189,12 +190,8 @@ static int extract_file(struct archive *a, const char *path, uint64_t *budget, s
         if (step != ARCHIVE_OK) rc = reader_error(a, "the image's layer is no proper tar", e);
         else if (at != expected) rc = error_set(e, ERROR_INVALID, "the image has a sparse file");
         else if (len > *budget) rc = error_set(e, ERROR_TOO_LARGE, "the image has more content than may be");
-        for (size_t done = 0; rc == 0 && done < len;) {
-            ssize_t n = write(fd, (const char *)data + done, len - done);
-            if (n < 0 && errno == EINTR) continue;
-            if (n < 0) rc = error_errno(e, errno == ENOSPC || errno == EDQUOT ? ERROR_NOSPACE : ERROR_IO, errno, "%s", path);
-            else done += (size_t)n;
-        }
+        int failed = rc == 0 ? -file_write(fd, data, len) : 0;
+        if (failed != 0) rc = error_errno(e, failed == ENOSPC || failed == EDQUOT ? ERROR_NOSPACE : ERROR_IO, failed, "%s", path);
         if (rc == 0) {
             expected += (la_int64_t)len;
             *budget -= len;

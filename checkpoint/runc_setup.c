@@ -1,7 +1,6 @@
 #include "checkpoint/runc_internal.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
@@ -14,6 +13,7 @@
 #include <unistd.h>
 
 #include "checkpoint/tree.h"
+#include "common/file.h"
 
 enum { HELP_MAX = 64 << 10, PROBE_MS = 30000 };
 
@@ -63,11 +63,8 @@ static int write_criu_config(const struct runc *r, struct error *e)
     if (snprintf(path, sizeof path, "%s/criu.conf", r->work) >= (int)sizeof path ||
         snprintf(aside, sizeof aside, "%s/criu.conf.%d", r->work, gettid()) >= (int)sizeof aside)
         return error_set(e, ERROR_INVALID, "the path is too long");
-    int fd = open(aside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0) return error_errno(e, ERROR_IO, errno, "%s cannot be written", aside);
-    ssize_t n = write(fd, text, (size_t)len);
-    close(fd);
-    return n == len && rename(aside, path) == 0 ? 0 : error_set(e, ERROR_IO, "%s cannot be written", path);
+    int rv = file_replace(path, aside, text, (size_t)len);
+    return rv == 0 ? 0 : error_errno(e, ERROR_IO, -rv, "%s cannot be written", path);
 }
 
 static int link_criu(const struct runc *r, const char *criu, struct error *e)

@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/file.h"
+
 enum { DEPTH_MAX = 128 }; /* folders in folders that a removal enters; each takes a descriptor */
 
 int tree_make(const char *path, struct error *e)
@@ -72,15 +74,6 @@ int tree_remove(const char *path, struct error *e)
     return error_errno(e, ERROR_IO, errno, "%s cannot be removed", path);
 }
 
-int tree_sync_directory(const char *path, struct error *e)
-{
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), failed = 0;
-    if (fd < 0) return error_errno(e, ERROR_IO, errno, "%s cannot be opened", path);
-    if (fsync(fd) != 0) failed = errno;
-    close(fd);
-    return failed == 0 ? 0 : error_errno(e, failed == ENOSPC ? ERROR_NOSPACE : ERROR_IO, failed, "%s cannot be synced", path);
-}
-
 int tree_sync_parent(const char *path, struct error *e)
 {
     char parent[PATH_MAX];
@@ -89,10 +82,10 @@ int tree_sync_parent(const char *path, struct error *e)
     while (len > 0 && path[len - 1] != '/') len--;
     while (len > 1 && path[len - 1] == '/') len--;
     if (len >= sizeof parent) return error_set(e, ERROR_INVALID, "the path is too long");
-    if (len == 0) return tree_sync_directory(".", e);
+    if (len == 0) return file_sync_dir(".", e);
     memcpy(parent, path, len);
     parent[len] = '\0';
-    return tree_sync_directory(parent, e);
+    return file_sync_dir(parent, e);
 }
 
 static enum error_code code_of(int errno_value)
@@ -104,10 +97,8 @@ static int write_synced(const char *path, const void *data, size_t len, struct e
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600), failed = 0;
     if (fd < 0) return error_errno(e, code_of(errno), errno, "%s cannot be made", path);
-    ssize_t n = write(fd, data, len);
-    if (n < 0) failed = errno;
-    else if (n != (ssize_t)len) failed = ENOSPC;
-    else if (fsync(fd) != 0) failed = errno;
+    failed = -file_write(fd, data, len);
+    if (failed == 0 && fsync(fd) != 0) failed = errno;
     close(fd);
     return failed == 0 ? 0 : error_errno(e, code_of(failed), failed, "%s cannot be written", path);
 }

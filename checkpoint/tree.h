@@ -1,4 +1,4 @@
-/* Directory trees: making, removing and syncing them. Removing never follows a symbolic link.
+/* Directory trees: making, removing and syncing them (one folder: common/file.h). Removing never follows a symbolic link.
  *
  * Thread: any but the loop's, as they block; mkdirs is short enough for a start-up. */
 #ifndef CRSC_CHECKPOINT_TREE_H
@@ -14,9 +14,6 @@ int tree_make(const char *path, struct error *e);
 /* Removes a file, or a directory with all that is in it. Nothing there is no failure. A mount in it, bind
  * mounts too, is not entered and makes it fail: what is shown there belongs to somebody else. */
 int tree_remove(const char *path, struct error *e);
-
-/* fsyncs a directory: its names are on disk then. */
-int tree_sync_directory(const char *path, struct error *e);
 
 /* fsyncs the directory that contains `path`. */
 int tree_sync_parent(const char *path, struct error *e);

@@ -14,6 +14,7 @@ enum {
     KNOWN_US = 2000 * 1000, /* an interceptor that has not answered for so long since the start is away */
     ROLE_AGAIN_MS = 200,
     MOVE_LOOK_MS = 20, /* while one is under way */
+    SETTLE_US = 5000 * 1000, /* who is caught up for so long is no crash loop */
 };
 
 struct replicas {
@@ -45,6 +46,8 @@ static struct group_replica see_one(struct workload *w)
     bool up = is_caught_up(w, &world), reachable = world.interceptor.state != WORLD_UNREACHABLE;
     if (!reachable || world.interceptor.standby) w->active_us = 0;
     else if (w->active_us == 0) w->active_us = world.now_us;
+    if (!up) w->up_us = 0;
+    else if (w->up_us == 0) w->up_us = world.now_us;
     w->heard = w->heard || reachable;
     return (struct group_replica){.known = w->looked && (w->heard || world.now_us - w->begun_us > KNOWN_US),
                                   .shared = interceptor_client_extra(w->interceptor)->shared && !w->foreign,
@@ -55,6 +58,10 @@ static struct group_replica see_one(struct workload *w)
                                   .ready = w->looked && reconcile_ready(&w->core, &world),
                                   .busy = w->core.stage != RECONCILE_IDLE,
                                   .calling = w->calling,
+                                  .refused = w->role_failed,
+                                  .fresh = world.now_us - w->up_us < SETTLE_US,
+                                  .executed = world.interceptor.executed,
+                                  .up_us = w->up_us,
                                   .away = w->away,
                                   .arriving = w->arriving,
                                   .leaving = w->leaving,

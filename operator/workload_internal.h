@@ -58,6 +58,7 @@ struct workload {
     bool away;             /* nothing of it is to run here: a spare, but for one that the app is being moved to */
     bool arriving, leaving; /* of a move (reconcile/move.h) */
     uint64_t active_us;    /* its interceptor takes clients since then; 0: it does not */
+    uint64_t up_us;        /* it could since then; 0: it could not */
     unsigned refusals; /* of attaching, in a row */
     char said[WORLD_REASON_MAX]; /* the core's reason, when it was last logged */
 

@@ -13,6 +13,7 @@
 #include <uv.h>
 
 #include "common/crc32c.h"
+#include "common/file.h"
 #include "common/mutant.h"
 
 enum { FORMAT = 3, FORMAT_WITHOUT_SEAL = 2, FORMAT_WITHOUT_LIVE = 1, SEAL = 12, TRIM_ROWS = 20000 /* of one transaction, so that none is long */ };
@@ -62,15 +63,6 @@ static int fail(struct error *e, int rc, const char *what)
 
 /* ---- opening -------------------------------------------------------------------------------------------------- */
 
-static int sync_dir(const char *dir, struct error *e)
-{
-    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return error_errno(e, ERROR_IO, errno, "cannot open %s", dir);
-    int rv = fsync(fd) == 0 ? 0 : error_errno(e, ERROR_IO, errno, "cannot sync %s", dir);
-    close(fd);
-    return rv;
-}
-
 /* The directory's own entry in its parent must last as well. */
 static int make_dir(const char *dir, struct error *e)
 {
@@ -83,7 +75,7 @@ static int make_dir(const char *dir, struct error *e)
     if (len + 4 > sizeof parent) return error_set(e, ERROR_INVALID, "the index directory's name is too long");
     memcpy(parent, dir, len);
     memcpy(parent + len, "/..", 4);
-    return sync_dir(parent, e);
+    return file_sync_dir(parent, e);
 }
 
 static int get_number(MDB_txn *txn, MDB_dbi meta, const char *name, uint64_t *ret)
@@ -417,7 +409,7 @@ static int make_file(const char *dir, uint64_t map_bytes, struct error *e)
     if (s.env != NULL) mdb_env_close(s.env);
     buf_fini(&s.opened_note);
     if (rv == 0 && rename(made, path) != 0) rv = error_errno(e, ERROR_IO, errno, "cannot rename %s", made);
-    return rv == 0 ? sync_dir(dir, e) : rv;
+    return rv == 0 ? file_sync_dir(dir, e) : rv;
 }
 
 int store_open(const char *dir, uint64_t map_bytes, struct store **ret_store, struct error *e)
@@ -431,7 +423,7 @@ int store_open(const char *dir, uint64_t map_bytes, struct store **ret_store, st
     if (rv == 0) rv = open_env(s, dir, 0, map_bytes, e);
     if (rv == 0) rv = open_meta(s, e);
     if (rv == 0) rv = open_reader(s, e);
-    if (rv == 0) rv = sync_dir(dir, e);
+    if (rv == 0) rv = file_sync_dir(dir, e);
     if (rv != 0) {
         store_close(s);
         if (e != NULL) error_prefix(e, "%s", dir);

@@ -8,14 +8,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/file.h"
 #include "common/mutant.h"
 #include "logd/wal/disk.h"
-
-static int sync_directory(const char *dir, struct error *e)
-{
-    int rv = disk_system()->syncdir(disk_system(), dir);
-    return rv == 0 ? 0 : error_errno(e, ERROR_IO, -rv, "cannot sync %s", dir);
-}
 
 static int path_of(const char *dir, const char *name, const char *suffix, char ret_path[static PATH_MAX], struct error *e)
 {
@@ -37,7 +32,7 @@ int note_write(const char *dir, const char *name, const char *text, struct error
     close(fd);
     if (!ok) return error_errno(e, ERROR_IO, saved, "cannot write %s", temporary);
     if (rename(temporary, path) != 0) return error_errno(e, ERROR_IO, errno, "cannot rename %s", temporary);
-    return MUTANT(note_unsynced) ? 0 : sync_directory(dir, e);
+    return MUTANT(note_unsynced) ? 0 : file_sync_dir(dir, e);
 }
 
 int note_read(const char *dir, const char *name, size_t size, char *ret_text, struct error *e)
@@ -61,5 +56,5 @@ int note_remove(const char *dir, const char *name, struct error *e)
     int rv = path_of(dir, name, "", path, e);
     if (rv != 0) return rv;
     if (unlink(path) != 0) return errno == ENOENT ? 0 : error_errno(e, ERROR_IO, errno, "cannot remove %s", path);
-    return sync_directory(dir, e);
+    return file_sync_dir(dir, e);
 }

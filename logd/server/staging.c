@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/file.h"
 #include "common/log.h"
 #include "logd/wal/base.h"
 #include "logd/wal/disk.h"
@@ -39,14 +40,6 @@ void staging_segment_path(const struct staging *s, uint64_t segment, char ret_pa
     char dir[PATH_MAX];
     staging_path(s, "wal", dir);
     writer_segment_path(ret_path, PATH_MAX, dir, segment);
-}
-
-static int sync_dir(const char *path, struct error *e)
-{
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int rv = fd >= 0 && fsync(fd) == 0 ? 0 : error_errno(e, ERROR_IO, errno, "%s cannot be synced", path);
-    if (fd >= 0) close(fd);
-    return rv;
 }
 
 static int make_dir(const char *path, struct error *e)
@@ -103,7 +96,7 @@ int staging_mark(const char *data_dir, uint64_t index, uint64_t from, const char
     data_path(&s, "rebuild", path);
     int n = snprintf(text, sizeof text, "%" PRIu64 " %" PRIu64 " %.255s\n", index, from, address);
     int rv = write_bytes(path, text, (size_t)n, e);
-    return rv != 0 ? rv : sync_dir(s.data, e);
+    return rv != 0 ? rv : file_sync_dir(s.data, e);
 }
 
 static int take_lock(struct staging *s, struct error *e)
@@ -335,12 +328,12 @@ int staging_finish(const struct staging *s, const struct state_manifest *m, stru
     if (rv == 0) rv = write_base(s, m, e);
     for (size_t i = 0; rv == 0 && i < 2; i++) {
         staging_path(s, parts[i], path);
-        rv = sync_dir(path, e);
+        rv = file_sync_dir(path, e);
     }
     staging_path(s, "complete", path);
     if (rv == 0) rv = write_bytes(path, "", 0, e);
     staging_path(s, "", path);
-    return rv != 0 ? rv : sync_dir(path, e);
+    return rv != 0 ? rv : file_sync_dir(path, e);
 }
 
 int staging_exchange(struct staging *s, struct error *e)
@@ -356,11 +349,11 @@ int staging_exchange(struct staging *s, struct error *e)
         if ((rename(to, old) != 0 && errno != ENOENT) || rename(from, to) != 0)
             return error_errno(e, ERROR_IO, errno, "%s cannot take the place of %s", from, to);
     }
-    int rv = sync_dir(s->data, e);
+    int rv = file_sync_dir(s->data, e);
     if (rv != 0) return rv;
     data_path(s, "rebuild", from);
     if (unlink(from) != 0) return error_errno(e, ERROR_IO, errno, "%s cannot be removed", from);
-    rv = sync_dir(s->data, e);
+    rv = file_sync_dir(s->data, e);
     staging_forget(s);
     return rv;
 }

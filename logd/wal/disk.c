@@ -12,6 +12,8 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "common/file.h"
+
 static int result(int rv)
 {
     return rv < 0 ? -errno : rv;
@@ -64,11 +66,7 @@ static int system_rename(const struct disk *d, const char *from, const char *to)
 static int system_syncdir(const struct disk *d, const char *path)
 {
     (void)d;
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return -errno;
-    int rv = result(fsync(fd));
-    close(fd);
-    return rv;
+    return file_sync_dir(path, NULL) == 0 ? 0 : -errno;
 }
 
 static int64_t system_size(const struct disk *d, int fd)

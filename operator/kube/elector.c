@@ -183,6 +183,7 @@ void elector_close(struct elector *el, void (*done)(void *user), void *user)
     struct error e;
     const struct kube_request q = {.method = "PATCH", .path = path, .body = body, .content_type = KUBE_MERGE, .timeout_ms = 2000};
     bool held = elector_leads(el);
+    el->lease.leads = false; /* while it is being given back, too */
     el->done = done;
     el->done_user = user;
     if (el->call != NULL) kube_call_cancel(el->call);

@@ -1,6 +1,6 @@
 /* A work queue of keys with rate limits, as controllers want it: a key is in it once, whatever happens meanwhile; one that fails comes
  * again after a pause that doubles (QUEUE_PAUSE_MIN_MS to QUEUE_PAUSE_MAX_MS, with jitter); one that changed while it was worked on comes
- * again when it is done. Pure: time and randomness are arguments. Keys are copied. */
+ * again when it is done. Pure: time (of a clock that never goes back) and randomness are arguments. Keys are copied. */
 #ifndef CRSC_OPERATOR_KUBE_QUEUE_H
 #define CRSC_OPERATOR_KUBE_QUEUE_H
 

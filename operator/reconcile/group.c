@@ -84,14 +84,22 @@ static bool can_serve(const struct group_replica *r)
     return r->shared && !r->away && r->standby && r->caught_up && r->reachable && !r->calling;
 }
 
-/* Who should be promoted; n: nobody can. One that is being dumped answers a moment later: only if there is no other. */
+/* One that is being dumped answers a moment later. Of equals none. */
+static bool is_better(const struct group_replica *a, const struct group_replica *than)
+{
+    if (a->refused != than->refused) return than->refused;
+    if (a->busy != than->busy) return than->busy;
+    if (a->fresh != than->fresh) return than->fresh;
+    if (a->executed != than->executed) return a->executed > than->executed;
+    return a->up_us != 0 && (than->up_us == 0 || a->up_us < than->up_us);
+}
+
+/* Who should be promoted; n: nobody can. */
 static size_t best_standby(const struct group_replica *all, size_t n)
 {
     size_t best = n;
-    for (size_t i = 0; i < n; i++) {
-        if (!can_serve(&all[i])) continue;
-        if (best == n || (all[best].busy && !all[i].busy)) best = i;
-    }
+    for (size_t i = 0; i < n; i++)
+        if (can_serve(&all[i]) && (best == n || is_better(&all[i], &all[best]))) best = i;
     return best;
 }
 
@@ -117,7 +125,7 @@ static size_t worst_active(const struct group_replica *all, size_t n)
 static size_t active_away(const struct group_replica *all, size_t n)
 {
     size_t i = 0;
-    while (i < n && !(all[i].away && all[i].shared && all[i].reachable && !all[i].standby && !all[i].calling)) i++;
+    while (i < n && !(all[i].away && all[i].shared && all[i].reachable && !all[i].standby && !all[i].calling && !all[i].refused)) i++;
     return i;
 }
 

@@ -7,7 +7,8 @@
  *          one serves (or it is a standby itself) that is at once when the interval is over. One that serves is not taken while a standby is
  *          caught up, or if its dump would leave nobody to serve: only after GROUP_PATIENCE intervals in which no other one could be taken, as a
  *          standby that is gone for long must not mean that there are no checkpoints.
- *   roles  with `standbys` > 0: so many take no clients. When fewer than the others serve, a ready standby is promoted at once; when there are
+ *   roles  with `standbys` > 0: so many take no clients. When fewer than the others serve, a ready standby is promoted at once, of several the one that
+ *          clients wait for the least, and are the likeliest to keep: see group_replica.refused to .up_us; when there are
  *          more, one that does not serve steps back first (the one that was lost: when it is back, it is the standby), then the one that has been
  *          active the longest (who was promoted by hand, as by `crsc-logctl migrate`, stays).
  *   moves  one that is `away` has no app and no part in any of this; its interceptor is told to refuse clients. While source and
@@ -20,7 +21,8 @@
  *   G3 while any replica stays ready, one is taken, at the latest when the patience is over;
  *   G4 a step back never leaves fewer that serve than there should be;
  *   G5 roles come to rest: then as many are active as should be, and a ready standby never waits beside one that is missing; no one that is
- *      away takes clients.
+ *      away takes clients;
+ *   G6 of standbys that could be promoted the best one is.
  * Pure: no I/O, no clock, no allocation. Thread: one. */
 #ifndef CRSC_OPERATOR_RECONCILE_GROUP_H
 #define CRSC_OPERATOR_RECONCILE_GROUP_H
@@ -41,6 +43,10 @@ struct group_replica {
     bool ready;     /* its checkpoint may begin: caught up, sound, checkpoints are wanted, the log has grown since the newest */
     bool busy;      /* a checkpoint of it is under way, from its decision to its record */
     bool calling;   /* a change of its role is under way */
+    bool refused;   /* it did not take its last one, a moment ago: others first */
+    bool fresh;     /* it is caught up since just now: it may fall again */
+    uint64_t executed; /* offset */
+    uint64_t up_us; /* it is caught up since then; 0: nobody knows */
     bool away;      /* its app runs elsewhere */
     bool arriving, leaving; /* of a move */
     uint64_t not_before_us; /* a checkpoint of it failed: not again before */

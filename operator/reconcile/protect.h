@@ -94,6 +94,7 @@ struct protect_pod {
     bool sound;           /* its interceptor answers and is to stay; its app is neither lost nor suspect, nor has it diverged */
     bool silent;          /* its node's agent was asked, for a while, and does not answer: all of the node may be gone */
     enum protect_role role;
+    bool role_failed;     /* its promotion failed a moment ago: others first, and nothing else waits for it */
     uint64_t steady_ms;   /* since when it is ready, and its app runs */
     bool restarted;       /* its app was started again, ever */
     uint32_t counts;      /* so many replicas there are, as its interceptor was told; 0: nobody is judged */

@@ -85,7 +85,8 @@ static void see(const struct protect_world *w, struct scene *s)
         uint32_t pod = s->pod[i];
         bool standby = w->pods[pod].role == PROTECT_STANDBY;
         s->all[i] = (struct group_replica){.known = true, .shared = true, .reachable = true, .standby = standby, .serving = !standby && roles_can_serve(w, pod),
-                                           .caught_up = is_well(w, pod), .busy = is_dumped(w, pod), .active_us = merit(s, pod)};
+                                           .caught_up = is_well(w, pod), .busy = is_dumped(w, pod), .active_us = merit(s, pod), .refused = w->pods[pod].role_failed,
+                                           .fresh = !is_steady(w, pod), .executed = w->pods[pod].executed, .up_us = w->pods[pod].steady_ms * 1000};
     }
 }
 
@@ -123,7 +124,7 @@ static void fill_in_doubt(struct scene *s, const struct group *g)
 static bool may_take_over(const struct scene *s, size_t i)
 {
     const struct protect_pod *p = &s->w->pods[s->pod[i]];
-    return s->all[i].standby && !s->all[i].busy && p->revision == s->newest && !p->restarted && is_well(s->w, s->pod[i]);
+    return s->all[i].standby && !s->all[i].busy && p->revision == s->newest && !p->restarted && !p->role_failed && is_well(s->w, s->pod[i]);
 }
 
 /* The one of them that is the longest there; n: none. */
@@ -162,16 +163,26 @@ static bool steps_back(const struct scene *s, size_t i, bool may_serve)
     return s->all[i].standby && s->w->pods[s->pod[i]].role != PROTECT_STANDBY && may_stay(s->w, s->pod[i]) == may_serve;
 }
 
-/* Of those that may serve one at a time, and first: who stays is looked at just before; and only when so many that are known to be well stay as should serve. */
+/* Of those that may serve one at a time, and first: who stays is looked at just before; and only when so many that are known to be well stay as should serve, and have
+ * the role already: whose promotion fails does not count. */
 static void demote(const struct scene *s, size_t serve, struct roles_plan *p)
 {
-    size_t least = s->n, well = 0;
-    for (size_t i = 0; i < s->n; i++) well += !s->all[i].standby && is_well(s->w, s->pod[i]);
+    size_t least = s->n, well = 0, may = 0;
+    for (size_t i = 0; i < s->n; i++) {
+        bool stays = !s->all[i].standby && s->w->pods[s->pod[i]].role == PROTECT_SERVING;
+        well += stays && is_well(s->w, s->pod[i]);
+        may += stays && may_stay(s->w, s->pod[i]);
+    }
     for (size_t i = 0; i < s->n && well >= serve; i++)
         if (steps_back(s, i, true) && (least == s->n || s->all[i].active_us < s->all[least].active_us)) least = i;
     if (least < s->n) add(p, PROTECT_DEMOTE, s->pod[least]);
-    for (size_t i = 0; i < s->n; i++)
+    for (size_t i = 0; i < s->n && may >= serve; i++)
         if (steps_back(s, i, false)) add(p, PROTECT_DEMOTE, s->pod[i]);
+}
+
+static bool is_promoted(const struct scene *s, size_t i)
+{
+    return !s->all[i].standby && s->w->pods[s->pod[i]].role != PROTECT_SERVING;
 }
 
 void roles_plan(const struct protect_world *w, struct roles_plan *p)
@@ -185,7 +196,9 @@ void roles_plan(const struct protect_world *w, struct roles_plan *p)
     fill(&s, &g);
     fill_in_doubt(&s, &g);
     prefer_new(&s, &p->look_ms);
+    bool others = false; /* to be promoted, but those of which it failed */
+    for (size_t i = 0; i < s.n; i++) others = others || (is_promoted(&s, i) && !w->pods[s.pod[i]].role_failed);
+    if (!others) demote(&s, serve, p);
     for (size_t i = 0; i < s.n; i++)
-        if (!s.all[i].standby && w->pods[s.pod[i]].role != PROTECT_SERVING) add(p, PROTECT_PROMOTE, s.pod[i]);
-    if (p->n == 0) demote(&s, serve, p);
+        if (is_promoted(&s, i)) add(p, PROTECT_PROMOTE, s.pod[i]);
 }

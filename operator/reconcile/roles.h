@@ -19,7 +19,7 @@ struct roles_plan {
     uint32_t n;
     uint64_t look_ms; /* a role is handed over then, if all stays as it is; UINT64_MAX: none is */
     /* Either PROTECT_PROMOTE or PROTECT_DEMOTE, of those that may serve one: until a plan is carried out, who is to serve instead may have died, which the next
-     * one sees. */
+     * one sees. Where all that are to be promoted are such that it failed of, who is too many all the same steps back first. */
     struct protect_action actions[PROTECT_PODS_MAX];
 };
 

@@ -1,5 +1,5 @@
 /* Random groups of replicas: apps die, interceptors go away and come back with the role that they were started with, checkpoints fail, changes of
- * roles are lost on their way, the operator is started anew. What is checked is in group.h, G1 to G5. Seeds: argv[1] is the first (default 1),
+ * roles are lost on their way, the operator is started anew. What is checked is in group.h, G1 to G6. Seeds: argv[1] is the first (default 1),
  * argv[2] how many. */
 #include <inttypes.h>
 #include <setjmp.h>
@@ -20,7 +20,7 @@ struct replica {
     uint64_t checkpoint_at; /* its end; 0: none under way */
     uint64_t call_at;       /* of its role; 0: none */
     bool call_standby, call_lost;
-    uint64_t not_before_us, turn_us;
+    uint64_t not_before_us, turn_us, refused_until, executed;
 };
 
 struct sim {
@@ -58,6 +58,10 @@ static void see(struct sim *s)
                                             .ready = up && r->grown && r->checkpoint_at == 0,
                                             .busy = r->checkpoint_at != 0,
                                             .calling = r->call_at != 0,
+                                            .refused = r->refused_until > s->now,
+                                            .fresh = s->now - r->back_at < SECOND,
+                                            .executed = r->executed,
+                                            .up_us = r->back_at,
                                             .not_before_us = r->not_before_us,
                                             .turn_us = r->turn_us};
     }
@@ -100,6 +104,20 @@ static void turns(struct sim *s)
     s->ready_since = 0;
 }
 
+/* G6, in the order of words. */
+static void check_best(const struct sim *s, size_t who)
+{
+    const struct group_replica *a = &s->seen[who];
+    for (size_t i = 0; i < s->n; i++) {
+        const struct group_replica *b = &s->seen[i];
+        if (i == who || !b->shared || !b->standby || !b->caught_up || !b->reachable || b->calling) continue;
+        int64_t of_a[] = {a->refused, a->busy, a->fresh, -(int64_t)a->executed, (int64_t)a->up_us}, of_b[] = {b->refused, b->busy, b->fresh, -(int64_t)b->executed, (int64_t)b->up_us};
+        size_t k = 0;
+        while (k < 5 && of_a[k] == of_b[k]) k++;
+        hold(s, k == 5 ? who < i : of_a[k] < of_b[k], "%zu is promoted, and %zu is better (%zu)", who, i, k);
+    }
+}
+
 static void roles(struct sim *s)
 {
     size_t which;
@@ -112,6 +130,7 @@ static void roles(struct sim *s)
         hold(s, r->call_at == 0 && r->interceptor, "%zu cannot be told", which);
         if (change == GROUP_PROMOTE) {
             hold(s, r->standby && caught_up(s, r), "%zu cannot serve", which);
+            check_best(s, which);
             s->promoted++;
         } else {
             hold(s, !r->standby, "%zu has stepped back already", which);
@@ -151,8 +170,10 @@ static void ends(struct sim *s, bool chaos)
         if (r->call_at != 0 && r->call_at <= s->now) {
             r->call_at = 0;
             if (r->interceptor && !(chaos && r->call_lost)) r->standby = r->call_standby;
+            else r->refused_until = s->now + 200000;
         }
         if (!r->grown && chance(s, 0.2)) r->grown = true;
+        if (caught_up(s, r) && chance(s, 0.1)) r->executed++;
         if (r->diverged && chance(s, 0.2)) r->app = false; /* killed by its core */
         if (!r->app && chance(s, 0.05)) {
             r->app = true;
@@ -321,10 +342,50 @@ static void test_promotion(void **state)
     assert_int_equal(which, 2);
 }
 
+static size_t promoted(const struct group *g, const struct group_replica *all, size_t n)
+{
+    size_t which = 9;
+    assert_int_equal(group_role(g, all, n, &which), GROUP_PROMOTE);
+    return which;
+}
+
+/* Of several standbys the one that clients wait for the least, and are the likeliest to keep. */
+static void test_best(void **state)
+{
+    struct group g;
+    struct group_replica all[4];
+    (void)state;
+    group_init(&g, &(struct group_policy){.standbys = 3, .interval_us = SECOND});
+    for (int i = 0; i < 4; i++)
+        all[i] = (struct group_replica){.known = true, .shared = true, .reachable = true, .standby = i > 0, .caught_up = i > 0, .executed = 7, .up_us = 5};
+    assert_int_equal(promoted(&g, all, 4), 1);
+    all[3].up_us = 4;
+    assert_int_equal(promoted(&g, all, 4), 3);
+    all[3].up_us = 0; /* nobody knows since when */
+    assert_int_equal(promoted(&g, all, 4), 1);
+    all[2].executed = 8;
+    assert_int_equal(promoted(&g, all, 4), 2);
+    all[2].fresh = true; /* it has read it all, and died a moment ago */
+    assert_int_equal(promoted(&g, all, 4), 1);
+    all[1].busy = true;
+    assert_int_equal(promoted(&g, all, 4), 3);
+    all[3].refused = true;
+    assert_int_equal(promoted(&g, all, 4), 2);
+    all[2].refused = all[1].refused = true; /* all of them: it is tried again */
+    assert_int_equal(promoted(&g, all, 4), 3);
+    all[0].away = true; /* it takes clients and has no app: first it is told that it does not; but when it refuses that, nobody waits for it */
+    size_t which = 9;
+    assert_int_equal(group_role(&g, all, 4, &which), GROUP_DEMOTE);
+    assert_int_equal(which, 0);
+    all[0].refused = true;
+    g.policy.standbys = 2;
+    assert_int_equal(promoted(&g, all, 4), 3);
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 1) first_seed = strtoull(argv[1], NULL, 10);
     if (argc > 2) n_seeds = strtoull(argv[2], NULL, 10);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random), cmocka_unit_test(test_order), cmocka_unit_test(test_promotion)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random), cmocka_unit_test(test_order), cmocka_unit_test(test_promotion), cmocka_unit_test(test_best)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

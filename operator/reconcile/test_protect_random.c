@@ -22,6 +22,7 @@ struct pod {
     uint32_t counts;
     unsigned turns;            /* checkpoints begun of it */
     enum protect_role role;
+    uint64_t role_failed;      /* its promotion failed, which is remembered until then */
     bool begins, stuck;        /* its image is that of image `from`; it cannot begin with it */
     bool unknown;              /* nobody knows what it began with */
     int from;
@@ -149,7 +150,7 @@ static void see(const struct cluster *c, struct protect_world *w, int pod_of[POD
         w->pods[w->n_pods++] = (struct protect_pod){.injected = p->injected, .ready = p->ready, .terminating = p->terminating, .node_lost = p->lost,
             .agent = p->agent, .active = p->active && is_heard(p), .fenced = is_fenced(c, p) && is_heard(p), .running = p->running, .backing_off = p->backing_off,
             .backoff_ms = p->backing_off ? 40000 : 0, .executed = is_heard(p) ? p->executed : 0,
-            .created_ms = p->created, .shared = p->shared, .heard = p->shared && is_heard(p), .sound = is_heard(p) && p->diverged == 0, .role = p->role, .counts = is_heard(p) ? p->counts : 0,
+            .created_ms = p->created, .shared = p->shared, .heard = p->shared && is_heard(p), .sound = is_heard(p) && p->diverged == 0, .role = p->role, .role_failed = p->role_failed > c->now, .counts = is_heard(p) ? p->counts : 0,
             .begins = p->begins, .checkpoint = -1, .unable = p->stuck, .by_image = p->stuck && i % 2 == 0, .unable_ms = p->created, .unknown = p->unknown && is_heard(p),
             .steady_ms = p->steady, .restarted = p->restarted, .template = p->version, .revision = p->version, .silent = p->silent && !p->agent, .diverged = is_heard(p) ? p->diverged : 0, .agreed = p->agreed};
     }
@@ -453,6 +454,13 @@ static void check_hand_over(const struct cluster *c, const struct protect_plan *
     assert_true(doubtful <= missing);
 }
 
+static uint32_t steps_back(const struct protect_plan *plan)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < plan->n; i++) n += plan->actions[i].what == PROTECT_DEMOTE;
+    return n;
+}
+
 /* The other lane: one look at the roles and what follows. False: it was disturbed. */
 static bool give_roles(struct cluster *c, unsigned trouble)
 {
@@ -465,10 +473,16 @@ static bool give_roles(struct cluster *c, unsigned trouble)
     check_hand_over(c, &plan, pod_of);
     for (uint32_t i = 0; i < plan.n; i++) {
         assert_true(is_role(plan.actions[i].what));
-        assert_int_equal(plan.actions[i].what, plan.actions[0].what); /* who is promoted may die before its turn comes: that is seen before anybody steps back */
+        struct pod *p = &c->pods[pod_of[plan.actions[i].which]];
+        bool promoted = plan.actions[i].what == PROTECT_PROMOTE; /* who is promoted may die before its turn comes: that is seen before anybody steps back */
+        assert_true(promoted || i == 0 || plan.actions[i - 1].what == PROTECT_DEMOTE);
+        assert_true(!promoted || demoted + steps_back(&plan) == 0 || p->role_failed > c->now);
         demoted += plan.actions[i].what == PROTECT_DEMOTE && may_serve(c, &c->pods[pod_of[plan.actions[i].which]]);
         assert_true(demoted <= 1);
-        if (chance(c, trouble)) return false;
+        if (chance(c, trouble)) {
+            if (promoted && chance(c, 50)) p->role_failed = c->now + 10000;
+            return false;
+        }
         act(c, &w, plan.actions[i], pod_of, image_of);
     }
     return true;
@@ -489,7 +503,7 @@ static void check_rollout(const struct cluster *c)
         bool dumped = false;
         for (int k = 0; k < CHECKPOINTS; k++) dumped = dumped || (c->images[k].there && c->images[k].pod == i && c->images[k].phase == PROTECT_RUNNING);
         old += is_live(p) && p->shared && !p->lost && p->role == PROTECT_SERVING && p->version != newest->version;
-        waits = waits || (is_well(c, p) && c->now - p->steady >= SETTLE_MS && !p->restarted && p->role == PROTECT_STANDBY && p->version == newest->version && !dumped);
+        waits = waits || (is_well(c, p) && c->now - p->steady >= SETTLE_MS && !p->restarted && p->role == PROTECT_STANDBY && p->version == newest->version && !dumped && p->role_failed <= c->now);
     }
     assert_false(old > more && waits);
 }
@@ -1277,7 +1291,32 @@ static void test_standbys(void **state)
     w.pods[2].steady_ms = 0;
     w.pods[2].restarted = true;
     assert_true(begins_with(&w, PROTECT_DEMOTE, 2));
+
+    /* two serve, a third one is too many, and the one that is to take over cannot be promoted */
+    w.replicas = 3;
+    for (int i = 0; i < 4; i++) w.pods[i] = w.pods[0];
+    for (int i = 0; i < 4; i++) w.pods[i].created_ms += (uint64_t)i;
+    w.pods[3].revision = 2;
+    w.pods[3].role = PROTECT_STANDBY;
+    assert_true(plans(&w, PROTECT_PROMOTE) && !plans(&w, PROTECT_DEMOTE));
+    w.pods[3].role_failed = true;
+    assert_true(plans(&w, PROTECT_DEMOTE));
+    w.pods[1].role = PROTECT_STANDBY;
+    w.pods[2].ready = false; /* one of two is lost, and of two that could serve instead the better one is promoted; but not where that failed just now */
+    w.pods[3].steady_ms = w.now_ms - 6000;
+    w.pods[3].role_failed = false;
+    w.pods[3].executed = w.pods[1].executed + 1;
+    w.pods[3].revision = w.pods[0].revision;
+    assert_true(begins_with(&w, PROTECT_PROMOTE, 3));
+    w.pods[3].steady_ms = w.now_ms - 4000;
+    assert_true(begins_with(&w, PROTECT_PROMOTE, 1));
+    w.pods[1].role_failed = true;
+    assert_true(begins_with(&w, PROTECT_PROMOTE, 3));
+    w.pods[3].role_failed = true; /* again and again, but nobody steps back for that */
+    assert_true(plans(&w, PROTECT_PROMOTE) && !plans(&w, PROTECT_DEMOTE));
     w.n_pods = 1;
+    w.replicas = 2;
+    w.pods[0].role_failed = false;
 
     w.standby = 0;
     assert_true(plans(&w, PROTECT_SWITCH_SERVICE) && !plans(&w, PROTECT_CLEAR_ROLE)); /* the Service leads to all first */

@@ -268,11 +268,11 @@ class Kubelet:
 
 
 class Wire:
-    """Between the agent and the log: passes everything on, until it is muted: then what is sent arrives, and no answer but the greeting comes back; or cut:
+    """Between the agent and the log: passes everything on, until it is muted: then what is sent arrives, and no answer comes back but the greeting, with who leads; or cut:
     nothing passes."""
 
     def __init__(self, to):
-        self.to, self.muted, self.cut = to, False, False
+        self.to, self.muted, self.cut, self.mute_at = to, False, False, None  # mute_at: a type of frame; it is muted from the first one on
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
         threading.Thread(target=self.run, daemon=True).start()
@@ -289,11 +289,20 @@ class Wire:
             threading.Thread(target=self.carry, args=(far, near, True), daemon=True).start()
 
     def carry(self, a, b, back):
+        data = b""
         try:
-            while data := a.recv(65536):
-                greeting = len(data) >= 6 and int.from_bytes(data[4:6], "little") & ~wire.REPLY == wire.HELLO
-                if not (self.cut or (back and self.muted and not greeting)):
-                    b.sendall(data)
+            while more := a.recv(65536):
+                data += more  # a frame's beginning and several of them may come at once
+                while len(data) >= wire.HEADER.size:
+                    _, kind, _, _, head_len, body_len, _, _ = wire.HEADER.unpack(data[:wire.HEADER.size])
+                    size = wire.HEADER.size + head_len + body_len
+                    if len(data) < size:
+                        break
+                    one, data = data[:size], data[size:]
+                    if not back and kind == self.mute_at:
+                        self.muted = True
+                    if not (self.cut or (back and self.muted and kind & ~wire.REPLY not in (wire.HELLO, wire.STATUS))):
+                        b.sendall(one)
         except OSError:
             pass
         for s in (a, b):
@@ -336,7 +345,9 @@ class World:
 
     def note_failed(self, stream, record):
         """A person, or the operator, gives a valid one up: its record keeps the digest."""
-        one = wire.field(1, stream) + wire.field(2, record["id"]) + wire.field(3, record["offset"]) + wire.field(4, 3) + wire.field(6, record["sha256"])
+        self.record(wire.field(1, stream) + wire.field(2, record["id"]) + wire.field(3, record["offset"]) + wire.field(4, 3) + wire.field(6, record["sha256"]))
+
+    def record(self, one):
         with wire.dial(self.log.ports[1]) as s:
             s.sendall(wire.frame(wire.RECORD_SNAPSHOT, 2, wire.field(1, one)))
             check(wire.receive(s)[0] == wire.RECORD_SNAPSHOT | wire.REPLY, "recorded")
@@ -1105,7 +1116,84 @@ def test_followed(bench, rng):
     change(end, lambda all: not all)
 
 
+def test_not_deaf(bench, rng):
+    """After a restart: what the log is asked and told meanwhile keeps nobody from hearing of the containers."""
+    world = World(bench)
+    stream, other = world.stream("s"), world.stream("o", 9)
+    kubelet = Kubelet(world)
+    node = Node(world, "n1", kubelet=kubelet.url, log_timeout="60s")
+    process = node.run_pod(stream, "a", 3)
+    node.find_pod(other, "b", 5)
+    state = node.take(other, "b", "c-1")
+    node.process.kill()
+    for i in range(3):  # that nobody goes on with
+        world.record(wire.field(1, stream) + wire.field(2, f"o-{i}") + wire.field(3, 1) + wire.field(4, 1) + wire.field(8, "n1"))
+    world.wire.mute_at = wire.RECORD_SNAPSHOT
+    node.start()
+    wait_until("the log is told of the first, and does not answer", lambda: world.wire.muted)
+    node.wait_attached("a")
+    process.expected_dead = True  # as nobody reaches it
+    node.pods["a"].lost = True
+    node.pods["a"].tell()
+    wait_until("it is heard that its app is lost", lambda: node.container("a")["interceptor"]["app"]["lost"])
+
+    # one of which the log has to be asked how it began
+    image = state["image"].rpartition(":")[0] + "@" + state["digest"]
+    found = node.find_pod(other, "f", 5, attached=False, **{"crsc.io/checkpoint": "c-1", "checkpointImage": image})
+    wait_until("its interceptor is heard", lambda: (lambda c: c and c["interceptor"])(node.container("f")))
+    f = node.container("f")
+    check(not f["attached"] and f["began"] != "unknown" and not node.pods["f"].identity, "it is told of no offset that is not known: %s", f)
+    found.expected_dead = True
+    found.kill()
+    wait_until("its end is heard", lambda: node.container("f") is None)
+
+
+def test_idle_connections(bench, rng):
+    """Connections that say nothing take nobody's place, and who is slow to say who it is has not for ever."""
+    node = Node(World(bench), "n1")
+    known = http.client.HTTPSConnection("127.0.0.1", node.port, context=node.context, timeout=60)
+
+    def answered():
+        known.request("GET", "/v1/containers")
+        check(json.loads(known.getresponse().read())["containers"] == [], "answered")
+
+    def closed(idle):
+        try:
+            return idle.recv(1, socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+    known.connect()
+    channel = known.sock
+    answered()
+    idle = []
+    for _ in range(70):  # a place for each of 64
+        idle.append(socket.create_connection(("127.0.0.1", node.port), timeout=60))
+        bench.at_end.append(idle[-1].close)
+    check(node.ask("GET", "/v1/containers")[0] == 200, "a new one is answered")
+    answered()
+    check(known.sock is channel, "who was answered before keeps its place")
+    wait_until("the first ones have given their places", lambda: closed(idle[0]) and closed(idle[1]))
+
+    # half a greeting, and then a byte from time to time
+    slow = socket.create_connection(("127.0.0.1", node.port), timeout=60)
+    bench.at_end.append(slow.close)
+    answered()
+    slow.sendall(b"\x16\x03\x01\x40\x00")
+
+    def ended():
+        try:
+            slow.sendall(b"\x00")
+        except OSError:
+            return True
+        return closed(slow)
+    wait_until("it is closed", ended, pause=0.2)
+    known.close()
+    check(node.ask("GET", "/v1/containers")[0] == 200, "answered")
+
+
 if __name__ == "__main__":
     main([test_same_name, test_delete_after_restart, test_killed_while_recording, test_killed_in_dump, test_cut_dump, test_precopy, test_cut_round, test_valid_or_not, test_valid_never_came, test_damaged_here,
-          test_damaged_everywhere, test_log_away, test_replicas, test_followed, test_kubelet, test_kubelet_doubt, test_kubelet_refuses, test_kubelet_unknown,
+          test_damaged_everywhere, test_log_away, test_replicas, test_followed, test_not_deaf, test_idle_connections, test_kubelet, test_kubelet_doubt, test_kubelet_refuses, test_kubelet_unknown,
           test_kubelet_other, test_kubelet_breaks_off, test_kubelet_killed])

@@ -16,21 +16,22 @@ from urllib.parse import parse_qs
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from fake_kube import QuietServer, Refused, Server, json_patch
-from harness import Cluster, Failure, Http, check, free_ports, main, wait_until
+from harness import HANGS, Cluster, Failure, Http, Skip, check, free_ports, main, wait_until
 from test_replicas import Replica
 
 SPACE = "crsc-system"
 
 
 class Agent:
-    """One for all nodes here: they have the same address. Checkpoints become valid when `hold` is not set; while `stuck` is, none is begun and no answer comes."""
+    """One for all nodes with its address. Checkpoints become valid when `hold` is not set; while `stuck` is, none is begun and no answer comes."""
 
-    def __init__(self, port, ca, cert, key, directory):
+    def __init__(self, port, ca, cert, key, directory, host="127.0.0.1"):
         self.rng = random.Random(1)
         self.containers, self.checkpoints, self.deleted, self.puts, self.hold, self.fail_next = {}, {}, [], [], False, False
         self.lock = threading.Lock()
         self.changed, self.version, self.said = threading.Condition(self.lock), int(time.time() * 1e6), None
         self.lists = 0  # answered
+        self.asked = 0
         self.stuck, self.waiting = threading.Event(), 0
         self.plain = False  # as agents were that had to be asked again and again
         self.kubelet = ""    # why it takes no checkpoints by the kubelet
@@ -65,7 +66,7 @@ class Agent:
 
             do_GET = do_PUT = do_DELETE = do_POST = answer
 
-        self.http = QuietServer(("127.0.0.1", port), Handler)
+        self.http = QuietServer((host, port), Handler)
         self.http.socket = context.wrap_socket(self.http.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
@@ -121,6 +122,7 @@ class Agent:
 
     def handle(self, method, path, body):
         path, _, query = path.partition("?")
+        self.asked += 1
         if path == "/v1/containers":
             words = parse_qs(query)
             return self.wait_containers(int(words.get("after", ["0"])[0]), int(words.get("wait_ms", ["0"])[0]))
@@ -213,7 +215,7 @@ class World:
         self.server = Server(bench.directory, **options)
         self.kube = self.server.kube
         self.webhook_port, self.agent_port = free_ports(2)
-        self.agent = None
+        self.agent, self.agents = None, []
         self.operator = None
         self.poll = "50ms"
         self.kube.put("nodes", node("n1"), "")
@@ -224,23 +226,24 @@ class World:
         return self
 
     def __exit__(self, *args):
-        if self.agent:
-            self.agent.close()
+        for agent in self.agents:
+            agent.close()
         self.server.__exit__()
 
-    def start(self, name="operator", port=None, elect=False):
+    def start(self, name="operator", port=None, elect=False, env=None):
         process = self.bench.spawn(name, ["crsc-operator", "kubernetes", "--servers", self.log.servers, "--kubeconfig", self.server.kubeconfig,
                                           "--webhook-listen", f"127.0.0.1:{port or self.webhook_port}", "--webhook-names", "localhost,127.0.0.1", "--agent-port",
                                           str(self.agent_port), "--agent-poll", self.poll, "--node-grace", "0s", "--identity", name, "--leader-elect",
-                                          "true" if elect else "false", "--log-level", "debug", "--log-tls", "false"])
+                                          "true" if elect else "false", "--log-level", "debug", "--log-tls", "false"], env)
         process.wait_for("certificates are here", 120)
         return process
 
-    def begin(self):
-        self.operator = self.start()
+    def begin(self, hosts=("127.0.0.1",), **options):
+        self.operator = self.start(**options)
         secret = wait_until("the agents' certificate", lambda: self.kube.get("secrets", "crsc-agent-tls", SPACE))
         ca, cert, key = (base64.b64decode(secret["data"][k]).decode() for k in ("ca.crt", "tls.crt", "tls.key"))
-        self.agent = Agent(self.agent_port, ca, cert, key, self.bench.directory)
+        self.agents = [Agent(self.agent_port, ca, cert, key, self.bench.directory, host) for host in hosts]
+        self.agent = self.agents[0]
         return self
 
     def bundle(self):
@@ -990,6 +993,23 @@ def test_standby(bench, rng):
         w.annotate(standby="5")
         now = settled(1, 2)
 
+        # one is to be promoted, and the API server refuses the one of two that would be best: the other one is, then
+        lost, refused = min(now["serving"]), []
+        def refuse_one(method, path):
+            name = path.partition("?")[0].rpartition("/")[2]
+            if method != "PATCH" or "/pods/" not in path or name == lost or (refused and name != refused[0]):
+                return None
+            refused.append(name)
+            return Refused(500, "InternalError")
+        w.kube.faults.append(refuse_one)
+        pods[lost].app.kill()
+        other = wait_until("another one is promoted", lambda: roles(w)["serving"] - {lost}, 30)
+        check(refused and refused[0] not in other, "of two it was not the one that could be: %s %s", refused, other)
+        wait_until("it has changed roles with the one that was lost", lambda: roles(w)["serving"] == other, 30)
+        w.kube.faults.remove(refuse_one)
+        comes_back(lost)
+        now = settled(1, 2)
+
         # of two that are to be promoted the API server refuses one, again and again: the other one is all the same, and nobody steps back meanwhile
         lost, refused = min(now["serving"]), []
         def refuse_first(method, path):
@@ -1330,6 +1350,110 @@ def test_missed(bench, rng):
         wait_until("it is past", lambda: condition(w, "PodsAccepted")["status"] == "True")
 
 
+def looks_at(w, workload):
+    """So many there were, at the workload and at its roles."""
+    return sum(1 for e in w.operator.events() if e.get("msg") == "look" and e.get("workload") == workload)
+
+
+def test_heard_of_one(bench, rng):
+    """What the agent of a node says, and what changes of one workload, is no reason to look at those that have nothing there."""
+    with World(bench) as w:
+        w.kube.put("nodes", node("n2", address="127.0.0.2"), "")
+        w.begin(hosts=("127.0.0.1", "127.0.0.2"))
+        spec = copy.deepcopy(DEPLOYMENT["spec"])
+        spec["selector"]["matchLabels"] = spec["template"]["metadata"]["labels"] = {"app": "quiet"}
+        w.kube.put("deployments", {**DEPLOYMENT, "spec": spec, "metadata": {
+            "name": "quiet", "annotations": {"crsc.io/checkpoint-restore": "true", "crsc.io/checkpoint-interval": "3600s"}}})
+        wait_until("its template is annotated", lambda: w.kube.get("deployments", "quiet")["spec"]["template"]["metadata"].get("annotations"), 60)
+        w.agents[1].run(w.admit("quiet-1", "n2", "deployments/quiet"), 0)
+        pod = w.protect()
+        wait_until("both are protected", lambda: w.status("quiet").get("phase") == "Protected", 60)
+        busy, quiet = "default/deployment/counter", "default/deployment/quiet"
+        begun, before, n = time.monotonic(), (looks_at(w, busy), looks_at(w, quiet)), 10
+        while looks_at(w, busy) < before[0] + 60:  # each is the answer to something that was said, or noted
+            check(time.monotonic() - begun < 2 * HANGS, "it hears nothing")
+            n += 1
+            w.agent.run(pod, n)
+            time.sleep(0.02)
+        looks, took = looks_at(w, quiet) - before[1], time.monotonic() - begun
+        print(f"in {took:.1f} s {looks_at(w, busy) - before[0]} looks at the one, {looks} at the other")
+        check(looks <= 5 + 0.6 * took, "%s looks at a workload that nothing was said of", looks)  # each 5 s, and each 4 s at what it noted itself
+        w.agents[1].run(w.kube.get("pods", "quiet-1"), 5)
+        wait_until("what its own agent says is heard", lambda: w.status("quiet").get("offset") == 5, 60)
+
+
+def test_asked_while_wanted(bench, rng):
+    """Only agents of nodes are asked that are there and have something of ours, and only by the operator that leads."""
+    with World(bench) as w:
+        hosts = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+        for i, host in enumerate(hosts):
+            w.kube.put("nodes", node(f"n{i + 1}", address=host), "")
+        w.begin(hosts=hosts, elect=True)
+        w.protect()
+        w.admit("counter-2", "n2")
+        w.admit("counter-3", "n3")
+
+        def asked(agent):
+            before = agent.asked
+            wait_until("it is asked", lambda: agent.asked > before + 4)  # more than what may be on its way
+
+        def asked_no_more(name, agent, start, until):
+            w.operator.wait_for("an agent is asked no more", 60, start, node=name)
+            before = agent.asked
+            until()
+            check(agent.asked <= before + 2, "the agent of %s is asked on: %s times", name, agent.asked - before)  # two may be on their way
+
+        def while_first_is_asked():
+            before = w.agent.asked
+            wait_until("the others are asked", lambda: w.agent.asked > before + 40)
+        for agent in w.agents:
+            asked(agent)
+        start = len(w.operator.events())
+        w.kube.delete("pods", "counter-2")
+        asked_no_more("n2", w.agents[1], start, while_first_is_asked)
+        w.kube.delete("nodes", "n3", "")
+        asked_no_more("n3", w.agents[2], start, while_first_is_asked)
+        wait_until("its pod is removed", lambda: w.kube.get("pods", "counter-3") is None)
+        w.kube.put("nodes", node("n3", address="127.0.0.3"), "")
+        w.admit("counter-4", "n3")
+        asked(w.agents[2])
+
+        start = len(w.operator.events())
+        refuse = lambda method, path: Refused(500, "InternalError") if method == "PATCH" and "/leases/" in path else None
+        w.kube.faults.append(refuse)
+
+        def looked_for():
+            before = sum(1 for method, path in w.kube.requests if method == "GET" and "/leases/" in path)
+            wait_until("it looks for the lease", lambda: sum(1 for method, path in w.kube.requests if method == "GET" and "/leases/" in path) > before + 1)
+        asked_no_more("n1", w.agent, start, looked_for)
+        w.kube.faults.remove(refuse)
+        asked(w.agent)
+        asked(w.agents[2])
+
+
+def test_clock_steps_back(bench, rng):
+    """What is due is so by a clock that never goes back: a wall clock that is put right keeps nothing waiting."""
+    module = os.path.join(bench.build.directory, "tests", "integration", "wallclock.so")
+    if bench.build.sanitized:
+        raise Skip("nothing is preloaded before a sanitizer")
+    with open(bench.path("beside"), "w") as f:
+        f.write("0")
+    with World(bench) as w:
+        w.begin(env={"LD_PRELOAD": module, "CRSC_WALLCLOCK": f.name})
+        w.protect()
+        w.annotate(checkpoint_interval="3600s")
+        wait_until("no more by themselves", lambda: w.kube.get("protectedworkloads", "counter")["spec"]["checkpointInterval"] == "3600s")
+        none_under_way(w)
+        counter = "default/deployment/counter"
+        looks = looks_at(w, counter)
+        wait_until("it is looked at from time to time", lambda: looks_at(w, counter) > looks + 1)
+        w.kube.faults.append(lambda method, path: Refused(500, "InternalError") if "/secrets" in path else None)  # a CA from the future is made anew, and would wake it
+        with open(f.name, "w") as f:
+            f.write("-3600")
+        looks = looks_at(w, counter)
+        wait_until("it still is", lambda: looks_at(w, counter) > looks + 2)
+
+
 def test_two_operators(bench, rng):
     """One leads; when it is killed the other one takes over after the lease's end; a stop hands it over at once."""
     with World(bench) as w:
@@ -1350,4 +1474,4 @@ def test_two_operators(bench, rng):
 
 if __name__ == "__main__":
     main([test_protects_and_undoes, test_redirect, test_interceptor_options, test_kubelet, test_replicas, test_standby, test_restore_by_hand, test_migration, test_agent_forgets, test_wrong_annotation, test_webhook_leaves_alone, test_bad_network,
-          test_killed_anywhere, test_stopped, test_lost_node_and_crash_loop, test_fenced, test_missed, test_two_operators])
+          test_killed_anywhere, test_stopped, test_lost_node_and_crash_loop, test_fenced, test_missed, test_heard_of_one, test_asked_while_wanted, test_clock_steps_back, test_two_operators])

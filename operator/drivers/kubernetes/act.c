@@ -53,11 +53,33 @@ static void on_reply(void *user, struct kube_reply *r)
         act_finish(a, 0, NULL);
 }
 
+bool act_may_write(struct act *a)
+{
+    if (a->parts->leads(a->parts->user)) return true;
+    act_fail(a, ERROR_CANCELED, "this operator does not lead any more");
+    return false;
+}
+
+void act_ask(struct act *a, const char *node, const char *method, const char *path, const char *body, agents_cb *cb)
+{
+    struct error e;
+    if (!act_may_write(a)) return;
+    int rv = agents_call(a->parts->caches->agents, node, method, path, body, cb, a, &e);
+    if (rv != 0) act_finish(a, rv, &e);
+}
+
+void act_record(struct act *a, const struct crsc_snapshot *s, crsc_snapshots_cb *cb)
+{
+    if (!act_may_write(a)) return;
+    if (*a->parts->log == NULL || crsc_record_snapshot(*a->parts->log, s, cb, a) != 0) act_fail(a, ERROR_UNAVAILABLE, "the log cannot be asked now");
+}
+
 void act_call(struct act *a, const char *method, const char *type, const char *body, const char *format, ...)
 {
     char path[1024];
     struct error e;
     va_list args;
+    if (!act_may_write(a)) return;
     va_start(args, format);
     vsnprintf(path, sizeof path, format, args);
     va_end(args);
@@ -90,6 +112,7 @@ void act_event(const struct act_parts *parts, const struct view *v, const char *
     struct error e;
     uint64_t now = loop_wall_us();
     va_list args;
+    if (!parts->leads(parts->user)) return;
     va_start(args, format);
     vsnprintf(message, sizeof message, format, args);
     va_end(args);

@@ -1,5 +1,5 @@
 /* The actions of operator/reconcile/protect.h on a real cluster: each is one or a few calls of the API server, an agent or the log, and
- * ends with one callback. Each is idempotent, and what the server answered goes into the caches, so that the next look sees it.
+ * ends with one callback (-ERROR_CANCELED: this operator leads no more). Each is idempotent, and what the server answered goes into the caches, so that the next look sees it.
  *
  * Thread: the loop's. The view is borrowed until the callback. */
 #ifndef CRSC_OPERATOR_DRIVERS_KUBERNETES_ACT_H
@@ -16,6 +16,8 @@ struct act_parts {
     struct pki *const *pki;
     const struct caches *caches;
     const char *identity; /* of this operator, in events */
+    bool (*leads)(void *user); /* by the clock, now: asked right before each write, of which none is begun any more when it does not */
+    void *user;
 };
 
 typedef void act_cb(void *user, int status, const struct error *e);

@@ -80,11 +80,9 @@ void act_start_checkpoint(struct act *a)
     const struct protect_checkpoint *c = &a->view->world.checkpoints[a->action.which];
     const struct view_pod *pod = &a->view->pods[c->pod];
     char path[512], body[1024];
-    struct error e;
     snprintf(path, sizeof path, "/v1/checkpoints/%.64s?stream=%s", act_checkpoint(a)->name, pod->stream);
     snprintf(body, sizeof body, "{\"namespace\":\"%s\",\"pod\":\"%s\",\"pod_uid\":\"%s\"}", a->view->space, pod->name, pod->uid);
-    int rv = agents_call(a->parts->caches->agents, pod->node, "PUT", path, body, on_started, a, &e);
-    if (rv != 0) act_finish(a, rv, &e);
+    act_ask(a, pod->node, "PUT", path, body, on_started);
 }
 
 void act_note_failed(struct act *a, const char *message)
@@ -153,8 +151,7 @@ void act_distrust_checkpoint(struct act *a)
     const struct view_checkpoint *c = act_checkpoint(a);
     const struct crsc_snapshot s = {.stream = c->stream, .id = c->name, .state = CRSC_FAILED, .node = c->node, .offset = c->offset, .image = c->image, .sha256 = c->digest, .template_hash = c->hash,
                                     .finished_us = loop_wall_us(), .reason = DISTRUST};
-    if (*a->parts->log == NULL || crsc_record_snapshot(*a->parts->log, &s, on_distrusted, a) != 0)
-        act_fail(a, ERROR_UNAVAILABLE, "the log cannot be asked now");
+    act_record(a, &s, on_distrusted);
 }
 
 /* ---- one that a pod could not begin with ------------------------------------------------------------------------ */
@@ -222,8 +219,7 @@ void act_refuse_checkpoint(struct act *a)
     refusal_text(a, text, sizeof text);
     const struct crsc_snapshot s = {.stream = c->stream, .id = c->name, .state = CRSC_FAILED, .node = c->node, .offset = c->offset, .image = c->image, .sha256 = c->digest,
                                     .template_hash = c->hash, .finished_us = loop_wall_us(), .reason = text};
-    if (*a->parts->log == NULL || crsc_record_snapshot(*a->parts->log, &s, on_refused, a) != 0)
-        act_fail(a, ERROR_UNAVAILABLE, "the log cannot be asked now");
+    act_record(a, &s, on_refused);
 }
 
 static void take_off(struct act *a)
@@ -245,14 +241,13 @@ static void on_removed(void *user, int status, const struct error *e, yyjson_val
 static void remove_image(struct act *a)
 {
     char path[1400];
-    struct error e;
     const struct view_checkpoint *c = act_checkpoint(a);
     snprintf(path, sizeof path, "/v1/checkpoints/%.64s?stream=%s&registry=true&image=%s", c->name, c->stream, c->image);
     if (view_node_lost(a->parts->caches, c->node, a->view->world.now_ms)) {
         act_event(a->parts, a->view, "Warning", "ImageLeftBehind", "checkpoint %s: its image could not be removed, as node %s is lost", c->name, c->node);
         take_off(a);
-    } else if (agents_call(a->parts->caches->agents, c->node, "DELETE", path, NULL, on_removed, a, &e) != 0) {
-        act_finish(a, -(int)e.code, &e);
+    } else {
+        act_ask(a, c->node, "DELETE", path, NULL, on_removed);
     }
 }
 
@@ -276,8 +271,8 @@ void act_forget_checkpoint(struct act *a)
                                     .finished_us = loop_wall_us(), .reason = "deleted in Kubernetes"};
     if (w->phase == PROTECT_NEW || c->stream[0] == '\0')
         take_off(a); /* no agent was told of it */
-    else if (*a->parts->log == NULL || crsc_record_snapshot(*a->parts->log, &s, on_forgotten, a) != 0)
-        act_fail(a, ERROR_UNAVAILABLE, "the log cannot be asked now");
+    else
+        act_record(a, &s, on_forgotten);
 }
 
 void act_abandon_checkpoint(struct act *a)

@@ -28,6 +28,12 @@ struct act {
 void act_finish(struct act *a, int status, const struct error *e);
 void act_fail(struct act *a, enum error_code code, const char *text);
 
+/* Whether anything may still be written; if not, the action ends. */
+bool act_may_write(struct act *a);
+/* A call of a node's agent, which changes something there; and a record of a snapshot. Without it the action ends. */
+void act_ask(struct act *a, const char *node, const char *method, const char *path, const char *body, agents_cb *cb);
+void act_record(struct act *a, const struct crsc_snapshot *s, crsc_snapshots_cb *cb);
+
 /* A call of the API server; then `then`, or the end. */
 void act_call(struct act *a, const char *method, const char *type, const char *body, const char *format, ...) __attribute__((format(printf, 5, 6)));
 

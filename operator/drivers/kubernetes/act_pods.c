@@ -105,6 +105,7 @@ static void on_streams(void *user, const struct error *e, const struct crsc_stre
     }
     for (size_t i = 0; i < n; i++) {
         if (strcmp(streams[i].name, act_pod(a)->stream) != 0) continue;
+        if (!act_may_write(a)) return;
         if (crsc_fence(*a->parts->log, streams[i].name, streams[i].epoch + 1, on_fenced, a) != 0) act_fail(a, ERROR_UNAVAILABLE, "the log cannot be asked now");
         return;
     }
@@ -130,10 +131,8 @@ static void on_counted(void *user, int status, const struct error *e, yyjson_val
 void act_count_replicas(struct act *a)
 {
     char path[200];
-    struct error e;
     snprintf(path, sizeof path, "/v1/containers/%.70s/replicas?count=%u", act_pod(a)->seen.id, protect_replicas(&a->view->world, a->action.which));
-    int rv = agents_call(a->parts->caches->agents, act_pod(a)->node, "POST", path, NULL, on_counted, a, &e);
-    if (rv != 0) act_finish(a, rv, &e);
+    act_ask(a, act_pod(a)->node, "POST", path, NULL, on_counted);
 }
 
 /* A standby's promotion, that is: the time is what it took from the look at which somebody was missing. */

@@ -45,7 +45,7 @@ static void on_restore_made(void *user, struct kube_reply *reply)
     body = restore_status(r);
     snprintf(path, sizeof path, "/apis/crsc.io/v1alpha1/namespaces/%s/restores/%s/status", r->view->space, r->name);
     const struct kube_request q = {.method = "PATCH", .path = path, .body = body, .content_type = KUBE_MERGE};
-    if (body == NULL || kube_call(r->parts->client, &q, on_status_noted, r, NULL, &e) != 0) restores_go_on(r);
+    if (body == NULL || !r->parts->leads(r->parts->user) || kube_call(r->parts->client, &q, on_status_noted, r, NULL, &e) != 0) restores_go_on(r);
     else
         act_event(r->parts, r->view, "Normal", "Recovered", "pod %s on %s: %s%s%s, %llu requests replayed", pod->name, pod->node, pod->seen.began,
                   pod->seen.snapshot[0] != '\0' ? " from " : "", pod->seen.snapshot, (unsigned long long)pod->seen.replayed);
@@ -113,7 +113,7 @@ static bool note_restore(struct restores *r, const struct view_pod *pod)
     char *body = body_end(&j);
     snprintf(path, sizeof path, "/apis/crsc.io/v1alpha1/namespaces/%s/restores", v->space);
     const struct kube_request q = {.method = "POST", .path = path, .body = body};
-    bool sent = body != NULL && kube_call(r->parts->client, &q, on_restore_made, r, NULL, &e) == 0;
+    bool sent = body != NULL && r->parts->leads(r->parts->user) && kube_call(r->parts->client, &q, on_restore_made, r, NULL, &e) == 0;
     free(body);
     return sent;
 }

@@ -16,7 +16,7 @@ struct node {
     UT_hash_handle hh;
     struct agents *agents;
     char name[AGENTS_NODE_MAX], address[64];
-    bool wanted, complained, was_lost;
+    bool marked, wanted, complained, was_lost;
     uint64_t asked_ms, heard_ms, listed_ms; /* when it was first asked there, when it answered last; 0: never */
     uint64_t version;  /* of the containers, as it counts; 0: it does not */
     unsigned hurries;  /* questions since the last beat of the timer: a bound, should it not wait at all */
@@ -35,7 +35,7 @@ struct agents {
     uint16_t port;
     uint32_t poll_ms;
     uv_timer_t timer;
-    void (*on_change)(void *user, bool matters);
+    void (*on_change)(void *user, const char *node, bool matters);
     void *user;
     LIST_HEAD(, call) calls;
     bool closing;
@@ -174,6 +174,11 @@ static bool matters(const struct agent_container *a, size_t n_a, const struct ag
     return false;
 }
 
+static void tell(const struct node *n, bool matters)
+{
+    n->agents->on_change(n->agents->user, n->name, matters);
+}
+
 static void follow(struct node *n);
 
 static void on_containers(void *user, const struct http_reply *reply)
@@ -186,7 +191,7 @@ static void on_containers(void *user, const struct http_reply *reply)
     heard(n, reply);
     if (reply->status != 0 || reply->code != 200) {
         n->version = 0; /* the one that is there next may be another one */
-        if (was != is_heard(n)) n->agents->on_change(n->agents->user, true);
+        if (was != is_heard(n)) tell(n, true);
         return;
     }
     yyjson_doc *doc = yyjson_read(reply->body, reply->len, YYJSON_READ_NOFLAG);
@@ -206,7 +211,7 @@ static void on_containers(void *user, const struct http_reply *reply)
         n->containers = list;
         n->n_containers = count;
         n->version = object_number(yyjson_doc_get_root(doc), "version");
-        if (changed) n->agents->on_change(n->agents->user, roles);
+        if (changed) tell(n, roles);
     } else {
         free(list);
     }
@@ -235,7 +240,7 @@ static void on_checkpoints(void *user, const struct http_reply *reply)
         n->checkpoints = list;
         n->listed_ms = now_ms();
         n->n_checkpoints = count;
-        if (changed) n->agents->on_change(n->agents->user, false);
+        if (changed) tell(n, false);
     } else {
         free(list);
     }
@@ -271,17 +276,32 @@ static void follow(struct node *n)
 static void on_timer(uv_timer_t *timer)
 {
     struct agents *a = timer->data;
-    bool changed = false;
     for (struct node *n = a->nodes; n != NULL; n = n->hh.next) {
         if (!is_asked(n)) continue;
         if (n->asked_ms == 0) n->asked_ms = now_ms();
         n->hurries = 0;
         follow(n);
         ask(n, "/v1/checkpoints", on_checkpoints, &n->checkpoints_call);
-        changed = changed || n->was_lost != is_lost(n);
+        bool was_lost = n->was_lost;
         n->was_lost = is_lost(n);
+        if (n->was_lost != was_lost) tell(n, true);
     }
-    if (changed) a->on_change(a->user, true);
+}
+
+/* What it said, and what it is being asked: it is as if it had never been wanted. */
+static void forget(struct node *n)
+{
+    if (n->containers_call != NULL) http_call_cancel(n->containers_call);
+    if (n->checkpoints_call != NULL) http_call_cancel(n->checkpoints_call);
+    n->containers_call = n->checkpoints_call = NULL;
+    free(n->containers);
+    free(n->checkpoints);
+    n->containers = NULL;
+    n->checkpoints = NULL;
+    n->n_containers = n->n_checkpoints = 0;
+    n->asked_ms = n->heard_ms = n->listed_ms = n->version = 0;
+    n->was_lost = n->complained = false;
+    n->kubelet[0] = '\0';
 }
 
 void agents_node(struct agents *a, const char *name, const char *address)
@@ -294,14 +314,30 @@ void agents_node(struct agents *a, const char *name, const char *address)
         HASH_ADD_STR(a->nodes, name, n);
     }
     if (strcmp(n->address, address) == 0) return;
+    forget(n);
     snprintf(n->address, sizeof n->address, "%s", address);
-    n->heard_ms = n->asked_ms = 0;
+    if (address[0] != '\0') return;
+    log_debug("an agent is asked no more", "node=%s reason=its node is gone", name);
+    HASH_DEL(a->nodes, n);
+    free(n);
 }
 
-void agents_want(struct agents *a, const char *node, bool wanted)
+void agents_mark(struct agents *a, const char *node)
 {
     struct node *n = find(a, node);
-    if (n != NULL) n->wanted = wanted;
+    if (n != NULL) n->marked = true;
+}
+
+void agents_want_marked(struct agents *a)
+{
+    for (struct node *n = a->nodes; n != NULL; n = n->hh.next) {
+        if (n->wanted && !n->marked) {
+            log_debug("an agent is asked no more", "node=%s reason=nothing of ours is there", n->name);
+            forget(n);
+        }
+        n->wanted = n->marked;
+        n->marked = false;
+    }
 }
 
 bool agents_answers(const struct agents *a, const char *node)

@@ -1,7 +1,7 @@
 /* The agents of the nodes, as the operator sees them (docs/AGENT.md): their containers are followed, their checkpoints asked for, and calls are made. Each
  * node has one, at the node's address; its certificate must carry the node's name.
  *
- * Only nodes that are wanted (they have protected pods, or checkpoints under way) are asked. A question for containers waits at the agent until something
+ * Only nodes that are wanted (they have protected pods, or checkpoints under way) are asked, and only by who leads. A question for containers waits at the agent until something
  * changes there that matters, or for a poll's time; then comes the next one. An agent that does not answer, or cannot wait, is asked once in a poll's
  * time, as all are for checkpoints. What an agent said last is kept while it answers, and forgotten when it did not for AGENTS_SILENCE_MS.
  * Thread: the loop's. What it shows is borrowed until the loop goes on. */
@@ -44,8 +44,8 @@ struct agents_options {
     struct http_tls tls; /* ca, cert, key: copied */
     uint16_t port;
     uint32_t poll_ms;
-    /* Something of what is shown changed; `matters`: who can serve, by the word of its agent or for the want of one. Else it is counters and checkpoints. */
-    void (*on_change)(void *user, bool matters);
+    /* Something of what is shown of that node changed; `matters`: who can serve, by the word of its agent or for the want of one. Else it is counters and checkpoints. */
+    void (*on_change)(void *user, const char *node, bool matters);
     void *user;
 };
 
@@ -55,7 +55,9 @@ void agents_close(struct agents *a, void (*done)(void *user), void *user);
 int agents_set_tls(struct agents *a, const struct http_tls *tls); /* a renewed certificate */
 
 void agents_node(struct agents *a, const char *node, const char *address); /* it is there, at this address; "": it is gone */
-void agents_want(struct agents *a, const char *node, bool wanted);
+/* Marks that node; and then: those marked since the last time are wanted, and no others. What others said is forgotten. */
+void agents_mark(struct agents *a, const char *node);
+void agents_want_marked(struct agents *a);
 bool agents_answers(const struct agents *a, const char *node);
 /* It has been asked for AGENTS_LOST_MS (and a poll's time, where that is long), and has not answered in that time. */
 bool agents_lost(const struct agents *a, const char *node);

@@ -18,8 +18,8 @@ int controller_new(uv_loop_t *loop, const struct act_parts *parts, struct contro
 void controller_lead(struct controller *c, bool leads);
 /* This object changed, came or went. */
 void controller_changed(struct controller *c, const struct kube_watch *kind, yyjson_val *object);
-/* An agent said something, of any workload; `roles`: of who can serve. */
-void controller_heard(struct controller *c, bool roles);
+/* The agent of that node said something new, of the workloads that have something there; `roles`: of who can serve. */
+void controller_heard(struct controller *c, const char *node, bool roles);
 void controller_counts(const struct controller *c, struct controller_counts *ret_counts);
 /* Begins nothing more. Then the clients are closed, which ends the actions under way, then this. */
 void controller_stop(struct controller *c);

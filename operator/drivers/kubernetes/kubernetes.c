@@ -1,7 +1,5 @@
 #include "operator/drivers/kubernetes/kubernetes.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +8,7 @@
 #include <uv.h>
 
 #include "client/crsc.h"
+#include "common/file.h"
 #include "common/loop.h"
 #include "operator/drivers/kubernetes/controller.h"
 #include "operator/drivers/kubernetes/newest.h"
@@ -55,11 +54,12 @@ static void take_node(struct program *p, yyjson_val *o)
     size_t i, max;
     yyjson_val *one, *all = object_get(o, "status.addresses");
     const char *address = "";
+    bool there = kube_watch_get(p->caches.nodes, "", object_name(o)) != NULL;
     yyjson_arr_foreach(all, i, max, one)
     {
         if (strcmp(object_text(one, "type"), "InternalIP") == 0) address = object_text(one, "address");
     }
-    agents_node(p->agents, object_name(o), address);
+    agents_node(p->agents, object_name(o), there ? address : "");
     if (p->pki != NULL) pki_nodes_changed(p->pki);
 }
 
@@ -70,10 +70,16 @@ static void on_change(void *user, const struct kube_watch *w, yyjson_val *o)
     if (p->controller != NULL) controller_changed(p->controller, w, o);
 }
 
-static void on_agents_change(void *user, bool matters)
+static void on_agents_change(void *user, const char *node, bool matters)
 {
     struct program *p = user;
-    if (p->controller != NULL && p->caches.records != NULL) controller_heard(p->controller, matters);
+    if (p->controller != NULL && p->caches.records != NULL) controller_heard(p->controller, node, matters);
+}
+
+static bool leads_now(void *user)
+{
+    struct program *p = user;
+    return p->settings.leader_elect ? p->elector != NULL && elector_leads(p->elector) : p->leads;
 }
 
 static void on_lead(void *user, bool leads)
@@ -175,12 +181,9 @@ static bool write_file(const char *path, const char *text, struct error *e)
 {
     char aside[4200];
     snprintf(aside, sizeof aside, "%s.new", path);
-    int fd = open(aside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    bool ok = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-    if (fd >= 0) ok = close(fd) == 0 && ok;
-    if (ok && rename(aside, path) == 0) return true;
-    error_errno(e, ERROR_IO, errno, "%s", path);
-    return false;
+    int rv = file_replace(path, aside, text, strlen(text));
+    if (rv != 0) error_errno(e, ERROR_IO, -rv, "%s", path);
+    return rv == 0;
 }
 
 /* libcrsc takes files, and reads them again when they have changed. */
@@ -299,7 +302,8 @@ static int start(struct program *p, struct error *e)
     if (rv == 0 && !own_log) rv = start_log(p, p->settings.log_tls_ca, p->settings.log_tls_cert, p->settings.log_tls_key, e);
     p->caches.agents = p->agents;
     p->caches.node_grace_ms = p->settings.node_grace;
-    const struct act_parts parts = {.client = p->client, .log = &p->log, .pki = &p->pki, .caches = &p->caches, .identity = p->settings.identity};
+    const struct act_parts parts = {.client = p->client, .log = &p->log, .pki = &p->pki, .caches = &p->caches, .identity = p->settings.identity,
+                                    .leads = leads_now, .user = p};
     if (rv == 0) rv = controller_new(p->loop, &parts, &p->controller, e);
     if (rv == 0) rv = start_watches(p, e);
     const struct pki_options pki = {.client = p->client, .space = space, .ca_secret = p->settings.ca_secret, .agent_secret = p->agent_tls.ca == NULL ? p->settings.agent_secret : "",

@@ -546,3 +546,39 @@ bool view_key_of(const struct caches *c, const struct kube_watch *kind, yyjson_v
     lower[n] = '\0';
     return snprintf(ret_key, VIEW_KEY_MAX, "%s/%s/%s", space, lower, object_text(o, "spec.workloadRef.name")) > 0;
 }
+
+/* ---- whose agents are heard ------------------------------------------------------------------------------------- */
+
+struct hearing {
+    const struct caches *caches;
+    void (*each)(void *user, const char *node, const char *key);
+    void *user;
+};
+
+static bool each_pod_heard(void *user, yyjson_val *o)
+{
+    const struct hearing *h = user;
+    char key[VIEW_KEY_MAX];
+    const char *node = object_text(o, "spec.nodeName");
+    if (node[0] != '\0' && !is_over(o) && view_key_of(h->caches, h->caches->pods, o, key)) h->each(h->user, node, key);
+    return true;
+}
+
+/* Its pod may be gone, or on another node by now. What has ended its agent says nothing new of. */
+static bool each_checkpoint_heard(void *user, yyjson_val *o)
+{
+    const struct hearing *h = user;
+    char key[VIEW_KEY_MAX];
+    const char *node = object_text(o, "status.node");
+    if (node[0] == '\0' || phase_of(object_text(o, "status.phase")) != PROTECT_RUNNING) return true;
+    yyjson_val *record = kube_watch_get(h->caches->records, object_space(o), object_text(o, "spec.workload"));
+    if (record != NULL && view_key_of(h->caches, h->caches->records, record, key)) h->each(h->user, node, key);
+    return true;
+}
+
+void view_each_heard(const struct caches *c, void (*each)(void *user, const char *node, const char *key), void *user)
+{
+    struct hearing h = {.caches = c, .each = each, .user = user};
+    kube_watch_each(c->pods, each_pod_heard, &h);
+    kube_watch_each(c->checkpoints, each_checkpoint_heard, &h);
+}

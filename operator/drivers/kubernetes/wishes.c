@@ -163,7 +163,7 @@ static void on_noted(void *user, struct kube_reply *r)
 static void call(struct wish *x, const struct kube_request *q, kube_cb *cb)
 {
     struct error e;
-    int rv = kube_call(x->parts->client, q, cb, x, NULL, &e);
+    int rv = x->parts->leads(x->parts->user) ? kube_call(x->parts->client, q, cb, x, NULL, &e) : error_set(&e, ERROR_CANCELED, "this operator does not lead any more");
     if (rv != 0) end(x, rv, &e);
 }
 
