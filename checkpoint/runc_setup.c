@@ -1,6 +1,7 @@
 #include "checkpoint/runc_internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
