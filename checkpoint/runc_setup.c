@@ -68,12 +68,26 @@ static int write_criu_config(const struct runc *r, struct error *e)
     return rv == 0 ? 0 : error_errno(e, ERROR_IO, -rv, "%s cannot be written", path);
 }
 
+/* Where the program is, by path or from PATH. */
+static bool find_program(const char *name, char found[PATH_MAX])
+{
+    char candidate[PATH_MAX];
+    if (strchr(name, '/') != NULL) return realpath(name, found) != NULL && access(found, X_OK) == 0;
+    const char *folder = getenv("PATH");
+    for (size_t len; folder != NULL && *folder != '\0'; folder += len + (folder[len] == ':')) {
+        len = strcspn(folder, ":");
+        if (len > 0 && snprintf(candidate, sizeof candidate, "%.*s/%s", (int)len, folder, name) < (int)sizeof candidate && access(candidate, X_OK) == 0)
+            return realpath(candidate, found) != NULL;
+    }
+    errno = ENOENT;
+    return false;
+}
+
 static int link_criu(const struct runc *r, const char *criu, struct error *e)
 {
     char link[PATH_MAX], target[PATH_MAX], aside[PATH_MAX];
     if (criu == NULL) return 0;
-    if (realpath(criu, target) == NULL || access(target, X_OK) != 0)
-        return error_errno(e, ERROR_NOT_FOUND, errno, "CRIU %s cannot be run", criu);
+    if (!find_program(criu, target)) return error_errno(e, ERROR_NOT_FOUND, errno, "CRIU %s cannot be run", criu);
     if (snprintf(link, sizeof link, "%s/bin", r->work) >= (int)sizeof link - 8) return error_set(e, ERROR_INVALID, "the path is too long");
     int rc = tree_make(link, e);
     if (rc != 0) return rc;

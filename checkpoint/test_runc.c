@@ -317,6 +317,28 @@ static void test_tracking(void **state)
     runc_close(other, NULL, NULL);
 }
 
+/* By its name alone it is looked for on PATH. */
+static void test_criu_on_path(void **state)
+{
+    (void)state;
+    struct error e = {0};
+    struct runc *other;
+    char target[PATH_MAX], before[8192], path[8192 + 128];
+    snprintf(before, sizeof before, "%s", getenv("PATH") != NULL ? getenv("PATH") : "/bin");
+    snprintf(path, sizeof path, "/nowhere::%s:%s", base, before);
+    assert_int_equal(setenv("PATH", path, 1), 0);
+    struct runc_options options = {.runc = at("runc"), .criu = "some-criu", .root = at("root"), .work = at("work4")};
+    int rc = runc_new(&loop, &options, &other, &e);
+    options.criu = "no-criu-of-that-name";
+    struct runc *none;
+    assert_int_equal(runc_new(&loop, &options, &none, NULL), -ERROR_NOT_FOUND);
+    assert_int_equal(setenv("PATH", before, 1), 0);
+    if (rc != 0) fail_msg("%s", e.text);
+    assert_non_null(realpath(at("work4/bin/criu"), target));
+    assert_string_equal(target, at("some-criu"));
+    runc_close(other, NULL, NULL);
+}
+
 static void test_predump(void **state)
 {
     (void)state;
@@ -526,6 +548,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_refused_calls, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_time_bound, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_tracking, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_criu_on_path, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_predump, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_failed_predump, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_predump_is_ended, set_up, tear_down),

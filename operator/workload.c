@@ -191,7 +191,7 @@ static int make_driver(struct workload *w, struct error *e)
                                           .state_dir = s->state_dir,
                                           .runc_root = s->runc_root,
                                           .runc = s->runc,
-                                          .criu = s->criu,
+                                          .criu = w->parts.checkpoints ? s->criu : NULL, /* it may not be there at all */
                                           .timeout_ms = (uint32_t)s->command_timeout,
                                           .precopy_rounds = w->parts.checkpoints ? (unsigned)s->precopy_rounds : 0};
     return local_new(w->parts.loop, &options, on_change, w, &w->driver, e);
