@@ -43,7 +43,7 @@ struct container {
     bool busy;    /* a checkpoint of it is under way, or what one left is removed */
     uint64_t left_us, sweep_ms, sweep_until_ms; /* backend kubelet: since then its checkpoints may have left files, which are looked for next then, and until then (aftermath.h) */
     unsigned late;        /* so many of its checkpoints in a row did not end in time */
-    unsigned rest;        /* so many of its dumps are plain: the last one that was built upon rounds of pre-copy failed, or rounds did not pay */
+    unsigned rest;        /* so many of its dumps are plain: the last one that was built upon rounds of pre-copy failed, or rounds came to nothing */
     uint64_t rest_ms;     /* until then none is begun for that */
     bool settled; /* how it began is known, or that nobody knows it: what is said of that does not change any more. Until then it is not attached */
     bool doubt;   /* nobody knows which state it began with: `reason` says why. It is not attached; from the beginning on, or when the log is asked */

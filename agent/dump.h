@@ -26,7 +26,7 @@ struct dump_outcome {
                                                    it, and end its app */
     unsigned rounds;                            /* of pre-copy, which the dump is built upon, or was to be */
     uint64_t round_bytes[PRECOPY_ROUNDS_MAX];   /* what each wrote */
-    bool futile;                                /* there were rounds, and they did not pay: removed */
+    bool futile;                                /* there were rounds, which failed or did not pay: removed */
 };
 
 /* Called when all is ready for the dump, after the rounds of pre-copy, from another thread: what has to hold still, holds still when it returns 0. */

@@ -221,7 +221,7 @@ static void note_rounds(struct work *w, const struct dump_outcome *o, int rc)
     pthread_mutex_lock(&w->agent->lock);
     c->rest = failed ? 1 : PRECOPY_REST;
     pthread_mutex_unlock(&w->agent->lock);
-    log_info(failed ? "the dump upon rounds of pre-copy failed: the next one is plain" : "pre-copy for nothing: the app writes as much meanwhile. The next dumps are plain",
+    log_info(failed ? "the dump upon rounds of pre-copy failed: the next one is plain" : "pre-copy came to nothing: the next dumps are plain",
              "container=%s checkpoint=%s dumps=%u", c->id, w->job->id, failed ? 1 : PRECOPY_REST);
 }
 

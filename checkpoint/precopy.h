@@ -22,7 +22,7 @@ enum {
     PRECOPY_ROUNDS = 2,          /* that are made when nobody says otherwise */
     PRECOPY_WORTH = 32 << 20,    /* bytes of memory: less is dumped in about the time for which a round lets the container stand still */
     PRECOPY_ENOUGH = 4 << 20,    /* bytes of a round: the dump has hardly more */
-    PRECOPY_REST = 15,           /* so many dumps after rounds that were futile are plain; after a dump upon rounds that failed, one is */
+    PRECOPY_REST = 15,           /* so many dumps after rounds that failed or were futile are plain; after a dump upon rounds that failed, one is */
     PRECOPY_PARENT_MAX = 16,     /* bytes of "pre-N", with the terminating zero */
 };
 

@@ -18,9 +18,10 @@ static void on_precopied(void *user, const struct precopy_result *result)
     o->rounds = result->rounds;
     for (unsigned i = 0; i < result->rounds; i++) o->round_bytes += result->bytes[i];
     o->lost = result->harmed;
-    if (result->futile) {
+    if (result->futile || result->status != 0) {
         l->rest = PRECOPY_REST;
-        log_info("copied ahead for nothing: the app writes as much meanwhile. The next dumps are plain", "workload=%s snapshot=%s dumps=%u", l->name, l->call.snapshot, l->rest);
+        log_info("copied ahead for nothing: the next dumps are plain", "workload=%s snapshot=%s dumps=%u reason=%s", l->name, l->call.snapshot, l->rest,
+                 result->futile ? "the app writes as much meanwhile" : result->error.text);
     }
     if (result->cramped) log_info("not copied ahead: there is not room enough on the disk", "workload=%s snapshot=%s", l->name, l->call.snapshot);
     memcpy(l->copied.parent, result->parent, sizeof l->copied.parent);
@@ -40,17 +41,19 @@ int local_precopy(struct driver *d, uint64_t generation, const char *snapshot, d
     if (rc != 0) return rc;
     snprintf(l->call.snapshot, sizeof l->call.snapshot, "%s", snapshot);
     rc = shelf_dump_begins(l->shelf, snapshot, e);
-    shelf_dump_path(l->shelf, snapshot, path);
-    if (rc == 0)
-        rc = precopy_start(l->loop, l->runc, containers_id(l->name, generation, id), path, l->rest > 0 ? 0 : l->precopy_rounds, on_precopied, l, &l->precopy, e);
     if (rc == 0) {
-        if (l->rest > 0) l->rest--;
-        l->copied = (struct copied){.generation = generation};
-        snprintf(l->copied.snapshot, sizeof l->copied.snapshot, "%s", snapshot);
-    } else {
-        l->call = (struct call){0};
+        shelf_dump_path(l->shelf, snapshot, path);
+        rc = precopy_start(l->loop, l->runc, containers_id(l->name, generation, id), path, l->rest > 0 ? 0 : l->precopy_rounds, on_precopied, l, &l->precopy, e);
+        if (rc != 0) shelf_dump_gone(l->shelf, snapshot);
     }
-    return rc;
+    if (rc != 0) {
+        l->call = (struct call){0};
+        return rc;
+    }
+    if (l->rest > 0) l->rest--;
+    l->copied = (struct copied){.generation = generation};
+    snprintf(l->copied.snapshot, sizeof l->copied.snapshot, "%s", snapshot);
+    return 0;
 }
 
 /* ---- dump ----------------------------------------------------------------------------------------------------- */
@@ -112,11 +115,12 @@ static void on_dumped(void *user, const struct runc_result *result)
 static void on_copy_dropped(void *owner, int status, const struct error *e)
 {
     struct local *l = owner;
-    if (status == 0) local_command(l, CHECKPOINT, l->instance.generation, on_dumped);
-    else {
-        record_unmark_dump(l->records, l->instance.generation);
-        local_finish_with(l, status, e, "");
+    if (status == 0) {
+        local_command(l, CHECKPOINT, l->instance.generation, on_dumped);
+        return;
     }
+    record_unmark_dump(l->records, l->instance.generation);
+    local_finish_with(l, status, e, "");
 }
 
 int local_dump(struct driver *d, uint64_t generation, const char *snapshot, driver_cb *cb, void *user, struct error *e)

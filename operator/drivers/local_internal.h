@@ -92,7 +92,7 @@ struct local {
     unsigned precopy_rounds;
     struct precopy *precopy; /* under way */
     struct copied copied;
-    unsigned rest; /* so many dumps are plain: the last one that was built upon rounds failed, or rounds did not pay */
+    unsigned rest; /* so many dumps are plain: the last one that was built upon rounds failed, or rounds came to nothing */
 
     bool closing, stop;
     void (*closed)(void *user);

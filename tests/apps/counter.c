@@ -11,7 +11,7 @@
  *   GET  /blob?bytes=N    N bytes (up to 64 MiB); GET /chunked?n=N: N chunks of a line each; GET /slow?ms=N
  *   POST /echo            answers the request's body; GET /head: the request's line and headers as they came
  *
- * Options: --listen 127.0.0.1:PORT, --restore FILE, --version WORD (answers to /add say "version":"WORD", as a newer version of an app might), --ballast MEBIBYTES (that much memory more). Linked statically, so that it runs in an empty container. */
+ * Options: --listen 127.0.0.1:PORT, --restore FILE, --version WORD (answers to /add say "version":"WORD", as a newer version of an app might). Linked statically, so that it runs in an empty container. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -192,14 +192,11 @@ int main(int argc, char **argv)
 {
     static struct counter counter;
     const char *listen = "127.0.0.1:8080";
-    size_t ballast = 0;
     for (int i = 1; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--listen") == 0) {
             listen = argv[i + 1];
         } else if (strcmp(argv[i], "--version") == 0) {
             counter.version = argv[i + 1];
-        } else if (strcmp(argv[i], "--ballast") == 0) {
-            ballast = strtoul(argv[i + 1], NULL, 10) << 20;
         } else if (strcmp(argv[i], "--restore") != 0) {
             fprintf(stderr, "counter: unknown option %s\n", argv[i]);
             return 2;
@@ -207,7 +204,5 @@ int main(int argc, char **argv)
             return 1;
         }
     }
-    volatile char *memory = ballast > 0 ? malloc(ballast) : NULL;
-    for (size_t i = 0; memory != NULL && i < ballast; i++) memory[i] = (char)i; /* no page like a page of zeros */
     return httpd_serve(listen, handle, &counter) == 0 ? 0 : 1;
 }

@@ -655,6 +655,11 @@ def test_precopy(bench, rng):
     next_rounds(bench, 9000000, "fails")
     plain = node.take(stream, "a", "c-3")
     check(plain["copied_ahead"] == [] and not [m for m in members(world, plain) if "pre-" in m or "parent" in m], "%s", plain)
+    next_rounds(bench, 9000000, 1000000)
+    check(node.take(stream, "a", "c-3b")["copied_ahead"] == [], "what failed would mostly fail again: it is left for a while")
+    node.process.kill()  # the next life begins anew
+    node.start()
+    node.wait_attached("a")
     with open(runc + ".stuck", "w"):
         pass
     next_rounds(bench, 9000000, 1000000)
