@@ -25,7 +25,7 @@
 #include "common/log.h"
 #include "common/loop.h"
 
-enum { LOOK_MS = 300, ATTACH_AGAIN_MS = 20, LOST_MS = 1500, CONFIG_MAX = 4 << 20, FILE_MAX = 16 << 10, MARK_MAX = 128 };
+enum { LOOK_MS = 300, ATTACH_AGAIN_MS = 20, SETTLE_MS = 1000, LOST_MS = 1500, CONFIG_MAX = 4 << 20, FILE_MAX = 16 << 10, MARK_MAX = 128 };
 
 struct watched {
     struct agent *agent;
@@ -230,13 +230,13 @@ static bool look(struct agent *a, struct container *c, uint64_t *lost_since_ms)
         return false;
     }
     if (*st.drain != '\0') end_orphaned_drain(a, &sidecar, st.drain);
-    if (!is_settled(a, c) || c->doubt) { /* an offset is never guessed */
-        note_status(a, c, &st, false);
+    process_identity(&c->process, identity);
+    bool knows = strcmp(st.identity, identity) == 0, settled = is_settled(a, c);
+    if (!settled || c->doubt) { /* an offset is never guessed */
+        if (settled || !knows) note_status(a, c, &st, false); /* one that serves is not called unattached for as long as the log is asked */
         sidecar_status_fini(&st);
         return false;
     }
-    process_identity(&c->process, identity);
-    bool knows = strcmp(st.identity, identity) == 0;
     if (!knows) {
         knows = lead(c) && tell(a, c, &sidecar, &st, identity);
     } else if (st.diverged) {
@@ -385,13 +385,21 @@ static bool is_attached(struct agent *a, struct container *c)
     return true;
 }
 
+/* Until the next look at one that is not attached. What it began with is mostly known a few milliseconds after it came; when the log is away that takes its time. */
+static int until_next_look(struct agent *a, const struct container *c, bool alive, uint64_t begun_ms)
+{
+    if (!alive) return LOOK_MS;
+    if (!is_settled(a, c)) return loop_monotonic_us() / 1000 - begun_ms < SETTLE_MS ? ATTACH_AGAIN_MS : LOOK_MS;
+    return c->doubt ? LOOK_MS : ATTACH_AGAIN_MS;
+}
+
 static void *stay_with(void *user)
 {
     struct watched *w = user;
     struct agent *a = w->agent;
     struct container *c = w->container;
     char path[PATH_MAX], mark[PATH_MAX];
-    uint64_t lost_since_ms = 0;
+    uint64_t lost_since_ms = 0, begun_ms = loop_monotonic_us() / 1000;
     bool orphans_ended = false;
     const struct sidecar sidecar = {.admin = c->pod.admin, .pid = c->process.pid};
     struct ear ear;
@@ -414,7 +422,7 @@ static void *stay_with(void *user)
         }
         if (!alive) note_silence(a, c);
         if (knows) ear_wait(&ear, &sidecar, LOOK_MS);
-        else poll(NULL, 0, alive && is_settled(a, c) && !c->doubt ? ATTACH_AGAIN_MS : LOOK_MS);
+        else poll(NULL, 0, until_next_look(a, c, alive, begun_ms));
     }
     ear_fini(&ear);
     if (!a->stopping) unlink(mark);
