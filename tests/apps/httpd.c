@@ -36,6 +36,7 @@ struct server {
     httpd_handler *handle;
     void *user;
     uint64_t busy_until_us; /* the last work's end; 0: none, or nothing was there to do since */
+    int n; /* the first that are looked at: all behind them are free */
     struct connection connections[HTTPD_CONNECTIONS_MAX];
 };
 
@@ -391,6 +392,7 @@ static void take_connection(struct server *s)
     for (int i = 0; i < HTTPD_CONNECTIONS_MAX; i++)
         if (s->connections[i].fd < 0) {
             s->connections[i].fd = fd;
+            if (i >= s->n) s->n = i + 1;
             return;
         }
     close(fd);
@@ -398,12 +400,14 @@ static void take_connection(struct server *s)
 
 static void turn(struct server *s)
 {
-    struct pollfd polls[HTTPD_CONNECTIONS_MAX + 1] = {{.fd = s->listener, .events = POLLIN}};
+    struct pollfd polls[HTTPD_CONNECTIONS_MAX + 1];
     uint64_t now = now_ms();
     int timeout = -1;
-    for (int i = 0; i < HTTPD_CONNECTIONS_MAX; i++) {
+    while (s->n > 0 && s->connections[s->n - 1].fd < 0) s->n--;
+    polls[0] = (struct pollfd){.fd = s->listener, .events = POLLIN};
+    for (int i = 0; i < s->n; i++) {
         struct connection *c = &s->connections[i];
-        polls[i + 1].fd = c->fd;
+        polls[i + 1] = (struct pollfd){.fd = c->fd};
         /* one that waits for its answer, or does not read its answers, is not read from */
         if (c->state != HOLD && c->out.len < HTTPD_HEAD_MAX) polls[i + 1].events |= POLLIN;
         if (c->out.len > c->sent) polls[i + 1].events |= POLLOUT;
@@ -412,10 +416,10 @@ static void turn(struct server *s)
         int left = c->hold_until > now ? (int)(c->hold_until - now) : 0;
         if (timeout < 0 || left < timeout) timeout = left;
     }
-    if (s->busy_until_us > 0 && timeout != 0 && poll(polls, HTTPD_CONNECTIONS_MAX + 1, 0) == 0) s->busy_until_us = 0;
-    if (poll(polls, HTTPD_CONNECTIONS_MAX + 1, timeout) < 0) return;
+    if (s->busy_until_us > 0 && timeout != 0 && poll(polls, (nfds_t)s->n + 1, 0) == 0) s->busy_until_us = 0;
+    if (poll(polls, (nfds_t)s->n + 1, timeout) < 0) return;
     now = now_ms();
-    for (int i = 0; i < HTTPD_CONNECTIONS_MAX; i++) {
+    for (int i = 0; i < s->n; i++) {
         struct connection *c = &s->connections[i];
         if (c->fd < 0 || polls[i + 1].fd != c->fd) continue;
         if (c->state == HOLD && (polls[i + 1].revents & (POLLERR | POLLHUP)) != 0) drop(c);
