@@ -384,10 +384,9 @@ static void release(struct server *s, struct connection *c)
     if (c->in.len > 0 && !c->close) parse(s, c);
 }
 
-static void take_connection(struct server *s)
+static void take_connection(struct server *s, int fd)
 {
-    int fd = accept4(s->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC), one = 1;
-    if (fd < 0) return;
+    int one = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     for (int i = 0; i < HTTPD_CONNECTIONS_MAX; i++)
         if (s->connections[i].fd < 0) {
@@ -396,6 +395,13 @@ static void take_connection(struct server *s)
             return;
         }
     close(fd);
+}
+
+/* All that wait: a turn may be long. */
+static void take_connections(struct server *s)
+{
+    int fd;
+    while ((fd = accept4(s->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) take_connection(s, fd);
 }
 
 static void turn(struct server *s)
@@ -430,7 +436,7 @@ static void turn(struct server *s)
             parse(s, c);
         if (c->fd >= 0 && c->out.len > 0) transmit(c);
     }
-    if (polls[0].revents != 0) take_connection(s);
+    if (polls[0].revents != 0) take_connections(s);
 }
 
 int httpd_serve(const char *address, httpd_handler *handle, void *user)
