@@ -120,7 +120,7 @@ help:
 	@echo "make bench-follow  events/s that one reader gets from the page cache (about a minute)"
 	@echo "make bench-retention  disk use beside live bytes, many streams trimmed at different rates (2 minutes); ARGS=--quick"
 	@echo "make bench-proxy   the interceptor beside nginx, haproxy and no proxy (about 2 minutes)"
-	@echo "make bench-replicas  three replicas beside one: writes, reads, failover, migration by size of the state (about 5 minutes)"
+	@echo "make bench-replicas  three replicas beside one: writes, reads, failover, migration by size of the state (about 15 minutes)"
 	@echo "make bench-thesis  the measurements of the thesis that CRSC grew out of, beside its figures; ARGS=--full"
 	@echo "make sim     logd and clients in simulated worlds, a seed each: SEEDS=1000, SEED=7 for one again"
 	@echo "make sim-mutants  the seeded faults that the simulator finds"

@@ -53,17 +53,17 @@ bool precopy_another(unsigned most, uint64_t resident, const uint64_t *bytes, un
     return n == 1 || bytes[n - 1] < bytes[n - 2] / 2; /* else it is written about as fast as it is copied */
 }
 
-/* Anonymous memory and shared memory. */
-static uint64_t resident_of(int32_t pid)
+static void add_memory(int32_t pid, struct precopy_memory *m)
 {
     char path[64], line[128];
-    unsigned long long kib, all = 0;
+    unsigned long long kib;
     snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
     FILE *f = fopen(path, "re");
-    while (f != NULL && fgets(line, sizeof line, f) != NULL)
-        if (sscanf(line, "RssAnon: %llu", &kib) == 1 || sscanf(line, "RssShmem: %llu", &kib) == 1) all += kib;
+    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
+        if (sscanf(line, "RssAnon: %llu", &kib) == 1) m->own += (uint64_t)kib * 1024;
+        if (sscanf(line, "RssShmem: %llu", &kib) == 1) m->shared += (uint64_t)kib * 1024;
+    }
     if (f != NULL) fclose(f);
-    return (uint64_t)all * 1024;
 }
 
 /* Appends the children that any thread of the process has. */
@@ -84,16 +84,16 @@ static size_t add_children(int32_t pid, int32_t *all, size_t n)
     return n;
 }
 
-uint64_t precopy_resident(int32_t pid)
+struct precopy_memory precopy_resident(int32_t pid)
 {
     int32_t all[FAMILY_MAX] = {pid};
-    uint64_t bytes = 0;
+    struct precopy_memory m = {0};
     size_t n = 1;
     for (size_t i = 0; i < n; i++) {
-        bytes += resident_of(all[i]);
+        add_memory(all[i], &m);
         n = add_children(all[i], all, n);
     }
-    return bytes;
+    return m;
 }
 
 /* ---- the links ------------------------------------------------------------------------------------------------- */
@@ -266,7 +266,8 @@ static void on_queried(void *user, const struct runc_result *r)
     struct precopy *p = user;
     if (r->status == 0 && r->container == RUNC_RUNNING) {
         p->process = r->process;
-        p->resident = precopy_resident(r->process.pid);
+        struct precopy_memory memory = precopy_resident(r->process.pid);
+        p->resident = memory.shared < PRECOPY_WORTH ? memory.own : 0;
         p->result.cramped = precopy_another(p->most, p->resident, p->result.bytes, 0) && !precopy_fits(p->resident, room_for(p->dir));
         p->stopped = p->stopped || p->result.cramped;
         watch(p);

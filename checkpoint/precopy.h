@@ -33,8 +33,13 @@ bool precopy_fits(uint64_t resident, uint64_t room);
 /* Shall there be another round? `most` of them may be; `resident` bytes of memory the container had; `n` rounds wrote `bytes` each. Pure. Thread: any. */
 bool precopy_another(unsigned most, uint64_t resident, const uint64_t *bytes, unsigned n);
 
-/* Bytes of memory that a process and its descendants have and that a dump would contain: what is not of files. 0: it has ended. Thread: any. */
-uint64_t precopy_resident(int32_t pid);
+/* Bytes of memory that a process and its descendants have and that a dump would contain: what is not of files. Zeros: it has ended. Thread: any.
+ *
+ * CRIU tracks what each has for itself alone; shared memory it writes whole in each round, while all stand still. So with PRECOPY_WORTH of that there are no rounds. */
+struct precopy_memory {
+    uint64_t own, shared;
+};
+struct precopy_memory precopy_resident(int32_t pid);
 
 /* Is a symbolic link of that name, relative to the dump's folder, with that target one of those above? Each round's leads to an earlier one: whoever follows
  * them comes to an end. Pure. Thread: any. */

@@ -280,6 +280,13 @@ static bool id_valid(const char *id)
     return len > 0 && len < RUNC_ID_MAX && strchr(first, id[0]) != NULL && strspn(id, all) == len;
 }
 
+/* The log of a dump tells runc_cut() of the container that was dumped: one that begins is another one, with an id that may have been used before. */
+static void forget_dump(const struct command *c)
+{
+    char path[PATH_MAX];
+    if (snprintf(path, sizeof path, "%s/%s.criu/dump.log", c->runc->work, c->id) < (int)sizeof path) unlink(path);
+}
+
 static int prepare(struct runc *r, enum kind kind, const char *id, runc_cb cb, void *user, struct command **ret_command, struct error *e)
 {
     if (r->closing) return error_set(e, ERROR_CANCELED, "no more containers' commands: closing");
@@ -303,6 +310,7 @@ static int prepare(struct runc *r, enum kind kind, const char *id, runc_cb cb, v
         free(c);
         return rc;
     }
+    if (kind == KIND_RUN || kind == KIND_RESTORE) forget_dump(c);
     unlink(c->log);
     unlink(c->pid_file);
     if (*criu_log != '\0') unlink(c->criu);

@@ -99,11 +99,16 @@ bool runc_report_criu_ended(const char *log_path)
     return done || runc_report_criu_failed(log_path);
 }
 
+/* Many lines may follow that one: all of the log is looked at. */
 bool runc_report_criu_let_go(const char *log_path)
 {
-    char *log = read_tail(log_path);
-    bool let_go = log != NULL && strstr(log, "Pre-dumping tasks' memory") != NULL;
-    free(log);
+    bool let_go = false;
+    char *line = NULL;
+    size_t cap = 0;
+    FILE *f = fopen(log_path, "re");
+    while (f != NULL && !let_go && getline(&line, &cap, f) >= 0) let_go = strstr(line, "Pre-dumping tasks' memory") != NULL;
+    free(line);
+    if (f != NULL) fclose(f);
     return let_go;
 }
 

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -81,8 +82,13 @@ static void resident(void **state)
     int ready[2];
     char byte;
     assert_int_equal(pipe(ready), 0);
-    uint64_t before = precopy_resident(getpid());
-    assert_true(before > 0 && before < UINT64_C(1) << 40);
+    struct precopy_memory before = precopy_resident(getpid());
+    assert_true(before.own > 0 && before.own < UINT64_C(1) << 40);
+    volatile char *shared = mmap(NULL, BIG, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(shared, MAP_FAILED);
+    for (size_t i = 0; i < BIG; i += 512) shared[i] = 1;
+    assert_true(precopy_resident(getpid()).shared >= before.shared + BIG);
+    munmap((void *)(uintptr_t)shared, BIG);
     pid_t pid = fork();
     if (pid == 0) {
         if (fork() == 0) {
@@ -97,10 +103,10 @@ static void resident(void **state)
         _exit(0);
     }
     assert_int_equal(read(ready[0], &byte, 1), 1);
-    assert_true(precopy_resident(pid) >= BIG);
+    assert_true(precopy_resident(pid).own >= BIG);
     kill(pid, SIGKILL);
     assert_int_equal(waitpid(pid, NULL, 0), pid);
-    assert_int_equal(precopy_resident(pid), 0);
+    assert_int_equal(precopy_resident(pid).own, 0);
     close(ready[0]);
     close(ready[1]);
 }

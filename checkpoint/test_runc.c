@@ -64,7 +64,7 @@ static const char criu_script[] =
     "[ -e $here/criu-cut ] && kill -9 $$\n"
     "[ -e $here/criu-refuses ] && { echo '(0.2) Error (criu/x.c:1): not today' >>$log; echo '(0.3) Error (criu/cr-dump.c:1): Pre-dumping FAILED.' >>$log; exit 1; }\n"
     "[ -e $here/criu-hangs ] && { sleep 600 & echo $! >$here/grandchild; wait; }\n"
-    "echo \"(0.2) Pre-dumping tasks' memory\" >>$log\n"
+    "echo \"(0.2) Pre-dumping tasks' memory\" >>$log; head -c 400000 /dev/zero | tr '\\0' p | fold >>$log\n" /* a line for each piece of it */
     "[ -e $here/criu-cut-late ] && kill -9 $$\n"
     "head -c 5000000 /dev/zero >$5/pages-1.img\n"
     "echo '(0.3) Pre-dumping finished successfully' >>$log\n";

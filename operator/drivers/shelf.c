@@ -11,7 +11,7 @@
 
 #include "checkpoint/tree.h"
 
-#define UNPACK_MAX (UINT64_C(64) << 30) /* bytes of a dump */
+#define UNPACK_MAX (UINT64_C(256) << 30) /* bytes of a dump, with its rounds of pre-copy */
 
 static const char partial[] = ".partial"; /* of an image that is being packed */
 

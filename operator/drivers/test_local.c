@@ -485,7 +485,7 @@ static void a_dump_is_built_upon_rounds(void **state)
     done(driver->ops->restore(driver, driver, "c1", digest, 120, on_outcome, NULL, NULL), 0);
     assert_int_equal(instance()->offset, 120);
     write_text(at("sizes"), "20000000\n9000000\n5000000\n1000000\n", 0644); /* the third is not much less */
-    for (int i = 0; i < 9000 && precopy_resident(pid_of_instance()) < PRECOPY_WORTH; i++) usleep(10000);
+    for (int i = 0; i < 9000 && precopy_resident(pid_of_instance()).own < PRECOPY_WORTH; i++) usleep(10000);
     precopy("c2", 0);
     assert_int_equal(last.rounds, 3);
     done(driver->ops->discard(driver, "c2", on_outcome, NULL, NULL), 0); /* the drain failed, say */

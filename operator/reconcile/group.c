@@ -34,9 +34,12 @@ static size_t oldest_turn(const struct group_replica *all, size_t n, uint64_t no
 /* Would a dump of one that serves be felt, where a standby's would not, or another one's later? */
 static bool better_wait(const struct group_replica *all, size_t n)
 {
-    for (size_t i = 0; i < n; i++)
+    unsigned here = 0;
+    for (size_t i = 0; i < n; i++) {
         if (all[i].shared && all[i].standby && all[i].caught_up) return true;
-    return n > 1 && count_serving(all, n) < 2;
+        here += !all[i].away;
+    }
+    return here > 1 && count_serving(all, n) < 2;
 }
 
 static bool standby_ready(const struct group_replica *all, size_t n)

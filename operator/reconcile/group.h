@@ -5,7 +5,7 @@
  *
  *   turn   one replica at a time may begin a checkpoint: the one whose last turn is the longest ago, of those that are `ready`. While another
  *          one serves (or it is a standby itself) that is at once when the interval is over. One that serves is not taken while a standby is
- *          caught up, or if its dump would leave nobody to serve: only after GROUP_PATIENCE intervals in which no other one could be taken, as a
+ *          caught up, or if its dump would leave nobody to serve while there are others here: only after GROUP_PATIENCE intervals in which no other one could be taken, as a
  *          standby that is gone for long must not mean that there are no checkpoints.
  *   roles  with `standbys` > 0: so many take no clients. When fewer than the others serve, a ready standby is promoted at once, of several the one that
  *          clients wait for the least, and are the likeliest to keep: see group_replica.refused to .up_us; when there are

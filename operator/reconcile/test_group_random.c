@@ -315,6 +315,22 @@ static void test_order(void **state)
     assert_int_equal(group_turn(&g, all, 3, patience), 3);
 }
 
+/* A spare is nobody to wait for: the one app is dumped at each interval, as if there were no place to move it to. */
+static void test_spare(void **state)
+{
+    struct group g;
+    (void)state;
+    group_init(&g, &(struct group_policy){.spares = true, .interval_us = SECOND});
+    struct group_replica all[2] = {{.known = true, .shared = true, .reachable = true, .serving = true, .caught_up = true, .ready = true},
+                                   {.known = true, .shared = true, .reachable = true, .standby = true, .away = true}};
+    for (uint64_t now = SECOND; now < 5 * (uint64_t)SECOND; now += SECOND) {
+        assert_int_equal(group_turn(&g, all, 2, now), 0);
+        group_began(&g, &all[0], now);
+    }
+    all[1].away = false; /* it is begun, and follows soon: now it is worth the wait */
+    assert_int_equal(group_turn(&g, all, 2, 5 * (uint64_t)SECOND), 2);
+}
+
 /* A promotion waits for no step back that is on its way, and one that is being dumped comes last. */
 static void test_promotion(void **state)
 {
@@ -386,6 +402,6 @@ int main(int argc, char **argv)
 {
     if (argc > 1) first_seed = strtoull(argv[1], NULL, 10);
     if (argc > 2) n_seeds = strtoull(argv[2], NULL, 10);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random), cmocka_unit_test(test_order), cmocka_unit_test(test_promotion), cmocka_unit_test(test_best)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random), cmocka_unit_test(test_order), cmocka_unit_test(test_spare), cmocka_unit_test(test_promotion), cmocka_unit_test(test_best)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

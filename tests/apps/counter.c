@@ -11,7 +11,9 @@
  *   GET  /blob?bytes=N    N bytes (up to 64 MiB); GET /chunked?n=N: N chunks of a line each; GET /slow?ms=N
  *   POST /echo            answers the request's body; GET /head: the request's line and headers as they came
  *
- * Options: --listen 127.0.0.1:PORT, --restore FILE, --version WORD (answers to /add say "version":"WORD", as a newer version of an app might). Linked statically, so that it runs in an empty container. */
+ * Options: --listen 127.0.0.1:PORT, --restore FILE, --version WORD (answers to /add say "version":"WORD", as a newer version of an app might), --work-us W (each request, read or
+ * write, takes W microseconds in which nothing else is done, and no processor is used: an app that is itself the limit), --ballast-mb N (N MB of
+ * memory, every page different: a state of that size). Linked statically, so that it runs in an empty container. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +30,7 @@ struct counter {
     char last[ID_MAX];
     uint64_t count, replays;
     const char *version; /* NULL: answers do not say */
+    uint64_t work_us;    /* each request takes */
 };
 
 static uint64_t number(const struct httpd_request *r, const char *name, uint64_t most)
@@ -124,6 +127,21 @@ static void fill(struct httpd_text *t, size_t bytes)
     }
 }
 
+static int load(size_t mb)
+{
+    size_t words = mb * ((1 << 20) / sizeof(uint64_t));
+    uint64_t *ballast = malloc(words * sizeof *ballast), x = 88172645463325252;
+    if (ballast == NULL) return -1;
+    for (size_t i = 0; i < words; i++) {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        ballast[i] = x;
+    }
+    __asm__ volatile("" : : "r"(ballast) : "memory"); /* it is the state of somebody who reads it later, for all that the compiler knows */
+    return 0;
+}
+
 static void handle_get(struct counter *c, const struct httpd_request *r, struct httpd_answer *a)
 {
     if (strcmp(r->path, "/list") == 0) {
@@ -178,6 +196,7 @@ static void handle(void *user, const struct httpd_request *r, struct httpd_answe
 {
     struct counter *c = user;
     char value[64];
+    a->work_us = c->work_us;
     if (httpd_header(r, "Crsc-Replay", value, sizeof value)) c->replays++;
     if (strcmp(r->method, "GET") == 0 || strcmp(r->method, "HEAD") == 0) {
         handle_get(c, r, a);
@@ -197,6 +216,10 @@ int main(int argc, char **argv)
             listen = argv[i + 1];
         } else if (strcmp(argv[i], "--version") == 0) {
             counter.version = argv[i + 1];
+        } else if (strcmp(argv[i], "--ballast-mb") == 0) {
+            if (load(strtoull(argv[i + 1], NULL, 10)) != 0) return 1;
+        } else if (strcmp(argv[i], "--work-us") == 0) {
+            counter.work_us = strtoull(argv[i + 1], NULL, 10);
         } else if (strcmp(argv[i], "--restore") != 0) {
             fprintf(stderr, "counter: unknown option %s\n", argv[i]);
             return 2;

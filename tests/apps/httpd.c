@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -27,12 +28,15 @@ struct connection {
     uint64_t hold_until;    /* HOLD: `held` joins `out` then */
     struct httpd_text held;
     bool close, keep_alive;
+    bool worked;            /* on its last request: the next one of this connection, if it is here, has to wait for those of the others */
 };
 
 struct server {
     int listener;
     httpd_handler *handle;
     void *user;
+    uint64_t busy_until_us; /* the last work's end; 0: none, or nothing was there to do since */
+    int n; /* the first that are looked at: all behind them are free */
     struct connection connections[HTTPD_CONNECTIONS_MAX];
 };
 
@@ -180,6 +184,22 @@ static bool request_line(const struct connection *c, char **ret_method, char **r
     return true;
 }
 
+static uint64_t now_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
+
+/* Takes time and no processor. Begins when it came, or else when the work before it was due to be done: that this process was woken late, because others have
+ * the processors, is not part of the work. So never more than one in `us`, and as many when one always waits. */
+static void work(struct server *s, uint64_t us)
+{
+    s->busy_until_us = (s->busy_until_us > 0 ? s->busy_until_us : now_us()) + us;
+    struct timespec until = {.tv_sec = (time_t)(s->busy_until_us / 1000000), .tv_nsec = (long)(s->busy_until_us % 1000000) * 1000};
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) == EINTR) {}
+}
+
 static void answer(struct server *s, struct connection *c)
 {
     char *method, *target;
@@ -193,6 +213,8 @@ static void answer(struct server *s, struct connection *c)
         r.query = query + 1;
     }
     s->handle(s->user, &r, &a);
+    c->worked = a.work_us > 0;
+    if (c->worked) work(s, a.work_us);
     render(a.delay_ms > 0 ? &c->held : &c->out, &a, c->keep_alive, strcmp(method, "HEAD") != 0);
     c->state = a.delay_ms > 0 ? HOLD : READ_HEAD;
     c->hold_until = now_ms() + a.delay_ms;
@@ -304,7 +326,8 @@ static int step(struct server *s, struct connection *c)
 static void parse(struct server *s, struct connection *c)
 {
     int rv = 1;
-    while (rv > 0 && !c->close && c->state != HOLD) rv = step(s, c);
+    c->worked = false;
+    while (rv > 0 && !c->close && c->state != HOLD && !c->worked) rv = step(s, c);
     if (rv < 0) refuse(c, -rv);
     memmove(c->in.at, c->in.at + c->taken, c->in.len - c->taken);
     c->in.len -= c->taken;
@@ -361,45 +384,59 @@ static void release(struct server *s, struct connection *c)
     if (c->in.len > 0 && !c->close) parse(s, c);
 }
 
-static void take_connection(struct server *s)
+static void take_connection(struct server *s, int fd)
 {
-    int fd = accept4(s->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC), one = 1;
-    if (fd < 0) return;
+    int one = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     for (int i = 0; i < HTTPD_CONNECTIONS_MAX; i++)
         if (s->connections[i].fd < 0) {
             s->connections[i].fd = fd;
+            if (i >= s->n) s->n = i + 1;
             return;
         }
     close(fd);
 }
 
+/* All that wait: a turn may be long. */
+static void take_connections(struct server *s)
+{
+    int fd;
+    while ((fd = accept4(s->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) take_connection(s, fd);
+}
+
 static void turn(struct server *s)
 {
-    struct pollfd polls[HTTPD_CONNECTIONS_MAX + 1] = {{.fd = s->listener, .events = POLLIN}};
+    struct pollfd polls[HTTPD_CONNECTIONS_MAX + 1];
     uint64_t now = now_ms();
     int timeout = -1;
-    for (int i = 0; i < HTTPD_CONNECTIONS_MAX; i++) {
+    while (s->n > 0 && s->connections[s->n - 1].fd < 0) s->n--;
+    polls[0] = (struct pollfd){.fd = s->listener, .events = POLLIN};
+    for (int i = 0; i < s->n; i++) {
         struct connection *c = &s->connections[i];
-        polls[i + 1].fd = c->fd;
+        polls[i + 1] = (struct pollfd){.fd = c->fd};
         /* one that waits for its answer, or does not read its answers, is not read from */
         if (c->state != HOLD && c->out.len < HTTPD_HEAD_MAX) polls[i + 1].events |= POLLIN;
         if (c->out.len > c->sent) polls[i + 1].events |= POLLOUT;
+        if (c->fd >= 0 && c->worked && c->in.len > 0) timeout = 0; /* perhaps a whole request */
         if (c->fd < 0 || c->state != HOLD) continue;
         int left = c->hold_until > now ? (int)(c->hold_until - now) : 0;
         if (timeout < 0 || left < timeout) timeout = left;
     }
-    if (poll(polls, HTTPD_CONNECTIONS_MAX + 1, timeout) < 0) return;
+    if (s->busy_until_us > 0 && timeout != 0 && poll(polls, (nfds_t)s->n + 1, 0) == 0) s->busy_until_us = 0;
+    if (poll(polls, (nfds_t)s->n + 1, timeout) < 0) return;
     now = now_ms();
-    for (int i = 0; i < HTTPD_CONNECTIONS_MAX; i++) {
+    for (int i = 0; i < s->n; i++) {
         struct connection *c = &s->connections[i];
         if (c->fd < 0 || polls[i + 1].fd != c->fd) continue;
         if (c->state == HOLD && (polls[i + 1].revents & (POLLERR | POLLHUP)) != 0) drop(c);
         if (c->fd >= 0 && c->state == HOLD && now >= c->hold_until) release(s, c);
-        if (c->fd >= 0 && c->state != HOLD && (polls[i + 1].revents & (POLLIN | POLLERR | POLLHUP)) != 0) receive(s, c);
+        if (c->fd >= 0 && c->state != HOLD && (polls[i + 1].revents & (POLLIN | POLLERR | POLLHUP)) != 0)
+            receive(s, c);
+        else if (c->fd >= 0 && c->worked && c->in.len > 0)
+            parse(s, c);
         if (c->fd >= 0 && c->out.len > 0) transmit(c);
     }
-    if (polls[0].revents != 0) take_connection(s);
+    if (polls[0].revents != 0) take_connections(s);
 }
 
 int httpd_serve(const char *address, httpd_handler *handle, void *user)
@@ -417,6 +454,7 @@ int httpd_serve(const char *address, httpd_handler *handle, void *user)
     s = (struct server){.handle = handle, .user = user};
     for (int i = 0; i < HTTPD_CONNECTIONS_MAX; i++) s.connections[i].fd = -1;
     signal(SIGPIPE, SIG_IGN);
+    prctl(PR_SET_TIMERSLACK, 1UL); /* 50 microseconds otherwise */
     s.listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (s.listener < 0 || setsockopt(s.listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) != 0
         || bind(s.listener, (struct sockaddr *)&to, sizeof to) != 0 || listen(s.listener, 128) != 0) {

@@ -34,6 +34,7 @@ struct httpd_answer {
     struct httpd_text body;
     size_t chunk;       /* > 0: sent chunked, in pieces of this many bytes */
     uint64_t delay_ms;  /* the answer leaves that much later; other connections go on */
+    uint64_t work_us;   /* the server is busy with it for that long, and uses no processor: it sleeps, the answer leaves, and the next connection has its turn */
 };
 
 typedef void httpd_handler(void *user, const struct httpd_request *request, struct httpd_answer *answer);

@@ -17,8 +17,8 @@ STREAM = "test/default/workload/counter"
 class Front:
     """The interceptor, the app, and the part of the operator."""
 
-    def __init__(self, bench, cluster, flags=(), stream=STREAM):
-        self.bench, self.cluster, self.stream = bench, cluster, stream
+    def __init__(self, bench, cluster, flags=(), stream=STREAM, app_flags=()):
+        self.bench, self.cluster, self.stream, self.app_flags = bench, cluster, stream, app_flags
         self.port, self.admin_port, self.app_port = free_ports(3)
         self.flags = flags
         self.started = 0
@@ -57,7 +57,7 @@ class Front:
     def start_app(self, attach=True):
         offset, path = self.saved
         self.started += 1
-        argv = ["counter", "--listen", f"127.0.0.1:{self.app_port}"] + (["--restore", path] if path else [])
+        argv = ["counter", "--listen", f"127.0.0.1:{self.app_port}", *self.app_flags] + (["--restore", path] if path else [])
         self.app = self.bench.spawn("counter", argv)
 
         def answers():

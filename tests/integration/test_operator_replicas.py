@@ -63,7 +63,7 @@ class Replica:
 
     def make_bundle(self):
         done = subprocess.run([os.path.join(ROOT, "scripts", "make-bundle"), "--binary", self.group.bench.build.path("counter"), "--out", self.bundle,
-                               "--", "/counter", "--listen", f"0.0.0.0:{APP}"],
+                               "--", "/counter", "--listen", f"0.0.0.0:{APP}", *self.group.app_flags],
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         check(done.returncode == 0, "the bundle: %s", done.stdout)
         path = os.path.join(self.bundle, "config.json")
@@ -134,11 +134,11 @@ class Replica:
 
 
 class Group:
-    def __init__(self, bench, n=3, standbys=0, interval="700ms", spares=0):
+    def __init__(self, bench, n=3, standbys=0, interval="700ms", spares=0, app_flags=()):
         why = containers_work() or criu_works()[1] or (None if shutil.which("ip") else "there is no ip(8)")
         if why:
             raise Skip(why)
-        self.bench, self.interval = bench, interval
+        self.bench, self.interval, self.app_flags = bench, interval, app_flags
         self.state = bench.path("operator")
         self.runc_root = os.path.join(self.state, "runc")
         bench.runc_roots.append(self.runc_root)
@@ -230,14 +230,14 @@ class Group:
         check(newest["restores"] == found[-1:] and newest["availability"] == found[-1]["availability"], "%s", newest)
         return found
 
-    def next_checkpoint(self):
+    def next_checkpoint(self, timeout=60):
         """The first that is begun from now on, when it is valid."""
         now = time.time() * 1e6
 
         def look():
             begun = {s["id"]: s["started_us"] for s in self.snapshots()}
             return next((e for e in self.said("checkpoint valid") if begun.get(e["snapshot"], 0) > now), None)
-        return wait_until("another checkpoint", look, 60, 0.05)
+        return wait_until("another checkpoint", look, timeout, 0.05)
 
     def check_checkpoints(self):
         """One at a time, and no more kept than `retain` and what each replica runs from."""

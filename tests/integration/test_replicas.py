@@ -18,8 +18,8 @@ class Replica(Front):
     """One of several: interceptor, app, and the part of the operator. Its checkpoints are everybody's."""
 
     def __init__(self, bench, cluster, name, shelf, flags=(), stream=STREAM, app_flags=()):
-        self.name, self.shelf, self.app_flags = name, shelf, app_flags
-        super().__init__(bench, cluster, flags, stream)
+        self.name, self.shelf = name, shelf
+        super().__init__(bench, cluster, flags, stream, app_flags)
 
     @property
     def where(self):
