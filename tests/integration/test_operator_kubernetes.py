@@ -246,6 +246,12 @@ class World:
         self.agent = self.agents[0]
         return self
 
+    def add_node(self, name, address):
+        """And the operator knows: a pod on a node that is not there would be taken for one on a lost node."""
+        start = len(self.operator.events())
+        self.kube.put("nodes", node(name, address=address), "")
+        self.operator.wait_for("a node is there", start=start, node=name)
+
     def bundle(self):
         """Whom the API server would believe to be the webhook; None as long as nobody has said so."""
         return self.kube.get("mutatingwebhookconfigurations", "crsc-webhook", "")["webhooks"][0]["clientConfig"].get("caBundle")
@@ -919,7 +925,7 @@ def test_standby(bench, rng):
 
         # a node goes silent, of which Kubernetes says nothing yet: its pod is ready, and its role another one's
         lost, spare = min(roles(w)["serving"]), lost
-        w.kube.put("nodes", node("n3", address="127.0.0.9"), "")
+        w.add_node("n3", "127.0.0.9")
         begun = time.monotonic()
         w.kube.change("pods", lost, {"spec": {"nodeName": "n3"}})
         wait_until("the standby takes over", lambda: spare in roles(w)["serving"] and lost in roles(w)["standby"], 30)
@@ -1420,7 +1426,7 @@ def test_asked_while_wanted(bench, rng):
         w.kube.delete("nodes", "n3", "")
         asked_no_more("n3", w.agents[2], start, while_first_is_asked)
         wait_until("its pod is removed", lambda: w.kube.get("pods", "counter-3") is None)
-        w.kube.put("nodes", node("n3", address="127.0.0.3"), "")
+        w.add_node("n3", "127.0.0.3")
         w.admit("counter-4", "n3")
         asked(w.agents[2])
 

@@ -316,7 +316,10 @@ void agents_node(struct agents *a, const char *name, const char *address)
     if (strcmp(n->address, address) == 0) return;
     forget(n);
     snprintf(n->address, sizeof n->address, "%s", address);
-    if (address[0] != '\0') return;
+    if (address[0] != '\0') {
+        log_debug("a node is there", "node=%s address=%s", name, address);
+        return;
+    }
     log_debug("an agent is asked no more", "node=%s reason=its node is gone", name);
     HASH_DEL(a->nodes, n);
     free(n);
