@@ -244,7 +244,7 @@ static void on_end(uv_poll_t *handle, int status, int events)
     (void)status;
     (void)events;
     uv_poll_stop(handle);
-    p->stopped = true;
+    p->stopped = p->result.ended = true;
     runc_end_predump(p->runc, p->id);
 }
 

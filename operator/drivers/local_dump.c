@@ -18,7 +18,7 @@ static void on_precopied(void *user, const struct precopy_result *result)
     o->rounds = result->rounds;
     for (unsigned i = 0; i < result->rounds; i++) o->round_bytes += result->bytes[i];
     o->lost = result->harmed;
-    if (result->futile || result->status != 0) {
+    if (result->futile || (result->status != 0 && !result->ended)) {
         l->rest = PRECOPY_REST;
         log_info("copied ahead for nothing: the next dumps are plain", "workload=%s snapshot=%s dumps=%u reason=%s", l->name, l->call.snapshot, l->rest,
                  result->futile ? "the app writes as much meanwhile" : result->error.text);

@@ -587,7 +587,11 @@ static void a_round_ends_with_the_app(void **state)
     assert_int_equal(last.rounds, 0);
     assert_int_equal(instance()->state, WORLD_APP_EXITED);
     assert_false(there("state/app/dumps/c1"));
+    assert_int_equal(unlink(at("round-hangs")) | unlink(at("full")), 0);
     start();
+    for (int i = 0; i < 9000 && !there("full"); i++) usleep(10000);
+    precopy("c2", 0); /* it was not the round's fault */
+    assert_int_equal(last.rounds, 2);
 }
 
 static void a_container_of_somebody_elses_can_be_adopted(void **state)
