@@ -1299,6 +1299,17 @@ def test_lost_node_and_crash_loop(bench, rng):
         wait_until("the pod of the lost node is removed", lambda: w.kube.get("pods", "counter-1") is None)
         wait_until("an event tells of it", lambda: any(e["reason"] == "NodeLost" for e in w.kube.all("events")))
         w.kube.put("nodes", node("n1"), "")
+
+        # a node of which nobody has told yet: who was scheduled a moment ago (here: in an hour, as --node-grace is 0) is not lost
+        pod = w.admitted("counter-new", "n7")
+        pod["status"]["conditions"].append({"type": "PodScheduled", "status": "True",
+                                            "lastTransitionTime": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))})
+        before = looks_at(w, "default/deployment/counter")
+        w.kube.put("pods", pod)
+        wait_until("the operator has looked at it", lambda: looks_at(w, "default/deployment/counter") > before + 2)
+        check(w.kube.get("pods", "counter-new"), "a pod on a node that is new was taken for lost")
+        w.kube.change("pods", "counter-new", {"status": {"conditions": [{"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}})
+        wait_until("the pod of a node that is not there is removed", lambda: w.kube.get("pods", "counter-new") is None)
         for death in range(3):
             name = f"counter-{death + 2}"
             pod = w.admit(name, "n2")

@@ -121,6 +121,14 @@ bool view_node_lost(const struct caches *c, const char *node, uint64_t now_ms)
     return since != 0 && now_ms >= since + c->node_grace_ms;
 }
 
+/* A node may be as new as its pod, and its watch a moment behind that of the pods: who was scheduled just now is not lost for that. */
+static bool pod_lost(const struct caches *c, yyjson_val *o, const char *node, uint64_t now_ms)
+{
+    uint64_t since = object_time_ms(object_text(object_condition(o, "PodScheduled"), "lastTransitionTime"));
+    bool unknown = kube_watch_get(c->nodes, "", node) == NULL;
+    return view_node_lost(c, node, now_ms) && !(unknown && since != 0 && now_ms < since + c->node_grace_ms);
+}
+
 /* The kubelet's pause before a restart: 10 s, doubled with each, at most 5 minutes, from the end of the last run. */
 static void read_backoff(yyjson_val *status, uint64_t now_ms, struct protect_pod *p)
 {
@@ -207,7 +215,7 @@ static void read_pod(struct view *v, const struct caches *c, yyjson_val *o, uint
     COPY(names->revision, "%s", revision);
     while (p->revision < v->world.n_pods - 1 && strcmp(v->pods[p->revision].revision, revision) != 0) p->revision++;
     p->terminating = object_deleting(o);
-    p->node_lost = view_node_lost(c, names->node, v->world.now_ms);
+    p->node_lost = pod_lost(c, o, names->node, v->world.now_ms);
     p->agent = names->node[0] != '\0' && agents_answers(c->agents, names->node);
     p->silent = names->node[0] != '\0' && agents_lost(c->agents, names->node);
     yyjson_val *status = object_named(object_get(o, "status.containerStatuses"), names->container);
