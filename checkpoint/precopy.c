@@ -170,7 +170,9 @@ static void fail(struct precopy *p, int status, const struct error *e, const cha
     p->result.status = status;
     p->result.error = *e;
     snprintf(p->detail, sizeof p->detail, "%s", detail);
-    drop(p);
+    p->result.rounds = 0;
+    if (p->result.ended) finish(p); /* there will be no dump, and somebody waits for a new app */
+    else drop(p);
 }
 
 static void round_path(const struct precopy *p, unsigned number, char path[PATH_MAX])

@@ -58,7 +58,8 @@ struct precopy_result {
     int status;                         /* of a round that failed, or of what removes it; 0: none did */
     struct error error;
     const char *detail;                 /* more lines for a log; until the callback returns */
-    bool ended;                         /* the container's first process did, meanwhile: no wonder that a round failed */
+    bool ended;                         /* the container's first process did, meanwhile: no wonder that a round failed. What there is of
+                                           them is left, to be removed with the dump that will not be */
     bool harmed;                        /* CRIU was cut in the midst of that round: treat the container as after a dump that was */
     uint64_t elapsed_us;
 };

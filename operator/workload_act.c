@@ -72,7 +72,7 @@ static void on_driver_done(void *user, const struct driver_outcome *outcome)
     f->result.lost = outcome->lost;
     f->result.tried = outcome->tried;
     workload_tell_failed(f, outcome->detail);
-    finish_failed(f, f->action.lane == RECONCILE_LANE_APP);
+    finish_failed(f, f->action.lane == RECONCILE_LANE_APP && act != RECONCILE_PRECOPY); /* a copy changes nothing, and the app may just have ended */
 }
 
 static bool was_refused(int status)

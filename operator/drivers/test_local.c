@@ -586,7 +586,9 @@ static void a_round_ends_with_the_app(void **state)
     while (called == before || changes == 0) uv_run(&loop, UV_RUN_ONCE);
     assert_int_equal(last.rounds, 0);
     assert_int_equal(instance()->state, WORLD_APP_EXITED);
-    assert_false(there("state/app/dumps/c1"));
+    assert_true(driver->ops->has(driver, "c1"));
+    done(driver->ops->discard(driver, "c1", on_outcome, NULL, NULL), 0);
+    assert_false(driver->ops->has(driver, "c1") || there("state/app/dumps/c1"));
     assert_int_equal(unlink(at("round-hangs")) | unlink(at("full")), 0);
     start();
     for (int i = 0; i < 9000 && !there("full"); i++) usleep(10000);
