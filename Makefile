@@ -130,6 +130,7 @@ help:
 	@echo "make cluster-test  two real Kubernetes nodes, built from Go modules once (20 minutes): pods, nodes, agents killed; TESTS=lost_node for one"
 	@echo "make images     container images of everything, as OCI archives in build/images"
 	@echo "make powerloss  a disk that forgets what was not synced, cut again and again; CUTS=1000"
+	@echo "make precopy  checkpoints with pre-copy, in a machine of QEMU's whose kernel tracks written pages; MB=500"
 	@echo "make coverage   lines that the unit tests run, by module; ARGS=--lines for those of the cores that they do not"
 	@echo "make fuzz    libFuzzer on every decoder; SECONDS=600 each, FUZZ=fuzz-frame for one"
 	@echo "make asan    build with AddressSanitizer and UBSan into build/asan"
