@@ -416,7 +416,7 @@ static void *stay_with(void *user)
         if (c->found && !alive) break;
         aftermath_sweep(a, c);
         bool knows = alive && look(a, c, &lost_since_ms);
-        if (knows && !orphans_ended) {
+        if ((knows || !alive) && !orphans_ended) { /* not before it serves: nobody is kept waiting; one that ended has nobody who waits */
             aside(a, c, end_orphans);
             orphans_ended = true;
         }
