@@ -40,7 +40,7 @@ static void on_copied(void *user, const struct precopy_result *r)
     memcpy(d->outcome.round_bytes, r->bytes, sizeof r->bytes);
     memcpy(d->parent, r->parent, sizeof d->parent);
     d->outcome.harmed = r->harmed;
-    d->outcome.futile = r->futile || (r->status != 0 && !r->ended);
+    d->outcome.futile = precopy_in_vain(r);
     if (r->cramped) log_info("no pre-copy: there is not room enough on the disk", "container=%s", d->id);
     if (r->status == 0) return;
     log_warn("a round of pre-copy failed: the dump is a plain one", "container=%s reason=%s detail=%s", d->id, r->error.text, r->detail);

@@ -31,8 +31,7 @@ struct layer {
 
 static enum error_code code_of(int errno_value)
 {
-    if (errno_value == ENOSPC || errno_value == EDQUOT) return ERROR_NOSPACE;
-    return errno_value == ENOMEM ? ERROR_NOMEM : ERROR_IO;
+    return errno_value == ENOMEM ? ERROR_NOMEM : file_error_code(errno_value);
 }
 
 /* A failure is only noted: libarchive would lose its buffer for good if it were told. Whoever adds to the archive asks for it. */

@@ -191,7 +191,7 @@ static int extract_file(struct archive *a, const char *path, uint64_t *budget, s
         else if (at != expected) rc = error_set(e, ERROR_INVALID, "the image has a sparse file");
         else if (len > *budget) rc = error_set(e, ERROR_TOO_LARGE, "the image has more content than may be");
         int failed = rc == 0 ? -file_write(fd, data, len) : 0;
-        if (failed != 0) rc = error_errno(e, failed == ENOSPC || failed == EDQUOT ? ERROR_NOSPACE : ERROR_IO, failed, "%s", path);
+        if (failed != 0) rc = error_errno(e, file_error_code(failed), failed, "%s", path);
         if (rc == 0) {
             expected += (la_int64_t)len;
             *budget -= len;

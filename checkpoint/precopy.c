@@ -53,6 +53,11 @@ bool precopy_another(unsigned most, uint64_t resident, const uint64_t *bytes, un
     return n == 1 || bytes[n - 1] < bytes[n - 2] / 2; /* else it is written about as fast as it is copied */
 }
 
+bool precopy_in_vain(const struct precopy_result *r)
+{
+    return r->futile || (r->status != 0 && !r->ended);
+}
+
 static void add_memory(int32_t pid, struct precopy_memory *m)
 {
     char path[64], line[128];

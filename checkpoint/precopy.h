@@ -64,6 +64,9 @@ struct precopy_result {
     uint64_t elapsed_us;
 };
 
+/* Were there rounds for nothing, so that the next PRECOPY_REST dumps should do without? Pure. Thread: any. */
+bool precopy_in_vain(const struct precopy_result *r);
+
 typedef void precopy_cb(void *user, const struct precopy_result *result);
 
 struct precopy;

@@ -438,6 +438,20 @@ static char *work_folder(const struct command *c, char path[PATH_MAX])
     return path;
 }
 
+/* prepare(), and the folders of a command by CRIU: the one that a dump goes to (`image_dir`; NULL: it is there), and CRIU's work folder. */
+static int prepare_criu(struct runc *r, enum kind kind, const char *id, const char *image_dir, const char *parent, runc_cb cb, void *user,
+    struct command **ret_command, char folder[PATH_MAX], struct error *e)
+{
+    struct command *c;
+    int rc = prepare(r, kind, id, cb, user, &c, e);
+    if (rc != 0) return rc;
+    if (image_dir != NULL) rc = make_image_dir(image_dir, parent, e);
+    if (rc == 0) rc = tree_make(work_folder(c, folder), e);
+    if (rc != 0) free(c);
+    else *ret_command = c;
+    return rc;
+}
+
 int runc_predump(struct runc *r, const char *id, const struct process *init, const char *image_dir, const char *parent, runc_cb cb, void *user,
     struct error *e)
 {
@@ -445,14 +459,8 @@ int runc_predump(struct runc *r, const char *id, const struct process *init, con
     char folder[PATH_MAX], pid[16];
     int rc = check_absolute(image_dir, "the folder of a dump", e);
     if (rc == 0 && !process_alive(init)) rc = error_set(e, ERROR_CONFLICT, "the process of %.100s has ended", id);
-    if (rc == 0) rc = prepare(r, KIND_PREDUMP, id, cb, user, &c, e);
+    if (rc == 0) rc = prepare_criu(r, KIND_PREDUMP, id, image_dir, NULL, cb, user, &c, folder, e);
     if (rc != 0) return rc;
-    rc = make_image_dir(image_dir, NULL, e);
-    if (rc == 0) rc = tree_make(work_folder(c, folder), e);
-    if (rc != 0) {
-        free(c);
-        return rc;
-    }
     snprintf(pid, sizeof pid, "%d", (int)init->pid);
     const char *words[] = {"criu", "pre-dump", "--tree", pid, "--images-dir", image_dir, "--work-dir", folder, "--log-file", "dump.log", "-v4",
         parent != NULL ? "--prev-images-dir" : NULL, parent, NULL};
@@ -471,14 +479,8 @@ int runc_checkpoint(struct runc *r, const char *id, const char *image_dir, const
     struct command *c;
     char folder[PATH_MAX];
     int rc = check_absolute(image_dir, "the folder of a dump", e);
-    if (rc == 0) rc = prepare(r, KIND_CHECKPOINT, id, cb, user, &c, e);
+    if (rc == 0) rc = prepare_criu(r, KIND_CHECKPOINT, id, image_dir, parent, cb, user, &c, folder, e);
     if (rc != 0) return rc;
-    rc = make_image_dir(image_dir, parent, e);
-    if (rc == 0) rc = tree_make(work_folder(c, folder), e);
-    if (rc != 0) {
-        free(c);
-        return rc;
-    }
     const char *words[ARGS_MAX] = {"--image-path", image_dir, "--work-path", folder};
     size_t n = 4;
     if (r->ignore_cgroups) words[n++] = "--manage-cgroups-mode", words[n++] = "ignore";
@@ -498,13 +500,8 @@ int runc_restore(struct runc *r, const char *id, const char *bundle, const char 
     if (rc == 0 && (snprintf(inventory, sizeof inventory, "%s/inventory.img", image_dir) >= (int)sizeof inventory ||
                        access(inventory, R_OK) != 0))
         rc = error_set(e, ERROR_INVALID, "%s has no dump", image_dir);
-    if (rc == 0) rc = prepare(r, KIND_RESTORE, id, cb, user, &c, e);
+    if (rc == 0) rc = prepare_criu(r, KIND_RESTORE, id, NULL, NULL, cb, user, &c, folder, e);
     if (rc != 0) return rc;
-    rc = tree_make(work_folder(c, folder), e);
-    if (rc != 0) {
-        free(c);
-        return rc;
-    }
     const char *words[ARGS_MAX] = {"--detach", "--bundle", bundle, "--image-path", image_dir, "--work-path", folder, "--pid-file",
         c->pid_file};
     size_t n = 9;

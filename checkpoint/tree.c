@@ -88,19 +88,14 @@ int tree_sync_parent(const char *path, struct error *e)
     return file_sync_dir(parent, e);
 }
 
-static enum error_code code_of(int errno_value)
-{
-    return errno_value == ENOSPC || errno_value == EDQUOT ? ERROR_NOSPACE : ERROR_IO;
-}
-
 static int write_synced(const char *path, const void *data, size_t len, struct error *e)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600), failed = 0;
-    if (fd < 0) return error_errno(e, code_of(errno), errno, "%s cannot be made", path);
+    if (fd < 0) return error_errno(e, file_error_code(errno), errno, "%s cannot be made", path);
     failed = -file_write(fd, data, len);
     if (failed == 0 && fsync(fd) != 0) failed = errno;
     close(fd);
-    return failed == 0 ? 0 : error_errno(e, code_of(failed), failed, "%s cannot be written", path);
+    return failed == 0 ? 0 : error_errno(e, file_error_code(failed), failed, "%s cannot be written", path);
 }
 
 int tree_replace_file(const char *path, const void *data, size_t len, struct error *e)

@@ -5,6 +5,11 @@
 #include <stdio.h>
 #include <unistd.h>
 
+enum error_code file_error_code(int errno_value)
+{
+    return errno_value == ENOSPC || errno_value == EDQUOT ? ERROR_NOSPACE : ERROR_IO;
+}
+
 int file_write(int fd, const void *bytes, size_t len)
 {
     const char *p = bytes;
@@ -35,5 +40,5 @@ int file_sync_dir(const char *path, struct error *e)
     int why = fd >= 0 && fsync(fd) == 0 ? 0 : errno;
     if (fd >= 0) close(fd);
     errno = why;
-    return why == 0 ? 0 : error_errno(e, why == ENOSPC || why == EDQUOT ? ERROR_NOSPACE : ERROR_IO, why, "%s cannot be synced", path);
+    return why == 0 ? 0 : error_errno(e, file_error_code(why), why, "%s cannot be synced", path);
 }

@@ -7,6 +7,9 @@
 
 #include "common/error.h"
 
+/* What a failed call on a file or folder means: ERROR_NOSPACE or ERROR_IO. */
+enum error_code file_error_code(int errno_value);
+
 /* All of it, from where the file stands. 0, or a negated errno. */
 int file_write(int fd, const void *bytes, size_t len);
 

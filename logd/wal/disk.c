@@ -170,7 +170,7 @@ const struct disk *disk_system(void)
 
 enum error_code disk_error_code(int rv)
 {
-    return rv == -ENOSPC || rv == -EDQUOT ? ERROR_NOSPACE : ERROR_IO;
+    return file_error_code(-rv);
 }
 
 int disk_read_all(const struct disk *d, int fd, void *bytes, size_t len, uint64_t at)

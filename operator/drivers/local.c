@@ -33,6 +33,13 @@ static int run_look(void *owner, struct error *e)
     return rc == -ERROR_NOT_FOUND || rc == -ERROR_CORRUPT ? 0 : rc;
 }
 
+/* Where logs and notes of runc's commands are. Returns `path`. */
+static const char *work_path(const struct local *l, char path[PATH_MAX])
+{
+    snprintf(path, PATH_MAX, "%.*s/work", PATH_MAX - 16, l->dir);
+    return path;
+}
+
 static void on_queried(void *user, const struct runc_result *result)
 {
     struct local *l = user;
@@ -42,8 +49,7 @@ static void on_queried(void *user, const struct runc_result *result)
     if (rc == 0) {
         local_set_instance(l, local_newest(&c->containers), c->known ? &c->record : NULL);
         char id[RUNC_ID_MAX], work[PATH_MAX];
-        snprintf(work, sizeof work, "%.*s/work", PATH_MAX - 16, l->dir);
-        c->harmed = c->harmed || runc_cut(work, containers_id(l->name, local_newest(&c->containers), id)); /* no command of it runs any more */
+        c->harmed = c->harmed || runc_cut(work_path(l, work), containers_id(l->name, local_newest(&c->containers), id)); /* no command of it runs any more */
         if (result->container == RUNC_RUNNING && !c->harmed) rc = local_set_running(l, &result->process, &e);
         else if (result->container == RUNC_RUNNING || result->container == RUNC_PAUSED)
             log_warn("a dump of the container was cut short: it counts as ended", "container=%s-%" PRIu64, l->name,
@@ -283,9 +289,8 @@ static int make_parts(struct local *l, const struct local_options *o, struct err
     snprintf(path, sizeof path, "%s/config.json", o->bundle);
     if (rc == 0) rc = spec_digest(path, l->spec, e);
     if (rc == 0) rc = shelf_new(l->dir, &l->shelf, e);
-    snprintf(path, sizeof path, "%.*s/work", PATH_MAX - 16, l->dir);
     const struct runc_options runc = {
-        .runc = o->runc, .criu = o->criu, .root = o->runc_root, .work = path, .timeout_ms = l->timeout_ms, .precopy = o->precopy_rounds > 0};
+        .runc = o->runc, .criu = o->criu, .root = o->runc_root, .work = work_path(l, path), .timeout_ms = l->timeout_ms, .precopy = o->precopy_rounds > 0};
     if (rc == 0) rc = runc_new(l->loop, &runc, &l->runc, e);
     l->precopy_rounds = o->precopy_rounds;
     l->driver.precopies = rc == 0 && runc_tracks(l->runc);

@@ -8,6 +8,17 @@
 #include "common/log.h"
 #include "common/loop.h"
 
+/* A call about the dump of the running container for `snapshot`. */
+static int begin_for(struct local *l, enum kind kind, uint64_t generation, const char *snapshot, driver_cb *cb, void *user, struct error *e)
+{
+    if (!shelf_id_valid(snapshot)) return error_set(e, ERROR_INVALID, "\"%.100s\" is no name of a snapshot", snapshot);
+    if (l->instance.state != WORLD_APP_RUNNING || !l->instance.origin_known)
+        return error_set(e, ERROR_CONFLICT, "container %s-%" PRIu64 " does not run", l->name, generation);
+    int rc = local_begin_about(l, kind, generation, cb, user, e);
+    if (rc == 0) snprintf(l->call.snapshot, sizeof l->call.snapshot, "%s", snapshot);
+    return rc;
+}
+
 /* ---- copying ahead -------------------------------------------------------------------------------------------- */
 
 static void on_precopied(void *user, const struct precopy_result *result)
@@ -18,7 +29,7 @@ static void on_precopied(void *user, const struct precopy_result *result)
     o->rounds = result->rounds;
     for (unsigned i = 0; i < result->rounds; i++) o->round_bytes += result->bytes[i];
     o->lost = result->harmed;
-    if (result->futile || (result->status != 0 && !result->ended)) {
+    if (precopy_in_vain(result)) {
         l->rest = PRECOPY_REST;
         log_info("copied ahead for nothing: the next dumps are plain", "workload=%s snapshot=%s dumps=%u reason=%s", l->name, l->call.snapshot, l->rest,
                  result->futile ? "the app writes as much meanwhile" : result->error.text);
@@ -34,12 +45,8 @@ int local_precopy(struct driver *d, uint64_t generation, const char *snapshot, d
 {
     struct local *l = local_of(d);
     char id[RUNC_ID_MAX], path[PATH_MAX];
-    if (!shelf_id_valid(snapshot)) return error_set(e, ERROR_INVALID, "\"%.100s\" is no name of a snapshot", snapshot);
-    if (l->instance.state != WORLD_APP_RUNNING || !l->instance.origin_known)
-        return error_set(e, ERROR_CONFLICT, "container %s-%" PRIu64 " does not run", l->name, generation);
-    int rc = local_begin_about(l, PRECOPY, generation, cb, user, e);
+    int rc = begin_for(l, PRECOPY, generation, snapshot, cb, user, e);
     if (rc != 0) return rc;
-    snprintf(l->call.snapshot, sizeof l->call.snapshot, "%s", snapshot);
     rc = shelf_dump_begins(l->shelf, snapshot, e);
     if (rc == 0) {
         shelf_dump_path(l->shelf, snapshot, path);
@@ -126,12 +133,8 @@ static void on_copy_dropped(void *owner, int status, const struct error *e)
 int local_dump(struct driver *d, uint64_t generation, const char *snapshot, driver_cb *cb, void *user, struct error *e)
 {
     struct local *l = local_of(d);
-    if (!shelf_id_valid(snapshot)) return error_set(e, ERROR_INVALID, "\"%.100s\" is no name of a snapshot", snapshot);
-    if (l->instance.state != WORLD_APP_RUNNING || !l->instance.origin_known)
-        return error_set(e, ERROR_CONFLICT, "container %s-%" PRIu64 " does not run", l->name, generation);
-    int rc = local_begin_about(l, DUMP, generation, cb, user, e);
+    int rc = begin_for(l, DUMP, generation, snapshot, cb, user, e);
     if (rc != 0) return rc;
-    snprintf(l->call.snapshot, sizeof l->call.snapshot, "%s", snapshot);
     bool begun = strcmp(l->copied.snapshot, snapshot) == 0, drops = begun && (l->copied.generation != generation || l->copied.parent[0] == '\0');
     if (!begun || drops) l->copied = (struct copied){0};
     rc = record_mark_dump(l->records, generation, e);

@@ -14,6 +14,7 @@
 #include <yyjson.h>
 
 #include "checkpoint/tree.h"
+#include "common/file.h"
 
 enum { FILE_MAX = 4096 };
 
@@ -37,11 +38,6 @@ bool record_parse_generation(const char *text, const char *end, uint64_t *ret_ge
 }
 
 /* --- writing */
-
-static enum error_code code_of(int errno_value)
-{
-    return errno_value == ENOSPC || errno_value == EDQUOT ? ERROR_NOSPACE : ERROR_IO;
-}
 
 static char *to_json(const struct record *r, size_t *ret_len)
 {
@@ -175,7 +171,7 @@ int record_mark_dump(const char *dir, uint64_t generation, struct error *e)
     int rc = file_path(path, dir, generation, ".dumping", e);
     if (rc != 0) return rc;
     int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-    if (fd < 0) return error_errno(e, code_of(errno), errno, "%s cannot be made", path);
+    if (fd < 0) return error_errno(e, file_error_code(errno), errno, "%s cannot be made", path);
     close(fd);
     return 0;
 }

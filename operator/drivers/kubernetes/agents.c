@@ -304,6 +304,14 @@ static void forget(struct node *n)
     n->kubelet[0] = '\0';
 }
 
+static void remove_node(struct agents *a, struct node *n)
+{
+    HASH_DEL(a->nodes, n);
+    free(n->containers);
+    free(n->checkpoints);
+    free(n);
+}
+
 void agents_node(struct agents *a, const char *name, const char *address)
 {
     struct node *n = find(a, name);
@@ -321,8 +329,7 @@ void agents_node(struct agents *a, const char *name, const char *address)
         return;
     }
     log_debug("an agent is asked no more", "node=%s reason=its node is gone", name);
-    HASH_DEL(a->nodes, n);
-    free(n);
+    remove_node(a, n);
 }
 
 void agents_mark(struct agents *a, const char *node)
@@ -484,10 +491,7 @@ static void let_go(struct agents *a)
     struct node *n, *next;
     if (--a->open > 0) return;
     HASH_ITER(hh, a->nodes, n, next) {
-        HASH_DEL(a->nodes, n);
-        free(n->containers);
-        free(n->checkpoints);
-        free(n);
+        remove_node(a, n);
     }
     void (*done)(void *user) = a->done;
     void *user = a->done_user;

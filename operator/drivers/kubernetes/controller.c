@@ -246,7 +246,7 @@ static void want_agents(struct controller *c)
     struct agents *agents = c->parts.caches->agents;
     if (!c->moved) return;
     c->moved = false;
-    view_each_heard(c->parts.caches, mark, agents);
+    view_each_heard(c->parts.caches, NULL, mark, agents);
     agents_want_marked(agents);
 }
 
@@ -352,21 +352,20 @@ void controller_changed(struct controller *c, const struct kube_watch *kind, yyj
 
 struct heard {
     struct controller *controller;
-    const char *node;
     bool roles;
 };
 
 static void each_heard(void *user, const char *node, const char *key)
 {
     struct heard *h = user;
-    if (strcmp(node, h->node) != 0) return;
+    (void)node;
     if (h->roles) look_soon(h->controller, key);
     else queue_add(h->controller->queues[LANE_MAIN], key, now_ms());
 }
 
 void controller_heard(struct controller *c, const char *node, bool roles)
 {
-    view_each_heard(c->parts.caches, each_heard, &(struct heard){.controller = c, .node = node, .roles = roles});
+    view_each_heard(c->parts.caches, node, each_heard, &(struct heard){c, roles});
     wake(c);
 }
 

@@ -559,16 +559,22 @@ bool view_key_of(const struct caches *c, const struct kube_watch *kind, yyjson_v
 
 struct hearing {
     const struct caches *caches;
+    const char *only; /* node; NULL: all */
     void (*each)(void *user, const char *node, const char *key);
     void *user;
 };
+
+static bool is_meant(const struct hearing *h, const char *node)
+{
+    return node[0] != '\0' && (h->only == NULL || strcmp(node, h->only) == 0);
+}
 
 static bool each_pod_heard(void *user, yyjson_val *o)
 {
     const struct hearing *h = user;
     char key[VIEW_KEY_MAX];
     const char *node = object_text(o, "spec.nodeName");
-    if (node[0] != '\0' && !is_over(o) && view_key_of(h->caches, h->caches->pods, o, key)) h->each(h->user, node, key);
+    if (is_meant(h, node) && !is_over(o) && view_key_of(h->caches, h->caches->pods, o, key)) h->each(h->user, node, key);
     return true;
 }
 
@@ -578,15 +584,15 @@ static bool each_checkpoint_heard(void *user, yyjson_val *o)
     const struct hearing *h = user;
     char key[VIEW_KEY_MAX];
     const char *node = object_text(o, "status.node");
-    if (node[0] == '\0' || phase_of(object_text(o, "status.phase")) != PROTECT_RUNNING) return true;
+    if (!is_meant(h, node) || phase_of(object_text(o, "status.phase")) != PROTECT_RUNNING) return true;
     yyjson_val *record = kube_watch_get(h->caches->records, object_space(o), object_text(o, "spec.workload"));
     if (record != NULL && view_key_of(h->caches, h->caches->records, record, key)) h->each(h->user, node, key);
     return true;
 }
 
-void view_each_heard(const struct caches *c, void (*each)(void *user, const char *node, const char *key), void *user)
+void view_each_heard(const struct caches *c, const char *only, void (*each)(void *user, const char *node, const char *key), void *user)
 {
-    struct hearing h = {.caches = c, .each = each, .user = user};
+    struct hearing h = {.caches = c, .only = only, .each = each, .user = user};
     kube_watch_each(c->pods, each_pod_heard, &h);
     kube_watch_each(c->checkpoints, each_checkpoint_heard, &h);
 }

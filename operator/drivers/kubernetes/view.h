@@ -66,9 +66,9 @@ bool view_make(const struct caches *c, const char *key, uint64_t now_ms, struct 
 /* The key of the workload that an object belongs to: itself, or by annotation, or what a record names. False: none of ours. */
 bool view_key_of(const struct caches *c, const struct kube_watch *kind, yyjson_val *object, char ret_key[VIEW_KEY_MAX]);
 
-/* Whose views an agent has a part in: `each` for every node with something of a workload that its agent tells of, a pod or a checkpoint under way; more than once for
+/* Whose views an agent has a part in: `each` for every node (or that one alone; NULL: all) with something of a workload that its agent tells of, a pod or a checkpoint under way; more than once for
  * several of them. */
-void view_each_heard(const struct caches *c, void (*each)(void *user, const char *node, const char *key), void *user);
+void view_each_heard(const struct caches *c, const char *only, void (*each)(void *user, const char *node, const char *key), void *user);
 
 /* The annotations that a policy puts into a pod template, one by one. */
 void view_template_annotations(const struct view *v, void (*each)(void *user, const char *key, const char *value), void *user);
